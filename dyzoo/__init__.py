@@ -1,0 +1,42 @@
+"""dyzoo: Dynamic Head object detectors over timm backbones.
+
+The public names below load their modules when first used, so that `import dyzoo` stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyzoo.detections import Detections as Detections
+    from dyzoo.detector import Detector as Detector
+    from dyzoo.evaluation import evaluate as evaluate
+    from dyzoo.training import TrainConfig as TrainConfig
+    from dyzoo.training import train as train
+    from dyzoo.zoo import create_model as create_model
+    from dyzoo.zoo import list_models as list_models
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Detections": "dyzoo.detections",
+    "Detector": "dyzoo.detector",
+    "TrainConfig": "dyzoo.training",
+    "create_model": "dyzoo.zoo",
+    "evaluate": "dyzoo.evaluation",
+    "list_models": "dyzoo.zoo",
+    "train": "dyzoo.training",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dyzoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""Box geometry: centre-size deltas, aligned IoU and centerness. Boxes are xyxy in pixels, x2 - x1 is the width."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# a side grows at most 1000 / 16 = 62.5 times, so that a wild prediction stays finite (Faster R-CNN's bound)
+MAX_LOG_GROWTH = math.log(1000 / 16)
+
+DeltaWeights = tuple[float, float, float, float]
+
+
+def encode_boxes(boxes_xyxy: Tensor, anchors_xyxy: Tensor, weights: DeltaWeights) -> Tensor:
+    """Deltas (..., 4) that take anchors (..., 4) to boxes (..., 4): (dx, dy, dw, dh) times `weights`.
+
+    R-CNN's parameterisation (Girshick et al., CVPR 2014, appendix C): centre shifts in units of the anchor's
+    sides, and the logarithm of the growth of each side. Boxes need positive sides.
+    """
+    centers, sizes = _centers_and_sizes(boxes_xyxy)
+    anchor_centers, anchor_sizes = _centers_and_sizes(anchors_xyxy)
+    deltas = torch.cat([(centers - anchor_centers) / anchor_sizes, (sizes / anchor_sizes).log()], dim=-1)
+    return deltas * deltas.new_tensor(weights)
+
+
+def decode_boxes(deltas: Tensor, anchors_xyxy: Tensor, weights: DeltaWeights) -> Tensor:
+    """The inverse of `encode_boxes`, with dw and dh clamped at `MAX_LOG_GROWTH`: (..., 4) boxes, not clipped."""
+    shifts, growths = (deltas / deltas.new_tensor(weights)).split(2, dim=-1)
+    anchor_centers, anchor_sizes = _centers_and_sizes(anchors_xyxy)
+    centers = anchor_centers + shifts * anchor_sizes
+    half_sizes = growths.clamp(max=MAX_LOG_GROWTH).exp() * anchor_sizes / 2
+    return torch.cat([centers - half_sizes, centers + half_sizes], dim=-1)
+
+
+def aligned_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
+    """IoU of boxes paired by position, broadcasting (..., 4) and (..., 4) to (...); 0 where the union is empty.
+
+    `torchvision.ops.box_iou` is the one for every pair of two sets.
+    """
+    top_left = torch.maximum(first_xyxy[..., :2], second_xyxy[..., :2])
+    bottom_right = torch.minimum(first_xyxy[..., 2:], second_xyxy[..., 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    union = _areas(first_xyxy) + _areas(second_xyxy) - intersection
+    return torch.where(union > 0, intersection / union, 0)
+
+
+def edge_distances(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Pixels from points (..., 2) to the left, top, right and bottom edges of boxes (..., 4), positive inside.
+
+    Broadcasts to (..., 4).
+    """
+    return torch.cat([points_xy - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points_xy], dim=-1)
+
+
+def centerness(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """How central points (M, 2) lie in boxes (M, 4) around them: (M,), 1 in the middle, 0 on an edge.
+
+    Equation 3 of Tian et al., *FCOS*, ICCV 2019. The points must lie inside their boxes.
+    """
+    left_top, right_bottom = edge_distances(points_xy, boxes_xyxy).split(2, dim=-1)
+    ratios = torch.minimum(left_top, right_bottom) / torch.maximum(left_top, right_bottom)
+    return ratios.prod(dim=-1).sqrt()
+
+
+def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    top_left, bottom_right = boxes_xyxy.split(2, dim=-1)
+    return (top_left + bottom_right) / 2, bottom_right - top_left
+
+
+def _areas(boxes_xyxy: Tensor) -> Tensor:
+    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(dim=-1)

@@ -1,0 +1,250 @@
+"""`Detector`: preprocess -> backbone -> FPN -> DyHead -> head, in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as TF
+
+from dyzoo.backbones import Backbone
+from dyzoo.config import DetectorConfig
+from dyzoo.detections import Detections
+from dyzoo.dyhead import DyHead
+from dyzoo.errors import CheckpointError
+from dyzoo.files import replacing, write_text
+from dyzoo.fpn import FPN, STRIDES_PX
+from dyzoo.heads import build_head
+from dyzoo.images import ImageSource, to_rgb
+from dyzoo.preprocess import batch_images, map_to_image, resize_image, resized_size
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class Target(TypedDict):
+    """Ground truth of one image, torchvision's detection convention with labels counted from 0."""
+
+    boxes: Tensor  # (M, 4) float, xyxy in pixels of the image given with it
+    labels: Tensor  # (M,) int64, indices into the detector's labels
+
+
+class Detector(nn.Module):
+    """A DyHead object detector.
+
+    Called like torchvision's detectors: `model(images, targets)` gives a dict of losses in training mode,
+    `model(images)` a list of `{"boxes", "scores", "labels"}` in evaluation mode. `predict` is the way from files
+    and pictures of any kind to `Detections`.
+
+    Args:
+        config: everything but the weights.
+        pretrained_backbone: start from timm's published backbone weights.
+
+    Raises:
+        ValueError: the configuration names no labels.
+        UnknownModelError: the backbone does not exist or does not fit.
+    """
+
+    def __init__(self, config: DetectorConfig, pretrained_backbone: bool = False) -> None:
+        super().__init__()
+        if not config.labels:
+            raise ValueError("the configuration names no labels, expected at least one class name")
+        self.config = config
+        self.backbone = Backbone(config.backbone, pretrained_backbone)
+        self.fpn = FPN(config.fpn, self.backbone.channels)
+        self.dyhead = DyHead(config.dyhead, config.fpn.channels)
+        channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
+        self.head = build_head(config.head, channels, len(config.labels), STRIDES_PX)
+        for part in (self.backbone, self.fpn, self.head):
+            part.to(memory_format=torch.channels_last)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names; predicted labels index into them."""
+        return self.config.labels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
+        """Losses in training mode, detections in evaluation mode; images are not resized.
+
+        Args:
+            images: (3, H, W) each, RGB, uint8 or floating point in 0..1; sizes may differ.
+            targets: ground truth of every image, needed in training mode.
+
+        Returns:
+            training: `{"loss_cls", "loss_box", "loss_centerness"}`, scalars, weighted and normalised.
+            evaluation: per image `{"boxes": (M, 4) xyxy px, "scores": (M,), "labels": (M,)}`, best first.
+        """
+        batch, image_sizes = batch_images(images, self.config.preprocess, self.device)
+        if not self.training:
+            raw = self.forward_head(self.forward_features(batch))
+            return self.head.decode(raw, image_sizes)
+        if targets is None:
+            raise ValueError("targets is None, expected one target per image in training mode (or call eval() first)")
+        if len(targets) != len(images):
+            raise ValueError(f"got {len(targets)} targets for {len(images)} images, expected one per image")
+        self._check_targets(targets)
+        raw = self.forward_head(self.forward_features(batch))
+        on_device = [{key: target[key].to(self.device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
+        return self.head.losses(raw, on_device)
+
+    def _check_targets(self, targets: Sequence[Target]) -> None:
+        for index, target in enumerate(targets):
+            boxes, labels = target["boxes"], target["labels"]
+            if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+                raise ValueError(
+                    f"target {index} has boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}, "
+                    "expected (M, 4) and (M,)"
+                )
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.labels):
+                raise ValueError(
+                    f"target {index} has labels from {int(labels.min())} to {int(labels.max())}, "
+                    f"expected 0 to {len(self.labels) - 1}: labels count from 0, there is no background class"
+                )
+
+    def forward_features(self, batch: Tensor) -> list[Tensor]:
+        """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""
+        return self.dyhead(self.fpn(self.backbone(batch)))
+
+    def forward_head(self, features: list[Tensor]) -> dict[str, list[Tensor]]:
+        """DyHead outputs -> raw predictions by level: `cls` (N, K, h, w), `box` (N, 4, h, w), `centerness`."""
+        return self.head(features)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        threshold: float = 0.3,
+        size: int | Literal["native"] | None = None,
+        batch_size: int = 1,
+    ) -> list[Detections]:
+        """Detect objects in pictures of any kind and size.
+
+        Args:
+            images: paths, PIL images, (H, W[, C]) arrays or (3, H, W) tensors; one or several.
+            threshold: detections of a lower score are left out.
+            size: shortest edge in pixels to resize to (the longest edge keeps the configured proportion), "native" to
+                feed images unresized, None for the size the model was trained at.
+            batch_size: images per forward pass. Images of a batch are padded to the largest one.
+
+        Returns:
+            One `Detections` per image, in order, boxes in pixels of the image given.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        sources: Sequence[ImageSource]
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            sources = images
+        else:
+            sources = [images]  # type: ignore[list-item]
+        was_training = self.training
+        self.eval()
+        try:
+            remaining, results = iter(sources), []
+            while chunk := list(islice(remaining, max(batch_size, 1))):
+                results += self._predict_batch(chunk, threshold, size)
+            return results
+        finally:
+            self.train(was_training)
+
+    def _predict_batch(
+        self, sources: Sequence[ImageSource], threshold: float, size: int | Literal["native"] | None
+    ) -> list[Detections]:
+        pictures = [TF.pil_to_tensor(to_rgb(source)) for source in sources]
+        original_sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
+        resized = [resize_image(p, self._network_size(s, size)) for p, s in zip(pictures, original_sizes, strict=True)]
+        results = []
+        for source, picture, original_size, found in zip(sources, resized, original_sizes, self(resized), strict=True):
+            kept = found["scores"] >= threshold
+            boxes = map_to_image(found["boxes"][kept], (picture.shape[1], picture.shape[2]), original_size)
+            results.append(
+                Detections(
+                    boxes_xyxy=boxes.float().cpu(),
+                    scores=found["scores"][kept].float().cpu(),
+                    labels=found["labels"][kept].cpu(),
+                    names=self.labels,
+                    image_size=original_size,
+                    path=Path(source) if isinstance(source, str | Path) else None,
+                )
+            )
+        return results
+
+    def _network_size(self, image_size: tuple[int, int], size: int | Literal["native"] | None) -> tuple[int, int]:
+        if size == "native":
+            return image_size
+        trained = self.config.preprocess
+        shortest = trained.shortest_edge if size is None else size
+        if not isinstance(shortest, int) or shortest < 1:
+            raise ValueError(f"size is {size!r}, expected a number of pixels, 'native' or None")
+        return resized_size(*image_size, shortest, round(trained.longest_edge * shortest / trained.shortest_edge))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, each aside and then renamed.
+
+        Args:
+            folder: made if absent.
+            dtype: store floating-point weights in this type (`torch.float16` halves the file); None keeps theirs.
+        """
+        folder = Path(folder)
+        weights = {
+            name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+            for name, value in self.state_dict().items()
+        }
+        write_text(folder / CONFIG_NAME, self.config.to_json())
+        with replacing(folder / WEIGHTS_NAME) as aside:
+            save_file(weights, aside, metadata={"format": "pt", "architecture": self.config.architecture})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Detector:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder or one of its files is missing, damaged, or the weights are of another
+                architecture than `config.json` describes.
+        """
+        folder = Path(folder)
+        config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+        for path in (config_path, weights_path):
+            if not path.is_file():
+                raise CheckpointError(f"{folder} has no {path.name}, expected a folder written by save_pretrained")
+        try:
+            config_text = config_path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{config_path} is not a text file") from None
+        model = cls(DetectorConfig.from_json(config_text, config_path))
+        try:
+            weights = load_file(weights_path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{weights_path} is damaged or no safetensors file: {error}") from None
+        model.load_weights(weights, str(weights_path))
+        return model.eval().to(device)
+
+    def load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+        """Fill every parameter and buffer from `weights`, cast to their types; `source` leads error messages.
+
+        Raises:
+            CheckpointError: a tensor is missing, unknown or of another shape; nothing has been changed then.
+        """
+        own = self.state_dict()
+        hint = f"these weights are not of {self.config.architecture} with {len(self.labels)} classes"
+        if missing := sorted(own.keys() - weights.keys()):
+            raise CheckpointError(f"{source} lacks {missing[0]!r} and {len(missing) - 1} more: {hint}")
+        if unknown := sorted(weights.keys() - own.keys()):
+            raise CheckpointError(f"{source} has the unknown {unknown[0]!r} and {len(unknown) - 1} more: {hint}")
+        for name, value in own.items():
+            if value.shape != weights[name].shape:
+                raise CheckpointError(
+                    f"{source}: {name!r} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}: {hint}"
+                )
+        self.load_state_dict(weights)

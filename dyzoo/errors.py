@@ -1,0 +1,25 @@
+"""The errors that are a user's to mend: one line saying what came, what was expected and the way out."""
+
+
+class DyzooError(Exception):
+    """Base of the errors below; the command line prints its one line and exits non-zero."""
+
+
+class ImageError(DyzooError, ValueError):
+    """An image that cannot be read, or is of a kind that cannot be used."""
+
+
+class DatasetError(DyzooError, ValueError):
+    """A dataset folder or label file that cannot be used."""
+
+
+class UnknownModelError(DyzooError, ValueError):
+    """A model name that no architecture, checkpoint or folder answers to."""
+
+
+class CheckpointError(DyzooError, ValueError):
+    """A checkpoint that is missing, damaged, or of another architecture."""
+
+
+class TrainingError(DyzooError, RuntimeError):
+    """Training that cannot start or go on."""

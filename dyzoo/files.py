@@ -1,0 +1,32 @@
+"""Writing files so that a reader, or the next run after a crash, sees the old content or the new and nothing between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it is flushed to disk and renamed over `path`.
+
+    On an exception (a full disk, Ctrl-C) the half-written file is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with `replacing`."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")

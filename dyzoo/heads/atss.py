@@ -1,0 +1,160 @@
+"""The ATSS head (Zhang et al., CVPR 2020) without a tower: DyHead's blocks stand in for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyzoo.boxes import centerness, decode_boxes
+from dyzoo.config import ATSSConfig
+from dyzoo.heads.anchors import AnchorGrid
+from dyzoo.heads.assignment import assign_atss
+from dyzoo.heads.dense import Detected, Raw, Targets, check_targets, flatten_levels, strongest_per_level, suppress
+from dyzoo.losses import BACKGROUND, focal_loss, giou_loss
+
+SMALLEST_SUM = torch.finfo(torch.float32).tiny  # keeps 0 / 0 out of a batch without objects
+
+
+class ATSSHead(nn.Module):
+    """Class, box and centerness of one square anchor per position of every level.
+
+    Losses and decoding follow microsoft/DynamicHead's `extra/atss.py`; `config` also reaches mmdetection's
+    `ATSSHead`. Both work in float32 whatever the dtype of the features.
+
+    Args:
+        config: layers, assignment, losses and decoding.
+        channels: C of the features.
+        num_classes: K.
+        strides_px: of each level, finest first.
+    """
+
+    def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.strides_px = strides_px
+        prior = config.prior_probability
+        self.cls = _prediction_conv(channels, num_classes, config.kernel_size, bias=-math.log((1 - prior) / prior))
+        self.box = _prediction_conv(channels, 4, config.kernel_size)
+        self.centerness = _prediction_conv(channels, 1, config.kernel_size)
+        self.box_scales = nn.Parameter(torch.ones(len(strides_px)))
+
+    def forward(self, features: Sequence[Tensor]) -> Raw:
+        """L maps (N, C, H, W), finest first -> lists over the levels of the raw predictions.
+
+        Returns:
+            "cls" (N, K, H, W) and "centerness" (N, 1, H, W) logits; "box" (N, 4, H, W) weighted deltas.
+        """
+        if len(features) != len(self.strides_px):
+            raise ValueError(f"got {len(features)} feature maps, expected {len(self.strides_px)}: one for each stride")
+        return {
+            "cls": [self.cls(level) for level in features],
+            "box": [self.box(level) * scale for level, scale in zip(features, self.box_scales, strict=True)],
+            "centerness": [self.centerness(level) for level in features],
+        }
+
+    def losses(self, raw: Raw, targets: Targets) -> dict[str, Tensor]:
+        """Scalar losses of a batch, averaged over its positive anchors.
+
+        Args:
+            raw: what `forward` returned for N images.
+            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K); M may be 0.
+
+        Returns:
+            "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
+
+        Raises:
+            ValueError: targets of wrong shapes or with labels outside [0, K).
+        """
+        cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
+        config, device = self.config, cls.device
+        objects = check_targets(targets, len(cls), self.num_classes, device)
+        grids = self.anchor_grids(raw)
+        assigned = torch.stack([assign_atss(boxes, grids, config.num_candidates) for boxes, _ in objects])  # (N, S)
+
+        image, position = (assigned != BACKGROUND).nonzero(as_tuple=True)  # of the P positive anchors
+        first_object = torch.tensor([0, *accumulate(len(boxes) for boxes, _ in objects)], device=device)
+        matched = first_object[image] + assigned[image, position]
+        boxes = torch.cat([boxes for boxes, _ in objects])[matched]
+        labels = torch.full_like(assigned, BACKGROUND)
+        labels[image, position] = torch.cat([labels for _, labels in objects])[matched]
+
+        anchors = torch.cat([grid.boxes(device) for grid in grids])[position]
+        centers = torch.cat([grid.centers(device) for grid in grids])[position]
+        predicted = decode_boxes(deltas[image, position], anchors, config.box_code_weights)
+        central = centerness(centers, boxes)
+        num_positives = max(len(position), 1)
+        loss_box = giou_loss(predicted, boxes, central) / central.sum().clamp(min=SMALLEST_SUM)
+        loss_centerness = F.binary_cross_entropy_with_logits(
+            centerness_logits[image, position, 0], central, reduction="sum"
+        )
+        return {
+            "loss_cls": focal_loss(cls, labels, config.focal_alpha, config.focal_gamma) / num_positives,
+            "loss_box": config.box_loss_weight * loss_box,
+            "loss_centerness": loss_centerness / num_positives,
+        }
+
+    @torch.no_grad()
+    def decode(self, raw: Raw, image_sizes: Sequence[tuple[int, int]]) -> list[Detected]:
+        """Detections of every image; a score is class probability times centerness, without a square root.
+
+        Args:
+            raw: what `forward` returned for N images.
+            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
+
+        Returns:
+            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
+            first, and "labels" (M,) int64.
+        """
+        cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
+        config, grids = self.config, self.anchor_grids(raw)
+        probability = cls.sigmoid()  # (N, S, K)
+        score = probability * centerness_logits.sigmoid()
+        passes = probability > config.score_threshold
+        ranks = (score if config.rank_by == "product" else probability).masked_fill(~passes, -1.0)
+        chosen = strongest_per_level(ranks, [len(grid) for grid in grids], config.candidates_per_level)  # (N, T)
+        chosen_passes = passes.flatten(1).gather(1, chosen)
+        anchors = torch.cat([grid.boxes(cls.device) for grid in grids])
+
+        detections = []
+        for image, image_size in enumerate(image_sizes):
+            pairs = chosen[image, chosen_passes[image]]
+            position, label = pairs // self.num_classes, pairs % self.num_classes
+            boxes = decode_boxes(deltas[image, position], anchors[position], config.box_code_weights)
+            detections.append(
+                suppress(
+                    boxes,
+                    score[image, position, label],
+                    label,
+                    image_size,
+                    clip_before_nms=config.clip_before_nms,
+                    nms_threshold=config.nms_threshold,
+                    max_detections=config.max_detections,
+                )
+            )
+        return detections
+
+    def anchor_grids(self, raw: Raw) -> list[AnchorGrid]:
+        """The anchors of each level, from the sizes of its prediction maps."""
+        return [
+            AnchorGrid(
+                height=level.shape[2],
+                width=level.shape[3],
+                stride_px=stride_px,
+                side_px=self.config.anchor_scale * stride_px,
+                center_offset=self.config.anchor_center_offset,
+            )
+            for level, stride_px in zip(raw["box"], self.strides_px, strict=True)
+        ]
+
+
+def _prediction_conv(channels: int, outputs: int, kernel_size: int, bias: float = 0.0) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, outputs, kernel_size, padding=kernel_size // 2)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.constant_(conv.get_parameter("bias"), bias)
+    return conv

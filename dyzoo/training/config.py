@@ -1,0 +1,76 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dyzoo.data.transforms import TransformConfig
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; saved as `train.json` in the run's folder.
+
+    Attributes:
+        data: dataset folder, COCO JSON or Pascal VOC.
+        model: architecture name, see `dyzoo.list_models()`.
+        out: the run's folder; default `runs/<model>`.
+        size_px: shortest edge of training and evaluation images; None keeps the architecture's.
+        lr: peak learning rate of AdamW at batch size 16; scaled linearly with the batch size.
+        backbone_lr_factor: the backbone's learning rate relative to the rest.
+        warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`.
+        ema_decay: decay of the averaged weights, the ones that are evaluated and kept; 0 turns averaging off.
+        precision: "auto" is bf16 where the device computes in it natively, else float32.
+        validate_every: epochs between evaluations; the last epoch is always evaluated.
+        resume: go on from the last whole epoch in `out`.
+    """
+
+    data: Path
+    model: str = "dyhead_atss_resnet10t"
+    out: Path | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    epochs: int = 36
+    batch_size: int = 8
+    size_px: int | None = None
+    lr: float = 1e-3
+    backbone_lr_factor: float = 1.0
+    weight_decay: float = 0.05
+    warmup_epochs: float = 1.0
+    final_lr_factor: float = 0.01
+    clip_norm: float = 10.0
+    ema_decay: float = 0.999
+    precision: Precision = "auto"
+    pretrained_backbone: bool = True
+    validate_every: int = 1
+    workers: int = 2
+    device: str | None = None
+    seed: int = 0
+    resume: bool = False
+    transform: TransformConfig = field(default_factory=TransformConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("lr", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}, expected 0 or more")
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.out) if self.out is not None else Path("runs") / self.model
+
+    def to_json(self) -> str:
+        """The text of `train.json`."""
+        return json.dumps(asdict(self), indent=2, default=str) + "\n"

@@ -1,0 +1,46 @@
+"""Parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from dyzoo.detector import Detector
+from dyzoo.training.config import TrainConfig
+
+REFERENCE_BATCH_SIZE = 16
+
+
+def lr_factor(step: int, total_steps: int, warmup_steps: int, final_factor: float) -> float:
+    """Share of the peak learning rate at `step`: linear warm-up, then half a cosine down to `final_factor`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+    return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(model: Detector, config: TrainConfig) -> AdamW:
+    """AdamW without weight decay on biases, norms and other vectors; the backbone at its own rate."""
+    lr = config.lr * config.batch_size / REFERENCE_BATCH_SIZE
+    groups = []
+    for in_backbone, rate in ((True, lr * config.backbone_lr_factor), (False, lr)):
+        for decayed in (True, False):
+            parameters = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+                and name.startswith("backbone.") == in_backbone
+                and (parameter.ndim > 1 and not name.endswith(("norm_weight", "norm_bias", "conv_bias"))) == decayed
+            ]
+            if parameters:
+                groups.append({"params": parameters, "lr": rate, "weight_decay": config.weight_decay * decayed})
+    return AdamW(groups)
+
+
+def build_schedule(optimizer: AdamW, config: TrainConfig, steps_per_epoch: int) -> LambdaLR:
+    """The schedule of the whole run, one step per batch."""
+    total_steps = config.epochs * steps_per_epoch
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup_steps, config.final_lr_factor))

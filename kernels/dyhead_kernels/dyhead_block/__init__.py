@@ -1,0 +1,1 @@
+"""One DyHead block over a whole pyramid."""
