@@ -46,6 +46,11 @@ def aligned_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0)
 
 
+def box_centers(boxes_xyxy: Tensor) -> Tensor:
+    """Centres (..., 2) of boxes (..., 4), xy."""
+    return (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
+
+
 def edge_distances(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
     """Pixels from points (..., 2) to the left, top, right and bottom edges of boxes (..., 4), positive inside.
 
@@ -65,8 +70,7 @@ def centerness(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
 
 
 def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    top_left, bottom_right = boxes_xyxy.split(2, dim=-1)
-    return (top_left + bottom_right) / 2, bottom_right - top_left
+    return box_centers(boxes_xyxy), boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
 
 
 def _areas(boxes_xyxy: Tensor) -> Tensor:

@@ -36,13 +36,9 @@ class AnchorGrid:
         )
         return columns, rows
 
-    def centers(self, device: torch.device) -> Tensor:
-        """(H * W, 2) float32 xy in pixels."""
-        columns, rows = self.axes(device)
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        return torch.stack([x, y], dim=-1).flatten(0, 1)
-
     def boxes(self, device: torch.device) -> Tensor:
         """(H * W, 4) float32 xyxy in pixels; they may reach outside the image."""
-        centers = self.centers(device)
-        return torch.cat([centers - self.side_px / 2, centers + self.side_px / 2], dim=-1)
+        columns, rows = self.axes(device)
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        half = self.side_px / 2
+        return torch.stack([x - half, y - half, x + half, y + half], dim=-1).flatten(0, 1)

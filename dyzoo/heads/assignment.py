@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from dyzoo.boxes import aligned_iou, edge_distances
+from dyzoo.boxes import aligned_iou, box_centers, edge_distances
 from dyzoo.heads.anchors import AnchorGrid
 from dyzoo.losses import BACKGROUND
 
@@ -35,22 +35,21 @@ def assign_atss(boxes_xyxy: Tensor, grids: Sequence[AnchorGrid], num_candidates:
     """
     device, num_boxes = boxes_xyxy.device, len(boxes_xyxy)
     *starts, num_anchors = accumulate(map(len, grids), initial=0)
-    box_centers = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    object_centers = box_centers(boxes_xyxy)
     candidates = torch.cat(
         [
-            start + nearest_positions(box_centers, grid, num_candidates)
+            start + nearest_positions(object_centers, grid, num_candidates)
             for start, grid in zip(starts, grids, strict=True)
         ],
         dim=1,
     )  # (M, T), T candidates from all levels
     anchors = torch.cat([grid.boxes(device) for grid in grids])[candidates]
-    centers = torch.cat([grid.centers(device) for grid in grids])[candidates]
 
     iou = aligned_iou(anchors, boxes_xyxy[:, None])  # (M, T)
     threshold = iou.mean(dim=1, keepdim=True)
     if iou.shape[1] > 1:  # a lone candidate has no deviation
         threshold = threshold + iou.std(dim=1, keepdim=True)
-    inside = edge_distances(centers, boxes_xyxy[:, None]).amin(dim=-1) > MIN_EDGE_DISTANCE_PX
+    inside = edge_distances(box_centers(anchors), boxes_xyxy[:, None]).amin(dim=-1) > MIN_EDGE_DISTANCE_PX
     positive = inside & (iou >= threshold * (1 - ROUNDING))
 
     # each anchor's highest IoU, then the first object that has it: no order of writes can change the outcome
@@ -68,7 +67,7 @@ def nearest_positions(points_xy: Tensor, grid: AnchorGrid, count: int) -> Tensor
     """The positions of a grid whose centres are nearest to each point, the nearest first.
 
     The k nearest of a grid lie among its k nearest columns and k nearest rows, so only k * k positions are
-    compared. Equal distances go to the column, then the row, of the lower index.
+    compared. Of equal distances the nearer row comes first, then the lower index: the same on every device.
 
     Args:
         points_xy: (M, 2) pixels.

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyzoo.boxes import centerness, decode_boxes
+from dyzoo.boxes import box_centers, centerness, decode_boxes
 from dyzoo.config import ATSSConfig
 from dyzoo.heads.anchors import AnchorGrid
 from dyzoo.heads.assignment import assign_atss
-from dyzoo.heads.dense import Detected, Raw, Targets, check_targets, flatten_levels, strongest_per_level, suppress
+from dyzoo.heads.dense import Detected, Raw, Targets, flatten_levels, strongest_per_level, suppress
 from dyzoo.losses import BACKGROUND, focal_loss, giou_loss
 
 SMALLEST_SUM = torch.finfo(torch.float32).tiny  # keeps 0 / 0 out of a batch without objects
@@ -63,31 +63,28 @@ class ATSSHead(nn.Module):
 
         Args:
             raw: what `forward` returned for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K); M may be 0.
+            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
+                the predictions; M may be 0.
 
         Returns:
             "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
-
-        Raises:
-            ValueError: targets of wrong shapes or with labels outside [0, K).
         """
         cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
         config, device = self.config, cls.device
-        objects = check_targets(targets, len(cls), self.num_classes, device)
         grids = self.anchor_grids(raw)
-        assigned = torch.stack([assign_atss(boxes, grids, config.num_candidates) for boxes, _ in objects])  # (N, S)
+        anchors = torch.cat([grid.boxes(device) for grid in grids])
+        objects = [target["boxes"].float() for target in targets]
+        assigned = torch.stack([assign_atss(boxes, grids, config.num_candidates) for boxes in objects])  # (N, S)
 
         image, position = (assigned != BACKGROUND).nonzero(as_tuple=True)  # of the P positive anchors
-        first_object = torch.tensor([0, *accumulate(len(boxes) for boxes, _ in objects)], device=device)
+        first_object = torch.tensor([0, *accumulate(map(len, objects))], device=device)
         matched = first_object[image] + assigned[image, position]
-        boxes = torch.cat([boxes for boxes, _ in objects])[matched]
+        boxes = torch.cat(objects)[matched]
         labels = torch.full_like(assigned, BACKGROUND)
-        labels[image, position] = torch.cat([labels for _, labels in objects])[matched]
+        labels[image, position] = torch.cat([target["labels"] for target in targets])[matched]
 
-        anchors = torch.cat([grid.boxes(device) for grid in grids])[position]
-        centers = torch.cat([grid.centers(device) for grid in grids])[position]
-        predicted = decode_boxes(deltas[image, position], anchors, config.box_code_weights)
-        central = centerness(centers, boxes)
+        predicted = decode_boxes(deltas[image, position], anchors[position], config.box_code_weights)
+        central = centerness(box_centers(anchors[position]), boxes)
         num_positives = max(len(position), 1)
         loss_box = giou_loss(predicted, boxes, central) / central.sum().clamp(min=SMALLEST_SUM)
         loss_centerness = F.binary_cross_entropy_with_logits(

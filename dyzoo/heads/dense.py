@@ -13,33 +13,6 @@ Detected = dict[str, Tensor]  # "boxes" (M, 4) float32 xyxy pixels, "scores" (M,
 Targets = Sequence[Mapping[str, Tensor]]  # for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64
 
 
-def check_targets(
-    targets: Targets, num_images: int, num_classes: int, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Boxes (M, 4) float32 and labels (M,) int64 of every image, on `device`.
-
-    Raises:
-        ValueError: another number of images, a wrong shape, or a label outside [0, num_classes).
-    """
-    if len(targets) != num_images:
-        raise ValueError(f"got {len(targets)} targets for {num_images} images, expected one for each")
-    checked = []
-    for index, target in enumerate(targets):
-        boxes, labels = target["boxes"], target["labels"]
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
-            raise ValueError(
-                f"target {index} has boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}, expected (M, 4) "
-                "and (M,); without objects (0, 4) and (0,)"
-            )
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            raise ValueError(
-                f"target {index} has labels from {int(labels.min())} to {int(labels.max())}, expected 0 to "
-                f"{num_classes - 1}: indices into the model's labels, without a background"
-            )
-        checked.append((boxes.to(device, torch.float32), labels.to(device, torch.int64)))
-    return checked
-
-
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     """Pack the maps (N, C, H, W) of L levels into (N, S, C) float32, positions in row-major order, finest first."""
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1).float()

@@ -20,6 +20,8 @@ def sampled_matmul(rows: Tensor, index: Tensor, blend: Tensor, weight: Tensor, d
     Returns:
         (P, C_out) in `dtype`.
     """
+    if index.numel() == 0:
+        return rows.new_zeros(index.shape[0], weight.shape[1], dtype=dtype)
     columns = F.embedding_bag(
         index.flatten(0, 1), rows.to(blend.dtype), mode="sum", per_sample_weights=blend.flatten(0, 1)
     )

@@ -54,7 +54,8 @@ def sampling_grid(
         ky, kx = torch.meshgrid(*(torch.arange(size) for size in kernel_size), indexing="ij")
         tap_y = ky.flatten() * dilation[0] - padding[0]
         tap_x = kx.flatten() * dilation[1] - padding[1]
-        y, x, height, width, start = [], [], [], [], []
+        no_size = torch.empty(0, 1, dtype=torch.int32)
+        y, x, height, width, start = [tap_y.new_empty(0, len(tap_y))], [tap_x.new_empty(0, len(tap_x))], [no_size], [no_size], [no_size]
         for output in maps:
             rows, columns = torch.meshgrid(*(torch.arange(size) for size in output.size), indexing="ij")
             y.append(rows.reshape(-1, 1) * output.stride[0] + tap_y)

@@ -1,0 +1,19 @@
+"""Datasets: COCO JSON and Pascal VOC folders as one dataset type, its transforms and its loader."""
+
+from dyzoo.data.dataset import DetectionDataset
+from dyzoo.data.formats import list_splits, open_dataset
+from dyzoo.data.loader import build_loader, collate
+from dyzoo.data.records import Sample
+from dyzoo.data.transforms import TransformConfig, eval_transform, train_transform
+
+__all__ = [
+    "DetectionDataset",
+    "Sample",
+    "TransformConfig",
+    "build_loader",
+    "collate",
+    "eval_transform",
+    "list_splits",
+    "open_dataset",
+    "train_transform",
+]

@@ -1,0 +1,83 @@
+"""What the readers of label files and the rest of the data code hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+EXAMPLES_PER_NOTE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image and its objects, checked: the image is there, every box lies inside it and has an area.
+
+    Arrays rather than tensors, which would use up a file descriptor each on their way to a spawned worker.
+    """
+
+    image_path: Path
+    width_px: int  # of the upright image, after EXIF orientation
+    height_px: int
+    boxes_xyxy: np.ndarray  # (M, 4) float32, pixel edges
+    labels: np.ndarray  # (M,) int64
+    crowd: np.ndarray  # (M,) bool: regions that evaluation ignores and training leaves out
+    image_id: int
+
+
+class ObjectRecord(NamedTuple):
+    """One object as its label file has it, in pixel edges; coordinates may be anything a file can hold."""
+
+    name: str
+    box_xyxy: tuple[float, float, float, float]
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of a split; `claimed_size` is the (width, height) its label file gives, if any."""
+
+    path: Path
+    image_id: int
+    objects: list[ObjectRecord] = field(default_factory=list)
+    claimed_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """All a reader found in one split. `category_ids` are the numbers of `labels` in the label file."""
+
+    images: list[ImageRecord]
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+class Notes:
+    """What was dropped or mended, counted by kind, with the first examples."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, list[str]] = {}
+
+    def add(self, kind: str, example: object) -> None:
+        """Count one case of `kind`, a plural such as "boxes without area, dropped"."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        examples = self._examples.setdefault(kind, [])
+        if len(examples) < EXAMPLES_PER_NOTE:
+            examples.append(str(example))
+
+    def add_all(self, kind: str, examples: Iterable[object]) -> None:
+        """Count every one of `examples`."""
+        for example in examples:
+            self.add(kind, example)
+
+    def lines(self) -> list[str]:
+        """One line for each kind: `boxes without area, dropped: 2 (a.jpg, b.jpg)`."""
+        return [f"{kind}: {count} ({self._shown(kind)})" for kind, count in self._counts.items()]
+
+    def _shown(self, kind: str) -> str:
+        examples = self._examples[kind]
+        return ", ".join([*examples, "..."] if self._counts[kind] > len(examples) else examples)

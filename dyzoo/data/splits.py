@@ -1,0 +1,46 @@
+"""Split names, which every tool spells its own way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from dyzoo.errors import DatasetError
+
+_KINDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def split_kind(name: str) -> str | None:
+    """The plain name of a split: `valid` and `bccd_val2017` are "val"; None if it is no usual one (`trainval`)."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((_KINDS[word] for word in words if word in _KINDS), None)
+
+
+def choose_split(wanted: str | None, available: Collection[str], folder: Path) -> str:
+    """The one of `available` that `wanted` means; None means the only one.
+
+    Raises:
+        DatasetError: none or several fit; the message lists what there is.
+    """
+    if wanted is None:
+        fitting = list(available)
+    elif wanted in available:
+        fitting = [wanted]
+    else:
+        fitting = [name for name in available if split_kind(name) == split_kind(wanted) is not None]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(sorted(available))
+    if wanted is None:
+        raise DatasetError(f"{folder} has several splits, name one of them: {listed}")
+    fault = f"has several splits {wanted!r}" if fitting else f"has no split {wanted!r}"
+    raise DatasetError(f"{folder} {fault}, available: {listed}")

@@ -1,0 +1,176 @@
+"""Augmentation for training, and the plain way for evaluation; both on (image, target) pairs of a dataset.
+
+Built from torchvision.transforms.v2. Random numbers come from torch alone, so seeding torch decides them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from dyzoo.preprocess import resized_size
+
+# At the size the network sees: below it a box is a sliver that a crop has left.
+_MIN_SIDE_PX = 1.0
+_CROP_TRIALS = 10
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """Strength of the augmentation.
+
+    Attributes:
+        horizontal_flip, vertical_flip: probability of mirroring left to right, top to bottom.
+        rotate90: probability of turning by 90, 180 or 270 degrees, for pictures without an upright.
+        scale_range: size of the picture relative to the size evaluation uses, log-uniform.
+        crop: probability of cutting out a window.
+        crop_min_side: least width and height of the window, as a share of the picture's.
+        crop_min_visible: an object stays in the target if at least this share of its area is inside the window.
+        colour: strength of the changes to brightness, contrast, saturation and hue, 0 (none) to 1.
+    """
+
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotate90: float = 0.0
+    scale_range: tuple[float, float] = (0.75, 1.33)
+    crop: float = 0.5
+    crop_min_side: float = 0.5
+    crop_min_visible: float = 0.5
+    colour: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "vertical_flip", "rotate90", "crop", "crop_min_visible", "colour"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if not 0 < self.crop_min_side <= 1:
+            raise ValueError(f"crop_min_side is {self.crop_min_side}, expected more than 0 and at most 1")
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(f"scale_range is {self.scale_range}, expected (least, greatest), both above 0")
+
+
+def train_transform(size_px: tuple[int, int], config: TransformConfig | None = None) -> v2.Transform:
+    """Random resize, crop, mirroring, turns and colours, in this order (the dearest last, on the fewest pixels).
+
+    Args:
+        size_px: shortest and longest edge, as for evaluation; see `dyzoo.preprocess.resized_size`.
+        config: strength; None takes the defaults.
+
+    Returns:
+        A transform of (image, target) that gives plain tensors: the image (3, H, W) uint8, boxes (M, 4) float32 xyxy.
+    """
+    config = config or TransformConfig()
+    steps: list[v2.Transform] = [Resize(size_px, config.scale_range)]
+    if config.crop:
+        steps.append(v2.RandomApply([RandomWindow(config.crop_min_side, config.crop_min_visible)], config.crop))
+    if config.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
+    if config.vertical_flip:
+        steps.append(v2.RandomVerticalFlip(config.vertical_flip))
+    if config.rotate90:
+        steps.append(v2.RandomApply([RandomQuarterTurn()], config.rotate90))
+    if config.colour:
+        most = 0.5 * config.colour
+        steps.append(v2.ColorJitter(brightness=most, contrast=most, saturation=most, hue=0.1 * most))
+    return v2.Compose([*steps, *_finish()])
+
+
+def eval_transform(size_px: tuple[int, int]) -> v2.Transform:
+    """Resize as `Detector.predict` does, nothing random. Arguments and result as for `train_transform`."""
+    return v2.Compose([Resize(size_px), *_finish()])
+
+
+def _finish() -> list[v2.Transform]:
+    return [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=_MIN_SIDE_PX), v2.ToPureTensor()]
+
+
+class Resize(v2.Transform):
+    """Shortest edge to `size_px[0]` unless the longest would pass `size_px[1]`, times a random factor."""
+
+    def __init__(self, size_px: tuple[int, int], scale_range: tuple[float, float] = (1.0, 1.0)) -> None:
+        super().__init__()
+        self.size_px = size_px
+        self.scale_range = scale_range
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        least, greatest = self.scale_range
+        factor = math.exp(_uniform(math.log(least), math.log(greatest)))
+        shortest_px, longest_px = (max(round(edge_px * factor), 1) for edge_px in self.size_px)
+        return {"size": list(resized_size(*_image_size(flat_inputs), shortest_px, longest_px))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return TF.resize(inpt, params["size"], antialias=True)
+
+
+class RandomWindow(v2.Transform):
+    """Cut out a window that keeps at least one object if there are any.
+
+    Boxes of which too little is left are marked by an area of zero, for `SanitizeBoundingBoxes` to remove.
+    """
+
+    def __init__(self, min_side: float, min_visible: float) -> None:
+        super().__init__()
+        self.min_side = min_side
+        self.min_visible = min_visible
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = _image_size(flat_inputs)
+        boxes = next(each for each in flat_inputs if isinstance(each, tv_tensors.BoundingBoxes)).as_subclass(
+            torch.Tensor
+        )
+        for _ in range(_CROP_TRIALS):
+            window_h, window_w = (max(round(side * _uniform(self.min_side, 1.0)), 1) for side in (height, width))
+            top, left = round(_uniform(0, height - window_h)), round(_uniform(0, width - window_w))
+            kept = _visible_share(boxes, left, top, left + window_w, top + window_h) >= self.min_visible
+            if kept.any() or len(boxes) == 0:
+                return {"window": (top, left, window_h, window_w), "kept": kept}
+        return {"window": (0, 0, height, width), "kept": torch.ones(len(boxes), dtype=torch.bool)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        output = TF.crop(inpt, *params["window"])
+        if isinstance(output, tv_tensors.BoundingBoxes):
+            output[~params["kept"]] = 0
+        return output
+
+
+class RandomQuarterTurn(v2.Transform):
+    """Turn by 90, 180 or 270 degrees; exact, no pixel is interpolated."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"quarters": int(torch.randint(1, 4, ()))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        for _ in range(params["quarters"]):
+            inpt = _quarter_turn(inpt)
+        return inpt
+
+
+def _quarter_turn(inpt: Any) -> Any:
+    """Counter-clockwise, of an image or of xyxy boxes."""
+    if not isinstance(inpt, tv_tensors.BoundingBoxes):
+        return tv_tensors.wrap(inpt.rot90(1, (-2, -1)), like=inpt)
+    height, width = inpt.canvas_size
+    x1, y1, x2, y2 = inpt.as_subclass(torch.Tensor).unbind(-1)
+    turned = torch.stack((y1, width - x2, y2, width - x1), dim=-1)
+    return tv_tensors.wrap(turned, like=inpt, canvas_size=(width, height))
+
+
+def _visible_share(boxes_xyxy: torch.Tensor, x1: int, y1: int, x2: int, y2: int) -> torch.Tensor:
+    """Share (M,) of each box's area that lies inside the window."""
+    corners = torch.tensor([x1, y1, x2, y2], dtype=boxes_xyxy.dtype)
+    inside = (boxes_xyxy[:, 2:].minimum(corners[2:]) - boxes_xyxy[:, :2].maximum(corners[:2])).clamp(min=0).prod(1)
+    return inside / (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)
+
+
+def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
+    image = next(each for each in flat_inputs if isinstance(each, tv_tensors.Image))
+    return image.shape[-2], image.shape[-1]
+
+
+def _uniform(least: float, greatest: float) -> float:
+    return least + (greatest - least) * float(torch.rand(()))

@@ -1,0 +1,84 @@
+import pytest
+import timm
+import torch
+
+from dyzoo.backbones import Backbone
+from dyzoo.config import BackboneConfig, FPNConfig
+from dyzoo.errors import UnknownModelError
+from dyzoo.fpn import FPN
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_maps_have_strides_8_16_32_at_a_size_the_model_was_not_made_for(name: str) -> None:
+    backbone = Backbone(BackboneConfig(name)).eval()
+    with torch.inference_mode():
+        maps = backbone(torch.randn(2, 3, 96, 160))
+    assert [tuple(m.shape) for m in maps] == [
+        (2, channels, 96 // stride, 160 // stride)
+        for channels, stride in zip(backbone.channels, (8, 16, 32), strict=True)
+    ]
+
+
+def test_swin_is_translation_consistent_at_other_sizes() -> None:
+    """With timm's plain `strict_img_size=False` the shift of the last stage is lost and features differ by ~0.3."""
+    torch.manual_seed(0)
+    adapter = Backbone(BackboneConfig("swin_tiny_patch4_window7_224")).eval()
+    exact = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, img_size=(256, 320)).eval()
+    exact.load_state_dict(adapter.model.state_dict())
+    image = torch.randn(1, 3, 256, 320)
+    with torch.inference_mode():
+        for ours, theirs in zip(adapter(image), exact(image)[1:], strict=True):
+            torch.testing.assert_close(ours, theirs.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_stride_in_1x1_moves_every_bottleneck_stride() -> None:
+    backbone = Backbone(BackboneConfig("resnet50", stride_in_1x1=True))
+    blocks = [m for m in backbone.modules() if isinstance(m, timm.models.resnet.Bottleneck)]
+    assert sum(block.conv1.stride == (2, 2) for block in blocks) == 3
+    assert all(block.conv2.stride == (1, 1) for block in blocks)
+
+
+def test_frozen_norm_keeps_statistics_and_parameters_while_training() -> None:
+    backbone = Backbone(BackboneConfig("resnet10t", frozen_norm=True)).train()
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    sum(level.sum() for level in backbone(torch.randn(2, 3, 64, 64))).backward()
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
+    gradients = {name: parameter.grad for name, parameter in backbone.named_parameters()}
+    assert gradients["model.conv1.0.weight"] is not None
+    assert gradients["model.conv1.1.weight"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet51", "did you mean resnet"),
+        ("vit_tiny_patch16_224", "expected 8, 16 and 32"),
+    ],
+)
+def test_an_unfit_backbone_is_refused_in_one_line(name: str, message: str) -> None:
+    with pytest.raises(UnknownModelError, match=message) as caught:
+        Backbone(BackboneConfig(name))
+    assert "\n" not in str(caught.value)
+
+
+def test_fpn_levels_halve_from_stride_8_to_128() -> None:
+    fpn = FPN(FPNConfig(channels=16), [4, 8, 12])
+    maps = [torch.randn(1, c, 64 // s, 96 // s) for c, s in ((4, 1), (8, 2), (12, 4))]
+    assert [tuple(level.shape) for level in fpn(maps)] == [
+        (1, 16, 64, 96),
+        (1, 16, 32, 48),
+        (1, 16, 16, 24),
+        (1, 16, 8, 12),
+        (1, 16, 4, 6),
+    ]
+
+
+def test_relu_before_p7_changes_p7_only() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 4, 32 // s, 32 // s) for s in (1, 2, 4)]
+    with_relu = FPN(FPNConfig(channels=8, relu_before_p7=True), [4, 4, 4])
+    without = FPN(FPNConfig(channels=8, relu_before_p7=False), [4, 4, 4])
+    without.load_state_dict(with_relu.state_dict())
+    pairs = list(zip(with_relu(maps), without(maps), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs[:4])
+    assert not torch.equal(*pairs[4])
