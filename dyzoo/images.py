@@ -112,18 +112,18 @@ def natural_key(path: str | Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def has_image_suffix(path: Path) -> bool:
-    """Whether a file looks like an image by its name; hidden files do not."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def is_image_file(path: Path) -> bool:
+    """Whether this is a file that looks like an image by its name; hidden files do not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _expand(pattern: Path) -> list[Path]:
     if pattern.is_dir():
-        return [path for path in pattern.iterdir() if has_image_suffix(path)]
+        return [path for path in pattern.iterdir() if is_image_file(path)]
     if pattern.exists():
         return [pattern]
     matches = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 (pathlib has none for absolute patterns)
-    return [path for path in map(Path, matches) if has_image_suffix(path)]
+    return [path for path in map(Path, matches) if is_image_file(path)]
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -152,12 +152,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # PNG's own getexif() would decode the whole image in search of a chunk behind the pixels.
-    if image.format == "PNG" and "exif" not in image.info:
+    """The EXIF tag's value as far as it is left to us; 1 is upright."""
+    if image.format == "TIFF":  # Pillow turns these itself
         return 1
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # getexif() would decode the whole image in search of a chunk behind the pixels
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged tag is no reason to refuse the pixels
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged tag is no reason to refuse the pixels
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
         return 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, Sample
+from dyzoo.data.records import ImageRecord, Notes, Sample
 from dyzoo.errors import ImageError
 from dyzoo.images import read_image_size
 
@@ -22,69 +22,60 @@ Box = tuple[float, float, float, float]
 def clean(images: Sequence[ImageRecord], labels: Sequence[str], notes: Notes) -> list[Sample]:
     """Drop what cannot be used, mend what can, and note both.
 
-    The size in an image's header wins over the one its label file gives. Boxes are clipped to the image. Dropped are
-    images that cannot be opened, and objects of other classes than `labels`, without area, wholly outside their
-    image, or given twice. An image that is left without objects stays: it shows what background looks like.
+    The size in an image's header wins over its label file's. Boxes are clipped to the image. Dropped are images that
+    cannot be opened, and objects of other classes than `labels`, without area, wholly outside their image, or given
+    twice. An image that is left without objects stays: it shows what background looks like.
     """
     label_of_name = {name: label for label, name in enumerate(labels)}
     samples = []
     for image in images:
         try:
-            width_px, height_px = read_image_size(image.path)
+            size = read_image_size(image.path)
         except ImageError as error:
             notes.add("images that cannot be opened, dropped", error)
             continue
-        if image.claimed_size not in (None, (width_px, height_px)):
-            claimed = "x".join(map(str, image.claimed_size or ()))
-            notes.add(
-                "image sizes that differ from the label file, the image's own taken",
-                f"{image.path.name}: {width_px}x{height_px}, not {claimed}",
-            )
-        objects: dict[tuple[Box, int, bool], None] = {}
-        for each in image.objects:
-            box = _clean_box(each, image, width_px, height_px, notes)
-            if box is None:
-                continue
-            if each.name not in label_of_name:
-                notes.add(
-                    "objects of a class that is not among the labels, dropped", f"{each.name} in {image.path.name}"
-                )
-                continue
-            key = (box, label_of_name[each.name], each.crowd)
-            if key in objects:
-                notes.add("objects given twice, taken once", _describe(each, image))
-            objects[key] = None
-        samples.append(
-            Sample(
-                image_path=image.path,
-                width_px=width_px,
-                height_px=height_px,
-                boxes_xyxy=np.array([box for box, _, _ in objects], dtype=np.float32).reshape(-1, 4),
-                labels=np.array([label for _, label, _ in objects], dtype=np.int64),
-                crowd=np.array([crowd for _, _, crowd in objects], dtype=np.bool_),
-                image_id=image.image_id,
-            )
-        )
+        if image.claimed_size not in (None, size):
+            what = f"{image.path.name}: {size}, not {image.claimed_size}"
+            notes.add("image sizes that differ from the label file's, the image's own taken", what)
+        samples.append(_clean_objects(image, size, label_of_name, notes))
     return samples
 
 
-def _clean_box(each: ObjectRecord, image: ImageRecord, width_px: int, height_px: int, notes: Notes) -> Box | None:
-    """The box clipped to its image, or None if nothing is left of it."""
-    x1, y1, x2, y2 = each.box_xyxy
-    if not all(map(math.isfinite, each.box_xyxy)):
-        notes.add("boxes with coordinates that are not finite, dropped", _describe(each, image))
-        return None
+def _clean_objects(image: ImageRecord, size: tuple[int, int], label_of_name: dict[str, int], notes: Notes) -> Sample:
+    objects: dict[tuple[Box, int, bool], None] = {}  # an ordered set
+    for each in image.objects:
+        label = label_of_name.get(each.name)
+        if label is None:
+            notes.add("objects of a class that is not among the labels, dropped", f"{each.name} in {image.path.name}")
+            continue
+        box, fault = _clean_box(each.box_xyxy, size)
+        if box is not None and (box, label, each.crowd) in objects:
+            fault = "objects given twice, taken once"
+        if fault is not None:
+            notes.add(fault, f"{image.path.name} at {' '.join(f'{value:g}' for value in each.box_xyxy)}")
+        if box is not None:
+            objects[box, label, each.crowd] = None
+    return Sample(
+        image_path=image.path,
+        width_px=size[0],
+        height_px=size[1],
+        boxes_xyxy=np.array([box for box, _, _ in objects], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([label for _, label, _ in objects], dtype=np.int64),
+        crowd=np.array([crowd for _, _, crowd in objects], dtype=np.bool_),
+        image_id=image.image_id,
+    )
+
+
+def _clean_box(box: Box, size: tuple[int, int]) -> tuple[Box | None, str | None]:
+    """The box clipped to an image of `size` (width, height), or None if nothing is left; and what was wrong with it."""
+    x1, y1, x2, y2 = box
+    if not all(map(math.isfinite, box)):
+        return None, "boxes with coordinates that are not finite, dropped"
     if min(x2 - x1, y2 - y1) < MIN_SIDE_PX:
-        notes.add("boxes without area, dropped", _describe(each, image))
-        return None
-    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width_px)), min(y2, float(height_px)))
+        return None, "boxes without area, dropped"
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1])))
     if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < MIN_SIDE_PX:
-        notes.add("boxes outside their image, dropped", _describe(each, image))
-        return None
-    if max(abs(a - b) for a, b in zip(clipped, each.box_xyxy, strict=True)) > CLIP_TOLERANCE_PX:
-        notes.add("boxes reaching over the edge of their image, clipped", _describe(each, image))
-    return clipped
-
-
-def _describe(each: ObjectRecord, image: ImageRecord) -> str:
-    return f"{image.path.name} [{' '.join(f'{value:g}' for value in each.box_xyxy)}]"
+        return None, "boxes outside their image, dropped"
+    if max(abs(before - after) for before, after in zip(box, clipped, strict=True)) > CLIP_TOLERANCE_PX:
+        return clipped, "boxes reaching over the edge of their image, clipped"
+    return clipped, None

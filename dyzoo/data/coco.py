@@ -41,7 +41,7 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     """
     source = find_splits(folder)[split]
     tables = _load_tables(source, notes)
-    names = _category_names(tables["categories"], notes)
+    names = _category_names(tables, notes)
     images, image_ids = _read_images(tables["images"], _image_folders(folder, split, source), notes)
     _read_annotations(tables["annotations"], names, images, image_ids, notes)
     category_ids: dict[str, int] = {}
@@ -68,15 +68,25 @@ def _load_tables(path: Path, notes: Notes) -> dict[str, list[Row]]:
     return tables
 
 
-def _category_names(rows: list[Row], notes: Notes) -> dict[int, str]:
+def _category_names(tables: dict[str, list[Row]], notes: Notes) -> dict[int, str]:
     names: dict[int, str] = {}
-    for row in rows:
+    for row in tables["categories"]:
         category_id, name = _as_id(row.get("id")), row.get("name")
         if category_id is None or not isinstance(name, str) or not name.strip():
             notes.add("categories without an id or a name, dropped", row)
         elif names.setdefault(category_id, name.strip()) != name.strip():
             notes.add("category ids given twice, first name kept", f"{category_id}: {names[category_id]}, not {name}")
+    for category_id in _mere_parents(tables) & names.keys():
+        notes.add("categories that only group others, dropped", names.pop(category_id))
     return names
+
+
+def _mere_parents(tables: dict[str, list[Row]]) -> set[int | None]:
+    """Roboflow puts the project's name before the classes, as the parent of all of them and with no box of its own."""
+    parents = [row.get("supercategory") for row in tables["categories"]]
+    roots = [row for row in tables["categories"] if row.get("supercategory") == "none" and row.get("name") in parents]
+    used = {_as_id(row.get("category_id")) for row in tables["annotations"]}
+    return {_as_id(row.get("id")) for row in roots} - used
 
 
 def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[dict[int, ImageRecord], dict[int, int]]:
@@ -142,7 +152,7 @@ def _as_id(value: object) -> int | None:
     """An id as an int; some tools write digits as text. None if it is neither."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(value) if isinstance(value, str) and value.isdecimal() else None
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 19 else None  # fits int64
 
 
 def _corners(bbox: object) -> tuple[float, float, float, float] | None:
@@ -171,6 +181,7 @@ def _image_folders(folder: Path, split: str, source: Path) -> list[Path]:
     """Where the images of a split may lie, the likeliest first."""
     parents = [folder, folder / "images"]
     children = [child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir()) if child.is_dir()]
-    same_kind = [child for child in children if split_kind(child.name) == split_kind(split) is not None]
+    kind = split_kind(split)
+    same_kind = [child for child in children if kind and split_kind(child.name) == kind]
     beside = [source.parent] if source.name == _BESIDE_IMAGES else []
     return [*beside, *(parent / split for parent in parents), *same_kind, *reversed(parents)]

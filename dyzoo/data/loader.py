@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -90,7 +91,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)  # mixes the two
+        generator = torch.Generator().manual_seed(int(state[0]))
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
         seeds = torch.randint(2**62, (self.length,), generator=generator)
         return zip(order.tolist(), seeds.tolist(), strict=True)
@@ -107,8 +109,3 @@ class _SeededDataset(Dataset[tuple[torch.Tensor, Target]]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.dataset[index]
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """One number for both, so that (0, 1) and (1, 0) differ; the factor is the golden ratio's, of Knuth's hashing."""
-    return (seed + 1) * 0x9E3779B97F4A7C15 % 2**63 ^ epoch

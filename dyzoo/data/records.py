@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-EXAMPLES_PER_NOTE = 3
+_EXAMPLES_PER_NOTE = 3
+_EXAMPLE_LENGTH = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,9 @@ class Notes:
         """Count one case of `kind`, a plural such as "boxes without area, dropped"."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         examples = self._examples.setdefault(kind, [])
-        if len(examples) < EXAMPLES_PER_NOTE:
-            examples.append(str(example))
+        if len(examples) < _EXAMPLES_PER_NOTE:
+            text = " ".join(str(example).split())  # names come from strangers: keep to one line
+            examples.append(text if len(text) <= _EXAMPLE_LENGTH else text[:_EXAMPLE_LENGTH] + "...")
 
     def add_all(self, kind: str, examples: Iterable[object]) -> None:
         """Count every one of `examples`."""

@@ -36,7 +36,8 @@ def choose_split(wanted: str | None, available: Collection[str], folder: Path) -
     elif wanted in available:
         fitting = [wanted]
     else:
-        fitting = [name for name in available if split_kind(name) == split_kind(wanted) is not None]
+        kind = split_kind(wanted)
+        fitting = [name for name in available if kind and split_kind(name) == kind]
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(sorted(available))

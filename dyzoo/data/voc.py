@@ -17,7 +17,7 @@ from defusedxml import DefusedXmlException
 
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.errors import DatasetError
-from dyzoo.images import IMAGE_SUFFIXES, has_image_suffix, natural_key
+from dyzoo.images import IMAGE_SUFFIXES, is_image_file, natural_key
 
 NAME = "Pascal VOC"
 LAYOUT = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/<split>.txt; or images with their .xml beside them"
@@ -30,15 +30,17 @@ def find_splits(folder: Path) -> dict[str, Path]:
     """Split name -> its list of images, or the folder that holds its label files; empty if this is not VOC."""
     for name in _LABEL_FOLDERS:
         if _holds_xml(folder / name):
-            lists = {path.stem: path for path in sorted((folder / "ImageSets" / "Main").glob("*.txt"))}
-            # VOC also has lists such as `cat_train.txt`: the images of `train.txt`, each marked for one class.
-            splits = {
-                name: path for name, path in lists.items() if name.rpartition("_")[2] not in lists or "_" not in name
-            }
-            return splits or {"all": folder / name}
+            return _find_lists(folder / "ImageSets" / "Main") or {"all": folder / name}
     if _holds_xml(folder):
         return {"all": folder}
     return {child.name: child for child in sorted(folder.iterdir()) if _holds_xml(child)}
+
+
+def _find_lists(folder: Path) -> dict[str, Path]:
+    lists = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    # Beside `train.txt` VOC has `cat_train.txt` and so on: the same images, marked for one class each.
+    of_one_class = {name for name in lists if "_" in name and name.rpartition("_")[2] in lists}
+    return {name: path for name, path in lists.items() if name not in of_one_class}
 
 
 def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
@@ -46,7 +48,7 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     source = find_splits(folder)[split]
     label_folder, image_folder = _folders(folder, source)
     label_files = {_stem(path, label_folder): path for path in label_folder.rglob("*.xml")}
-    image_files = {_stem(path, image_folder): path for path in image_folder.rglob("*") if has_image_suffix(path)}
+    image_files = {_stem(path, image_folder): path for path in image_folder.rglob("*") if is_image_file(path)}
     stems = _read_list(source, notes) if source.is_file() else sorted({*label_files, *image_files}, key=natural_key)
 
     images = []

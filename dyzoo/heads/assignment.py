@@ -23,7 +23,7 @@ def assign_atss(boxes_xyxy: Tensor, grids: Sequence[AnchorGrid], num_candidates:
     The candidates of an object are the `num_candidates` anchors of each level whose centres are nearest to its
     own. Those with an IoU of at least the candidates' mean plus standard deviation (unbiased) and with their centre
     inside the object become positive; an anchor that several objects want goes to the one of the highest IoU.
-    Time and memory are linear in M and do not grow with M * S.
+    No (M, S) matrix is formed, so a crowded image costs little more than another.
 
     Args:
         boxes_xyxy: (M, 4) float32 pixels, M may be 0.
@@ -46,11 +46,11 @@ def assign_atss(boxes_xyxy: Tensor, grids: Sequence[AnchorGrid], num_candidates:
     anchors = torch.cat([grid.boxes(device) for grid in grids])[candidates]
 
     iou = aligned_iou(anchors, boxes_xyxy[:, None])  # (M, T)
-    threshold = iou.mean(dim=1, keepdim=True)
-    if iou.shape[1] > 1:  # a lone candidate has no deviation
-        threshold = threshold + iou.std(dim=1, keepdim=True)
+    mean = iou.mean(dim=1, keepdim=True)
+    variance = (iou - mean).square().sum(dim=1, keepdim=True) / max(iou.shape[1] - 1, 1)  # a lone candidate has none
+    threshold = (mean + variance.sqrt()) * (1 - ROUNDING)
     inside = edge_distances(box_centers(anchors), boxes_xyxy[:, None]).amin(dim=-1) > MIN_EDGE_DISTANCE_PX
-    positive = inside & (iou >= threshold * (1 - ROUNDING))
+    positive = inside & (iou >= threshold)
 
     # each anchor's highest IoU, then the first object that has it: no order of writes can change the outcome
     claims = torch.where(positive, iou, -1.0)

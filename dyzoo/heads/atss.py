@@ -81,7 +81,7 @@ class ATSSHead(nn.Module):
         matched = first_object[image] + assigned[image, position]
         boxes = torch.cat(objects)[matched]
         labels = torch.full_like(assigned, BACKGROUND)
-        labels[image, position] = torch.cat([target["labels"] for target in targets])[matched]
+        labels[image, position] = torch.cat([target["labels"].long() for target in targets])[matched]
 
         predicted = decode_boxes(deltas[image, position], anchors[position], config.box_code_weights)
         central = centerness(box_centers(anchors[position]), boxes)

@@ -27,7 +27,11 @@ OFFICIAL_RENAMES: Renames = (
     ("shortcut.norm.", "downsample.1."),
     ("shortcut.", "downsample.0."),
     *((f"conv{index}.norm.", f"bn{index}.") for index in (1, 2, 3)),
-    *((f"backbone.backbone.fpn_{part}{level + 3}.", f"fpn.{part}_convs.{level}.") for part in ("lateral", "output") for level in (0, 1, 2)),
+    *(
+        (f"backbone.backbone.fpn_{part}{level + 3}.", f"fpn.{part}_convs.{level}.")
+        for part in ("lateral", "output")
+        for level in (0, 1, 2)
+    ),
     ("backbone.backbone.top_block.", "fpn."),
     ("backbone.dyhead_tower.", "dyhead.blocks."),
     *((f"DyConv.{branch}.conv.{kind}", f"conv_{kind}@{branch}") for branch in (0, 1, 2) for kind in KINDS),
@@ -50,8 +54,16 @@ MMDET_RENAMES: Renames = (
     ("neck.0.fpn_convs.3.conv.", "fpn.p6."),
     ("neck.0.fpn_convs.4.conv.", "fpn.p7."),
     ("neck.1.dyhead_blocks.", "dyhead.blocks."),
-    *((f"spatial_conv_{name}.conv.{kind}", f"conv_{kind}@{branch}") for branch, name in enumerate(("high", "mid", "low")) for kind in KINDS),
-    *((f"spatial_conv_{name}.norm.{kind}", f"norm_{kind}@{branch}") for branch, name in enumerate(("high", "mid", "low")) for kind in KINDS),
+    *(
+        (f"spatial_conv_{name}.conv.{kind}", f"conv_{kind}@{branch}")
+        for branch, name in enumerate(("high", "mid", "low"))
+        for kind in KINDS
+    ),
+    *(
+        (f"spatial_conv_{name}.norm.{kind}", f"norm_{kind}@{branch}")
+        for branch, name in enumerate(("high", "mid", "low"))
+        for kind in KINDS
+    ),
     ("spatial_conv_offset.", "offset_"),
     ("scale_attn_module.1.", "scale_"),
     *((f"task_attn_module.conv{number}.conv.{kind}", f"relu_{kind}{number}") for number in (1, 2) for kind in KINDS),
@@ -86,12 +98,16 @@ def golden_outputs(case: str) -> dict[str, Tensor]:
     return load_file(FOLDER / f"{case}.safetensors")
 
 
-def golden_detector(case: str) -> Detector:
-    """A `Detector` with the pseudo-random weights of the case, in evaluation mode."""
+def foreign_weights(case: str) -> dict[str, Tensor]:
+    """The state dict that the foreign implementation had."""
     manifest = json.loads((FOLDER / f"{case}.json").read_text())["checkpoint"]
-    foreign = {key: torch.from_numpy(recipe.tensor(key, shape)) for key, (shape, _) in manifest.items()}
+    return {key: torch.from_numpy(recipe.tensor(key, shape)) for key, (shape, _) in manifest.items()}
+
+
+def golden_detector(case: str) -> Detector:
+    """A `Detector` with the weights of the case, in evaluation mode; a key without a place raises."""
     detector = Detector(CONFIGS[case])
-    detector.load_weights(rename(foreign, RENAMES[case], detector.state_dict()), case)
+    detector.load_weights(rename(foreign_weights(case), RENAMES[case], detector.state_dict()), case)
     return detector.eval()
 
 

@@ -1,0 +1,26 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder of larger data that several checkouts share: `$DYZOO_SHARED`, else `shared` beside the repository."""
+    folder = Path(os.environ.get("DYZOO_SHARED") or Path(__file__).parents[2] / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}: set DYZOO_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bccd_folder(shared_folder: Path) -> Path:
+    """The blood cell dataset, Pascal VOC, splits train and val."""
+    folder = shared_folder / "data" / "bccd"
+    if not folder.is_dir():
+        pytest.skip(f"no BCCD at {folder}")
+    return folder

@@ -1,0 +1,115 @@
+"""Whole detectors with the weights of other code bases give those code bases' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from foreign import CONFIGS, foreign_weights, golden_detector, golden_outputs
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from dyzoo.detector import Detector
+from dyzoo.preprocess import batch_images
+
+MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1
+SCORE_TOLERANCE = 2e-3
+MIN_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
+
+
+@dataclass
+class Case:
+    """One detector, the golden answers, and its own intermediate results by their golden names."""
+
+    detector: Detector
+    golden: dict[str, Tensor]
+    maps: dict[str, Tensor]
+    raw: dict[str, list[Tensor]]
+    image_sizes: list[tuple[int, int]]
+
+    @property
+    def target(self) -> dict[str, Tensor]:
+        return {"boxes": self.golden["gt.boxes"], "labels": self.golden["gt.labels"]}
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def loaded(request: pytest.FixtureRequest) -> tuple[Detector, dict[str, Tensor]]:
+    return golden_detector(request.param), golden_outputs(request.param)
+
+
+@pytest.fixture(scope="module", params=["reference", "torch"])
+def case(request: pytest.FixtureRequest, loaded: tuple[Detector, dict[str, Tensor]]) -> Iterator[Case]:
+    detector, golden = loaded
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setenv("DYHEAD_KERNELS_BACKEND", request.param)
+        batch, image_sizes = batch_images([golden["image"]], detector.config.preprocess, detector.device)
+        pyramid = detector.fpn(detector.backbone(batch))
+        features = detector.dyhead(pyramid)
+        raw = detector.forward_head(features)
+        maps = {f"fpn.p{3 + level}": value for level, value in enumerate(pyramid)}
+        maps |= {f"dyhead.p{3 + level}": value for level, value in enumerate(features)}
+        maps |= {f"head.{name}.{level}": value for name in raw for level, value in enumerate(raw[name])}
+        yield Case(detector, golden, maps, raw, image_sizes)
+
+
+def agreement(golden: dict[str, Tensor], found: dict[str, Tensor]) -> float:
+    """Share of the golden detections that `found` has, and the other way round: the smaller of the two."""
+    same = box_iou(golden["dets.boxes"], found["boxes"]) > 0.95
+    same &= golden["dets.labels"][:, None] == found["labels"]
+    same &= (golden["dets.scores"][:, None] - found["scores"]).abs() < SCORE_TOLERANCE
+    return min(same.any(dim=dim).float().mean().item() for dim in (0, 1))
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_foreign_value_has_its_place_in_the_detector(name: str) -> None:
+    own = Detector(CONFIGS[name]).state_dict()
+    foreign = foreign_weights(name)
+    foreign_count, own_count = (
+        sum(value.numel() for key, value in weights.items() if not key.endswith("num_batches_tracked"))
+        for weights in (foreign, own)
+    )
+    assert foreign_count == own_count
+
+
+def test_feature_maps_and_raw_predictions(case: Case) -> None:
+    stored = [name for name in case.golden if name.split(".")[0] in ("fpn", "dyhead", "head")]
+    assert len(stored) >= 19
+    for name in stored:
+        expected = case.golden[name]
+        deviation = (case.maps[name] - expected).abs().max() / expected.abs().max()
+        assert deviation < MAP_TOLERANCE, name
+
+
+@pytest.mark.parametrize("name", ["cls", "box", "centerness"])
+def test_losses(case: Case, name: str) -> None:
+    losses = case.detector.head.losses(case.raw, [case.target])
+    assert losses[f"loss_{name}"].item() == pytest.approx(case.golden[f"loss.{name}"].item(), rel=1e-3)
+
+
+def test_detections(case: Case) -> None:
+    found = case.detector.head.decode(case.raw, case.image_sizes)[0]
+    assert agreement(case.golden, found) >= MIN_AGREEMENT
+
+
+def test_the_detectors_own_door_gives_the_same(loaded: tuple[Detector, dict[str, Tensor]]) -> None:
+    detector, golden = loaded
+    with torch.no_grad():
+        assert agreement(golden, detector([golden["image"]])[0]) >= MIN_AGREEMENT
+        detector.train()
+        losses = detector([golden["image"]], [{"boxes": golden["gt.boxes"], "labels": golden["gt.labels"]}])
+        detector.eval()
+    for name in ("cls", "box", "centerness"):
+        assert losses[f"loss_{name}"].item() == pytest.approx(golden[f"loss.{name}"].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("field", ["rank_by", "clip_before_nms", "anchor_center_offset"])
+def test_the_other_code_bases_convention_would_be_noticed(
+    case: Case, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = case.detector.head
+    official, mmdet = (getattr(CONFIGS[name].head, field) for name in ("official_atss_r50", "mmdet_atss_r50"))
+    other = mmdet if getattr(head.config, field) == official else official
+    monkeypatch.setattr(head, "config", replace(head.config, **{field: other}))
+    assert agreement(case.golden, head.decode(case.raw, case.image_sizes)[0]) < MIN_AGREEMENT

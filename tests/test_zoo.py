@@ -1,0 +1,95 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import dyzoo
+from dyzoo import zoo
+from dyzoo.errors import CheckpointError, UnknownModelError
+
+
+def test_list_models_takes_wildcards() -> None:
+    assert dyzoo.list_models("*swin*") == [
+        "dyhead_atss_swin_base",
+        "dyhead_atss_swin_large",
+        "dyhead_atss_swin_small",
+        "dyhead_atss_swin_tiny",
+    ]
+    assert "dyhead_atss_resnet50" in dyzoo.list_models()
+    assert dyzoo.list_models("nothing*") == []
+    assert zoo.DEFAULT_MODEL in dyzoo.list_models("*.bccd", pretrained=True)
+
+
+def test_every_architecture_says_what_it_is() -> None:
+    for name, function in zoo.ARCHITECTURES.items():
+        assert (function.__doc__ or "").splitlines()[0].endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [("dyhead_atss_resnet5O", "dyhead_atss_resnet50"), ("swin_tiny", "dyhead_atss_swin_tiny")],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(name: str, suggestion: str) -> None:
+    with pytest.raises(UnknownModelError, match=suggestion):
+        dyzoo.create_model(name)
+    with pytest.raises(UnknownModelError, match=suggestion):
+        dyzoo.create_model(name, pretrained=True)
+
+
+def test_an_architecture_without_weights_says_which_have_some() -> None:
+    with pytest.raises(UnknownModelError, match=zoo.DEFAULT_MODEL):
+        dyzoo.create_model("dyhead_atss_resnet50", pretrained=True)
+
+
+def test_new_labels_and_another_backbone() -> None:
+    model = dyzoo.create_model("dyhead_atss_resnet10t", labels=["cat"], backbone="convnext_atto")
+    assert model.labels == ("cat",)
+    assert model.config.backbone.name == "convnext_atto"
+    assert len(model.predict(torch.zeros(3, 64, 64, dtype=torch.uint8))) == 1
+    with pytest.raises(ValueError, match="come with a pretrained detector"):
+        dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True, labels=["cat"])
+
+
+def test_the_embedded_checkpoint_finds_cells_on_the_sample_image() -> None:
+    model = dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
+    assert model.labels == ("Platelets", "RBC", "WBC")
+    detections = model.predict(zoo.sample_image(), threshold=0.5)[0]
+    assert {detections.names[label] for label in detections.labels.tolist()} >= {"RBC", "WBC"}
+
+
+def test_the_tag_may_be_left_out_where_there_is_one() -> None:
+    with_tag = dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True).state_dict()
+    without = dyzoo.create_model(zoo.DEFAULT_MODEL.split(".")[0], pretrained=True).state_dict()
+    assert all(torch.equal(value, without[name]) for name, value in with_tag.items())
+
+
+def test_every_checkpoint_of_the_catalogue_is_whole_and_small_enough_to_ship() -> None:
+    for checkpoint in zoo.checkpoints().values():
+        folder = zoo.weights_folder() / checkpoint.folder
+        assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
+        assert (folder / "README.md").is_file()
+        assert zoo.load_model(checkpoint.name).config.architecture == checkpoint.name.split(".")[0]
+
+
+def test_weights_that_are_not_the_catalogues_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(zoo.weights_folder(), tmp_path / "weights")
+    folder = tmp_path / "weights" / zoo.checkpoints()[zoo.DEFAULT_MODEL].folder
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    monkeypatch.setattr(zoo, "weights_folder", lambda: tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="sha256 differs"):
+        dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
+
+
+def test_load_model_takes_a_folder_a_run_and_a_name(tmp_path: Path) -> None:
+    model = dyzoo.create_model("dyhead_atss_resnet10t", labels=["cat"])
+    model.save_pretrained(tmp_path / "plain")
+    model.save_pretrained(tmp_path / "run" / "best")
+    for place in (tmp_path / "plain", tmp_path / "run"):
+        assert zoo.load_model(place).labels == ("cat",)
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        zoo.load_model(tmp_path)
+    with pytest.raises(UnknownModelError, match="or a folder with"):
+        zoo.load_model(tmp_path / "absent")
