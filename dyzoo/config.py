@@ -39,7 +39,11 @@ class FPNConfig:
 
 @dataclass(frozen=True)
 class DyHeadConfig:
-    """Stack of DyHead blocks. `offset_mode`: how the `high` branch reads its oversize offset map."""
+    """Stack of DyHead blocks. `offset_mode`: how the `high` branch reads its oversize offset map.
+
+    Weights trained with microsoft/DynamicHead and with mmdetection both need "flat": either operator indexes the raw
+    offset buffer by the size of its output.
+    """
 
     channels: int = 256
     num_blocks: int = 6
@@ -49,7 +53,11 @@ class DyHeadConfig:
 
 @dataclass(frozen=True)
 class ATSSConfig:
-    """ATSS head (Zhang et al., CVPR 2020): prediction layers, assignment, losses and decoding."""
+    """ATSS head (Zhang et al., CVPR 2020): prediction layers, assignment, losses and decoding.
+
+    mmdetection's ATSS DyHead differs in `rank_by="class"` and `clip_before_nms=True`, and its `r50_fpn` also in
+    `kernel_size=3` and `anchor_center_offset=0`; assignment and losses are the same.
+    """
 
     type: Literal["atss"] = "atss"
     kernel_size: int = 1
@@ -62,9 +70,9 @@ class ATSSConfig:
     focal_gamma: float = 2.0
     box_loss_weight: float = 2.0
     score_threshold: float = 0.05  # on the class score, before centerness is multiplied in
-    rank_by: Literal["product", "class"] = "product"  # what the per-level top-k is taken of
+    rank_by: Literal["product", "class"] = "product"  # what the candidates of a level are ranked by
     candidates_per_level: int = 1000
-    clip_before_nms: bool = False
+    clip_before_nms: bool = False  # overlaps inside the image instead of between the full boxes
     nms_threshold: float = 0.6
     max_detections: int = 100
 

@@ -80,9 +80,7 @@ class Detections:
             return next(iter(self[index : index + 1]))
         if not isinstance(index, slice | Tensor):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.int64)
-        return replace(
-            self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index]
-        )
+        return replace(self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index])
 
     def filter(self, threshold: float) -> Detections:
         """Those with a score of at least `threshold`."""
@@ -150,7 +148,9 @@ class Detections:
         )
 
     def draw(self, image: ImageSource | None = None) -> Image.Image:
-        """The image with boxes, class names and scores drawn on it, at the same size.
+        """The image with boxes, class names and scores drawn on it.
+
+        It has the size of the image; a small one is enlarged by a whole number, so that labels have room.
 
         Args:
             image: what was given to `predict`; without it `path` is read again.

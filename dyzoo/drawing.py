@@ -26,6 +26,8 @@ _PALETTE: tuple[RGB, ...] = (
 _GOLDEN_TURN = (3 - math.sqrt(5)) / 2  # the next hue falls into the widest gap left by those before it
 _SHADES = ((0.75, 1.0), (0.45, 1.0), (0.9, 0.65))  # saturation and value; light and dark differ without hue
 
+_MIN_LONG_SIDE_PX = 480  # below, letters that can be read would hide the objects
+
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -50,10 +52,13 @@ def draw_boxes(
 ) -> Image.Image:
     """A copy of an RGB image with boxes and captions, the most important one first: it chooses its place first.
 
-    Lines and letters grow with the image. A caption stays inside the image and goes where it covers the least of the
-    captions placed before it.
+    Lines and letters grow with the image; one whose longer side is under 480 px is enlarged by a whole number first.
+    A caption stays inside the image and goes where it covers the least of the captions placed before it.
     """
-    picture = image.copy()
+    zoom = math.ceil(_MIN_LONG_SIDE_PX / max(image.size))
+    picture = (
+        image.copy() if zoom == 1 else image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BICUBIC)
+    )
     pen = ImageDraw.Draw(picture)
     width_px, height_px = picture.size
     typical_side_px = math.sqrt(width_px * height_px)
@@ -64,7 +69,7 @@ def draw_boxes(
     padding_px = max(1, font_px // 6)
     label_height_px = sum(font.getmetrics()) + padding_px  # type: ignore[union-attr]
 
-    clipped = [_inside(box, width_px, height_px) for box in boxes_xyxy]
+    clipped = [_inside([zoom * v for v in box], width_px, height_px) for box in boxes_xyxy]
     for box, color in reversed(list(zip(clipped, colors, strict=True))):
         x1, y1, x2, y2 = box
         thickness_px = max(1, min(line_px, (x2 - x1) // 4, (y2 - y1) // 4))

@@ -129,15 +129,15 @@ def _expand(pattern: Path) -> list[Path]:
 def _open(path: str | Path) -> Image.Image:
     """Open without decoding the pixels."""
     path = Path(path).expanduser()
-    if path.is_dir():
-        what = "expected an image file" if _expand(path) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
-        raise ImageError(f"{path} is a folder, {what}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at twice that size it is an error
+            warnings.simplefilter("ignore")  # of sizes up to half of what is an error, and of damaged metadata
             return Image.open(path, formats=_PILLOW_FORMATS)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        what = "expected an image file" if _expand(path) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
+        raise ImageError(f"{path} is a folder, {what}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large: {_first_line(error)}") from None
     except Image.UnidentifiedImageError:

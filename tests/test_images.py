@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,11 @@ def folder_of_images(folder: Path) -> Path:
 
 
 def bomb(folder: Path) -> Path:
-    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    gradient().save(folder / "bomb.png")
+    content = bytearray((folder / "bomb.png").read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)  # width and height in the header chunk, and its checksum
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (folder / "bomb.png").write_bytes(content)
     return folder / "bomb.png"
 
 

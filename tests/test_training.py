@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,7 @@ def test_schedule_warms_up_and_ends_at_the_final_factor() -> None:
     assert max(factors) == 1.0
     assert factors[10] == 1.0
     assert factors[100] == pytest.approx(0.01)
-    assert all(later < earlier for earlier, later in zip(factors[10:], factors[11:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(factors[10:]))
 
 
 def test_every_parameter_is_optimised_once_and_vectors_do_not_decay(config: TrainConfig) -> None:

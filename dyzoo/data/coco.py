@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -76,7 +77,7 @@ def _category_names(tables: dict[str, list[Row]], notes: Notes) -> dict[int, str
             notes.add("categories without an id or a name, dropped", row)
         elif names.setdefault(category_id, name.strip()) != name.strip():
             notes.add("category ids given twice, first name kept", f"{category_id}: {names[category_id]}, not {name}")
-    for category_id in _mere_parents(tables) & names.keys():
+    for category_id in names.keys() & _mere_parents(tables):
         notes.add("categories that only group others, dropped", names.pop(category_id))
     return names
 
@@ -116,7 +117,7 @@ def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[di
         if _leads_outside(name):
             notes.add("images outside the dataset folder, refused", name)
             continue
-        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        path = _find(name, folders)
         if path is None:
             notes.add("images absent on disk, dropped", name)
             continue
@@ -174,7 +175,12 @@ def _claimed_size(row: Row) -> tuple[int, int] | None:
 def _leads_outside(name: str) -> bool:
     """Whether a file name, with slashes of either kind, could leave the folder it is joined to."""
     path = PureWindowsPath(name)
-    return bool(path.anchor) or ".." in path.parts or "\0" in name
+    return bool(path.anchor) or ".." in path.parts
+
+
+def _find(name: str, folders: list[Path]) -> Path | None:
+    # Path.is_file raises for names that the file system does not take, isfile just says no.
+    return next((folder / name for folder in folders if os.path.isfile(folder / name)), None)  # noqa: PTH113
 
 
 def _image_folders(folder: Path, split: str, source: Path) -> list[Path]:

@@ -162,6 +162,7 @@ class RandomColour(v2.Transform):
     _RGB_TO_YIQ = torch.tensor(
         [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
     )
+    _YIQ_TO_RGB = torch.linalg.inv(_RGB_TO_YIQ)
     _MOST_CHANGE = 0.5
     _MOST_HUE_DEGREES = 18.0
 
@@ -175,7 +176,7 @@ class RandomColour(v2.Transform):
         hue = math.radians(self._MOST_HUE_DEGREES * self.strength * _uniform(-1, 1))
         turn = torch.eye(3, dtype=torch.float64)
         turn[1:, 1:] = saturation * torch.tensor([[math.cos(hue), -math.sin(hue)], [math.sin(hue), math.cos(hue)]])
-        chroma = torch.linalg.inv(self._RGB_TO_YIQ) @ turn @ self._RGB_TO_YIQ
+        chroma = self._YIQ_TO_RGB @ turn @ self._RGB_TO_YIQ
         return {
             "matrix": (brightness * contrast * chroma).float(),
             "mean_luma_weight": brightness * (1 - contrast),  # contrast spreads the values around the mean luma

@@ -112,7 +112,7 @@ class ATSSHead(nn.Module):
         config, grids = self.config, self.anchor_grids(raw)
         probability = cls.sigmoid()  # (N, S, K)
         score = probability * centerness_logits.sigmoid()
-        passes = probability > config.score_threshold
+        passes = score > config.score_threshold
         ranks = (score if config.rank_by == "product" else probability).masked_fill(~passes, -1.0)
         chosen = strongest_per_level(ranks, [len(grid) for grid in grids], config.candidates_per_level)  # (N, T)
         chosen_passes = passes.flatten(1).gather(1, chosen)

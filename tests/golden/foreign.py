@@ -55,13 +55,9 @@ MMDET_RENAMES: Renames = (
     ("neck.0.fpn_convs.4.conv.", "fpn.p7."),
     ("neck.1.dyhead_blocks.", "dyhead.blocks."),
     *(
-        (f"spatial_conv_{name}.conv.{kind}", f"conv_{kind}@{branch}")
+        (f"spatial_conv_{name}.{part}.{kind}", f"{part}_{kind}@{branch}")
         for branch, name in enumerate(("high", "mid", "low"))
-        for kind in KINDS
-    ),
-    *(
-        (f"spatial_conv_{name}.norm.{kind}", f"norm_{kind}@{branch}")
-        for branch, name in enumerate(("high", "mid", "low"))
+        for part in ("conv", "norm")
         for kind in KINDS
     ),
     ("spatial_conv_offset.", "offset_"),
@@ -98,16 +94,17 @@ def golden_outputs(case: str) -> dict[str, Tensor]:
     return load_file(FOLDER / f"{case}.safetensors")
 
 
-def foreign_weights(case: str) -> dict[str, Tensor]:
-    """The state dict that the foreign implementation had."""
+def foreign_shapes(case: str) -> dict[str, list[int]]:
+    """Every key of the foreign checkpoint and the shape of its tensor."""
     manifest = json.loads((FOLDER / f"{case}.json").read_text())["checkpoint"]
-    return {key: torch.from_numpy(recipe.tensor(key, shape)) for key, (shape, _) in manifest.items()}
+    return {key: shape for key, (shape, _) in manifest.items()}
 
 
 def golden_detector(case: str) -> Detector:
     """A `Detector` with the weights of the case, in evaluation mode; a key without a place raises."""
+    foreign = {key: torch.from_numpy(recipe.tensor(key, shape)) for key, shape in foreign_shapes(case).items()}
     detector = Detector(CONFIGS[case])
-    detector.load_weights(rename(foreign_weights(case), RENAMES[case], detector.state_dict()), case)
+    detector.load_weights(rename(foreign, RENAMES[case], detector.state_dict()), case)
     return detector.eval()
 
 

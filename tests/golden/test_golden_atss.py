@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from foreign import CONFIGS, foreign_weights, golden_detector, golden_outputs
+from foreign import CONFIGS, foreign_shapes, golden_detector, golden_outputs
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -17,6 +18,15 @@ from dyzoo.preprocess import batch_images
 MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1
 SCORE_TOLERANCE = 2e-3
 MIN_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
+
+
+@dataclass
+class Loaded:
+    """A detector with the weights of a case, and that case's golden tensors."""
+
+    name: str
+    detector: Detector
+    golden: dict[str, Tensor]
 
 
 @dataclass
@@ -35,13 +45,13 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
-def loaded(request: pytest.FixtureRequest) -> tuple[Detector, dict[str, Tensor]]:
-    return golden_detector(request.param), golden_outputs(request.param)
+def loaded(request: pytest.FixtureRequest) -> Loaded:
+    return Loaded(request.param, golden_detector(request.param), golden_outputs(request.param))
 
 
 @pytest.fixture(scope="module", params=["reference", "torch"])
-def case(request: pytest.FixtureRequest, loaded: tuple[Detector, dict[str, Tensor]]) -> Iterator[Case]:
-    detector, golden = loaded
+def case(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Case]:
+    detector, golden = loaded.detector, loaded.golden
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setenv("DYHEAD_KERNELS_BACKEND", request.param)
         batch, image_sizes = batch_images([golden["image"]], detector.config.preprocess, detector.device)
@@ -62,13 +72,12 @@ def agreement(golden: dict[str, Tensor], found: dict[str, Tensor]) -> float:
     return min(same.any(dim=dim).float().mean().item() for dim in (0, 1))
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_every_foreign_value_has_its_place_in_the_detector(name: str) -> None:
-    own = Detector(CONFIGS[name]).state_dict()
-    foreign = foreign_weights(name)
+def test_every_foreign_value_has_its_place_in_the_detector(loaded: Loaded) -> None:
+    foreign = foreign_shapes(loaded.name)
+    own = {key: list(value.shape) for key, value in loaded.detector.state_dict().items()}
     foreign_count, own_count = (
-        sum(value.numel() for key, value in weights.items() if not key.endswith("num_batches_tracked"))
-        for weights in (foreign, own)
+        sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith("num_batches_tracked"))
+        for shapes in (foreign, own)
     )
     assert foreign_count == own_count
 
@@ -93,8 +102,8 @@ def test_detections(case: Case) -> None:
     assert agreement(case.golden, found) >= MIN_AGREEMENT
 
 
-def test_the_detectors_own_door_gives_the_same(loaded: tuple[Detector, dict[str, Tensor]]) -> None:
-    detector, golden = loaded
+def test_the_detectors_own_door_gives_the_same(loaded: Loaded) -> None:
+    detector, golden = loaded.detector, loaded.golden
     with torch.no_grad():
         assert agreement(golden, detector([golden["image"]])[0]) >= MIN_AGREEMENT
         detector.train()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dyhead_kernels.precision import matmul_dtype, sampling_dtype
-from dyhead_kernels.sampled_matmul import sampled_matmul
-from dyhead_kernels.sampling import OutputMap, sampling_corners, sampling_grid
+from dyhead_kernels.sampled_conv import sampled_conv
+from dyhead_kernels.sampling import OutputMap, sampling_grid
 
 
 def modulated_deform_conv2d(
@@ -28,7 +28,6 @@ def modulated_deform_conv2d(
     offset_groups = offset.shape[1] // (2 * taps)
     dtype, position_dtype = matmul_dtype(input, weight), sampling_dtype(input, offset)
 
-    # Offset groups are images of their own, each with its share of the channels.
     grid = sampling_grid(
         (OutputMap(out_size, (height, width), 0, stride),),
         (kernel_size[0], kernel_size[1]),
@@ -36,18 +35,13 @@ def modulated_deform_conv2d(
         dilation,
         position_dtype,
         input.device,
+        offset_groups,
     )
-    images = batch * offset_groups
-    offset = offset.to(position_dtype).reshape(images, taps, 2, -1).permute(0, 3, 1, 2)
+    offset = offset.to(position_dtype).view(batch, offset_groups * taps, 2, -1).permute(0, 3, 1, 2)
     if mask is not None:
-        mask = mask.to(position_dtype).reshape(images, taps, -1).transpose(1, 2)
-    index, blend = sampling_corners(grid, offset, mask, height * width)
-    rows = input.reshape(images, channels // offset_groups, -1).transpose(1, 2).reshape(-1, channels // offset_groups)
-
-    bags = (batch, offset_groups, grid.y.shape[0], taps, 4)
-    index = index.view(bags).transpose(1, 2).reshape(-1, offset_groups * taps, 4)
-    blend = blend.view(bags).transpose(1, 2).reshape(-1, offset_groups * taps, 4)
-    output = sampled_matmul(rows, index, blend, _matrix(weight, channels, offset_groups), dtype)
+        mask = mask.to(position_dtype).view(batch, offset_groups * taps, -1).transpose(1, 2)
+    values = input.flatten(2).transpose(1, 2).reshape(batch, height * width * offset_groups, channels // offset_groups)
+    output = sampled_conv(values, offset, mask, _matrix(weight, channels, offset_groups), grid, dtype)
     output = output if bias is None else output + bias.to(dtype)
     return output.view(batch, *out_size, out_channels).permute(0, 3, 1, 2)
 
@@ -61,4 +55,4 @@ def _matrix(weight: Tensor, channels: int, offset_groups: int) -> Tensor:
         own = torch.eye(groups, dtype=weight.dtype, device=weight.device).repeat_interleave(out_channels // groups, 0)
         weight = (own[:, :, None, None] * weight[:, None]).flatten(1, 2)
     per_offset_group = weight.view(out_channels, offset_groups, channels // offset_groups, -1)
-    return per_offset_group.permute(1, 3, 2, 0).reshape(-1, out_channels)
+    return per_offset_group.permute(0, 1, 3, 2).flatten(1)

@@ -23,8 +23,8 @@ from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
 from dyhead_kernels.dyhead_block.reference import GROUP_NORM_EPS, HIGH, LOW, MID, hard_sigmoid
 from dyhead_kernels.precision import matmul_dtype, sampling_dtype
 from dyhead_kernels.pyramid import Pyramid
-from dyhead_kernels.sampled_matmul import sampled_matmul
-from dyhead_kernels.sampling import OutputMap, sampling_corners, sampling_grid
+from dyhead_kernels.sampled_conv import sampled_conv
+from dyhead_kernels.sampling import OutputMap, sampling_grid
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -36,16 +36,13 @@ def dyhead_block(
     values = pyramid.values
     steering = _steering(pyramid, parameters, offset_mode)
     dtype = matmul_dtype(values, parameters.conv_weight)
-    rows = values.flatten(0, 1)
     convolved: list[Tensor] = []  # high (N, S - S_0, C), mid (N, S, C), low (N, S - S_0, C)
     for branch, (offset, mask) in enumerate(steering):
         grid = sampling_grid(
             _output_maps(branch, pyramid.shapes), (3, 3), (1, 1), (1, 1), offset.dtype, values.device
         )
-        index, blend = sampling_corners(grid, offset, mask, values.shape[1])
-        matrix = parameters.conv_weight[branch].permute(2, 3, 1, 0).flatten(0, 2)
-        output = sampled_matmul(rows, index.flatten(0, 1), blend.flatten(0, 1), matrix, dtype)
-        convolved.append(output.view(values.shape[0], -1, output.shape[1]))
+        matrix = parameters.conv_weight[branch].permute(0, 2, 3, 1).flatten(1)
+        convolved.append(sampled_conv(values, offset, mask, matrix, grid, dtype))
     moments = [_moments(values, branch, pyramid.shapes) for branch, values in enumerate(convolved)]
     coefficients = _coefficients(moments, parameters, norm_groups)
     return Pyramid(_apply(convolved, coefficients, pyramid.shapes), pyramid.shapes)

@@ -1,0 +1,122 @@
+"""Pascal VOC folders, clean and dirty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from data_builders import write_picture, write_voc, write_xml
+
+from dyzoo.data import list_splits, open_dataset
+from dyzoo.errors import DatasetError
+
+CAT = ("cat", (1, 2, 11, 22))
+DOG = ("dog", (5, 5, 20, 15))
+
+
+def test_boxes_are_pixel_edges_as_written_and_classes_are_sorted(tmp_path: Path) -> None:
+    dataset = open_dataset(write_voc(tmp_path, {"a": [DOG, CAT], "b": []}, train=["b", "a"]), "train")
+    assert dataset.labels == ("cat", "dog")
+    assert dataset.category_ids == (1, 2)
+    assert dataset.notes == []
+    empty, full = dataset.samples
+    assert (empty.image_path.name, len(empty.labels), empty.boxes_xyxy.shape) == ("b.jpg", 0, (0, 4))
+    assert full.boxes_xyxy.tolist() == [[5, 5, 20, 15], [1, 2, 11, 22]]
+    assert full.labels.tolist() == [1, 0]
+    assert (full.width_px, full.height_px) == (40, 30)
+    assert (empty.image_id, full.image_id) == (1, 2)
+
+
+def test_difficult_objects_are_ignored_regions(tmp_path: Path) -> None:
+    dataset = open_dataset(write_voc(tmp_path, {"a": [(*CAT, 1), (*DOG, 0)]}))
+    assert dataset.samples[0].crowd.tolist() == [True, False]
+    assert dataset[0][1]["boxes"].tolist() == [[5, 5, 20, 15]]
+    assert dataset[0][1]["labels"].tolist() == [1]
+
+
+def test_split_lists(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT], "b": [DOG]}, train=["a"], val=["b"], trainval=["a", "b"], cat_train=["a  1"])
+    assert list_splits(tmp_path) == ("train", "trainval", "val")
+    assert [sample.image_path.stem for sample in open_dataset(tmp_path, "trainval").samples] == ["a", "b"]
+    with pytest.raises(DatasetError, match="several splits, name one of them: train, trainval, val"):
+        open_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="no split 'test', available: train, trainval, val"):
+        open_dataset(tmp_path, "test")
+
+
+def test_images_with_xml_beside_them_in_natural_order(tmp_path: Path) -> None:
+    for name in ("10", "9"):
+        write_picture(tmp_path / f"{name}.png")
+        write_xml(tmp_path / f"{name}.xml", CAT)
+    dataset = open_dataset(tmp_path)
+    assert [sample.image_path.name for sample in dataset.samples] == ["9.png", "10.png"]
+
+
+def test_split_folders(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_picture(tmp_path / split / f"of_{split}.jpg")
+        write_xml(tmp_path / split / f"of_{split}.xml", CAT)
+    assert list_splits(tmp_path) == ("train", "valid")
+    assert open_dataset(tmp_path, "val").samples[0].image_path.name == "of_valid.jpg"
+
+
+def test_lowercase_folders_without_lists(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "a.png")
+    write_xml(tmp_path / "annotations" / "a.xml", CAT)
+    assert len(open_dataset(tmp_path)) == 1
+
+
+def test_renamed_image_is_found_by_the_name_in_its_label_file(tmp_path: Path) -> None:
+    write_picture(tmp_path / "JPEGImages" / "photo.jpg")
+    write_xml(tmp_path / "Annotations" / "label.xml", CAT, filename="C:/camera/photo.jpg")
+    dataset = open_dataset(tmp_path)
+    assert [sample.image_path.name for sample in dataset.samples] == ["photo.jpg"]
+
+
+def test_dirty_lists_and_files_are_noted_and_the_rest_is_read(tmp_path: Path) -> None:
+    write_voc(
+        tmp_path, {"a": [CAT], "b": [DOG]}, train=["a.jpg", "b", "gone", "../../etc/passwd", "bare", "a", "bad", ""]
+    )
+    write_picture(tmp_path / "JPEGImages" / "bare.jpg")
+    write_picture(tmp_path / "JPEGImages" / "bad.jpg")
+    (tmp_path / "Annotations" / "bad.xml").write_text("<annotation><object>")
+    write_xml(tmp_path / "Annotations" / "gone.xml", CAT)
+    dataset = open_dataset(tmp_path, "train")
+    assert [sample.image_path.stem for sample in dataset.samples] == ["a", "b"]
+    notes = "\n".join(dataset.notes)
+    assert "images absent on disk, dropped: 1 (gone)" in notes
+    assert "images without a label file, dropped: 2 (../../etc/passwd, bare)" in notes
+    assert "images listed more than once, taken once: 1 (a)" in notes
+    assert "label files that are not XML, dropped: 1 (bad.xml: no element found" in notes
+
+
+def test_objects_without_name_or_numbers_are_dropped(tmp_path: Path) -> None:
+    objects = [CAT, ("", (1, 2, 3, 4)), ("dog", (1, 2, 3, "x")), ("dog", (1, 2, 3, ""))]
+    dataset = open_dataset(write_voc(tmp_path, {"a": objects}))
+    assert dataset.labels == ("cat",)
+    assert dataset.notes == [
+        "objects without a class name or four numbers, dropped: 3 (nameless in a.jpg, dog in a.jpg, dog in a.jpg)"
+    ]
+
+
+def test_entity_bombs_are_refused(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT], "b": [CAT]})
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotation><filename>&b;</filename></annotation>'
+    (tmp_path / "Annotations" / "b.xml").write_text(bomb)
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 1
+    assert "Entities" in dataset.notes[0]
+
+
+@pytest.mark.parametrize("size", [(0, 0), ("", "wide"), (40, 30)])
+def test_label_files_that_do_not_know_the_size_are_no_fault(size: tuple[object, object], tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.jpg")
+    write_xml(tmp_path / "a.xml", CAT, size=size)
+    assert open_dataset(tmp_path).notes == []
+
+
+def test_binary_split_list_is_an_error(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT]}, train=["a"])
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(DatasetError, match=r"train\.txt is not a text file"):
+        open_dataset(tmp_path, "train")
