@@ -62,7 +62,7 @@ def draw_boxes(
     pen = ImageDraw.Draw(picture)
     width_px, height_px = picture.size
     typical_side_px = math.sqrt(width_px * height_px)
-    line_px = max(1, round(typical_side_px / 300))
+    line_px = max(2, round(typical_side_px / 280))
     # A long strip may not be all letters, and under 9 px the bundled font is no longer legible.
     font_px = max(9, round(min(typical_side_px / 40, min(width_px, height_px) / 5)))
     font = ImageFont.load_default(font_px)

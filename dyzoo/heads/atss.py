@@ -17,7 +17,7 @@ from dyzoo.heads.assignment import assign_atss
 from dyzoo.heads.dense import Detected, Raw, Targets, flatten_levels, strongest_per_level, suppress
 from dyzoo.losses import BACKGROUND, focal_loss, giou_loss
 
-SMALLEST_SUM = torch.finfo(torch.float32).tiny  # keeps 0 / 0 out of a batch without objects
+SMALLEST_SUM = torch.finfo(torch.float32).eps  # keeps 0 / 0 out of a batch without objects
 
 
 class ATSSHead(nn.Module):
@@ -112,7 +112,7 @@ class ATSSHead(nn.Module):
         config, grids = self.config, self.anchor_grids(raw)
         probability = cls.sigmoid()  # (N, S, K)
         score = probability * centerness_logits.sigmoid()
-        passes = score > config.score_threshold
+        passes = probability > config.score_threshold
         ranks = (score if config.rank_by == "product" else probability).masked_fill(~passes, -1.0)
         chosen = strongest_per_level(ranks, [len(grid) for grid in grids], config.candidates_per_level)  # (N, T)
         chosen_passes = passes.flatten(1).gather(1, chosen)

@@ -157,7 +157,7 @@ def _blend(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
     """rows (P, A) times the transpose of `matrix` (B, A), in the dtype and on the device of both."""
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) >= MIN_CONV_ROWS:
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) >= MIN_CONV_ROWS and torch.get_num_threads() > 1:
         image = rows.t()[None, :, None]  # (1, A, 1, P), channels last in memory
         return F.conv2d(image, matrix[:, :, None, None])[0, :, 0].t().contiguous()
     return F.linear(rows, matrix)

@@ -1,0 +1,96 @@
+"""The command `dyzoo`. Each module of this package is one command and imports what is heavy when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from dyzoo import __version__
+from dyzoo.cli.evaluate import evaluate
+from dyzoo.cli.listing import list_models
+from dyzoo.cli.predict import predict
+from dyzoo.cli.train import train
+from dyzoo.errors import DyzooError
+
+app = typer.Typer(
+    name="dyzoo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help fits 80 columns
+    pretty_exceptions_enable=False,
+)
+app.command()(predict)
+app.command()(train)
+app.command()(evaluate)
+app.command("list")(list_models)
+
+# typer carries its own copy of click or depends on click, by version: both offer the base class only this way.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+_INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dyzoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _dyzoo(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find objects in pictures with Dynamic Head detectors, train them on your own, and evaluate them.
+
+    \b
+    Examples:
+      dyzoo predict                          the embedded detector on a sample image
+      dyzoo predict photos/ --out seen       every image of a folder
+      dyzoo train --data DIR --epochs 36     on COCO JSON or Pascal VOC
+      dyzoo evaluate --data DIR --model runs/dyhead_atss_resnet10t
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code; `arguments` default to those of the process."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and give its exit code.
+
+    A user's mistake is one line on stderr, `error: ...`, and exit code 1 (2 for an option that is wrong). With the
+    environment variable DYZOO_DEBUG set it is a traceback instead.
+    """
+    try:
+        code = app(args=list(arguments), prog_name="dyzoo", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return int(code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; what is still buffered goes nowhere, silently, when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except (DyzooError, OSError, _UsageError) as error:
+        if os.environ.get("DYZOO_DEBUG"):
+            raise
+        if line := _one_line(error):
+            print(f"error: {line}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, _UsageError):
+        message = error.format_message()  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        return f"{message} (see {context.command_path} --help)" if context is not None and message else message
+    return " ".join(str(error).split())

@@ -1,0 +1,99 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from dyzoo.files import write_text
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from dyzoo.detector import Detector
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="M",
+        help="A checkpoint of `dyzoo list`, the folder of a run, or one that save_pretrained wrote.",
+        show_default="the embedded one",
+    ),
+]
+DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder: COCO JSON or Pascal VOC.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one"),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="PX|native",
+        help="Shortest edge to resize images to, or `native` for none.",
+        show_default="as trained",
+    ),
+]
+
+
+def load_detector(model: str | None, device: str | None) -> Detector:
+    """The detector that --model and --device name."""
+    from dyzoo.zoo import DEFAULT_MODEL, load_model
+
+    return load_model(model or DEFAULT_MODEL, choose_device(device))
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or the best there is."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise typer.BadParameter(
+            f"{name!r} cannot be used: {str(error).splitlines()[0]}", param_hint="--device"
+        ) from None
+
+
+def parse_size(text: str | None) -> int | Literal["native"] | None:
+    """`--size` as `Detector.predict` takes it."""
+    if text is None or text == "native":
+        return cast(Literal["native"] | None, text)
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither a number of pixels nor 'native'", param_hint="--size")
+    return int(text)
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, if that is a terminal; lines printed meanwhile appear above it, or go where stdout goes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+def note(line: str) -> None:
+    """Something worth knowing that is no error, on stderr."""
+    print(f"note: {line}", file=sys.stderr)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, written aside and renamed."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,128 @@
+"""`dyzoo predict`: find objects in pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dyzoo.cli.options import (
+    DeviceOption,
+    ModelOption,
+    SizeOption,
+    load_detector,
+    parse_size,
+    progress_bar,
+    write_json,
+)
+from dyzoo.errors import ImageError
+from dyzoo.files import replacing
+
+if TYPE_CHECKING:
+    from dyzoo.detections import Detections
+
+_TABLE_IMAGES, _TABLE_ROWS = 3, 30  # more would scroll away
+
+
+def predict(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE", help="Files, folders, globs.", show_default="a sample image"),
+    ] = None,
+    model: ModelOption = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", "-t", metavar="X", min=0, max=1, help="Leave out what scores lower.")
+    ] = 0.3,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for annotated pictures.")] = Path(
+        "predictions"
+    ),
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Detections as JSON.", show_default="DIR/detections.json"),
+    ] = None,
+    device: DeviceOption = None,
+    size: SizeOption = None,
+) -> None:
+    """Find objects in pictures.
+
+    Writes an annotated PNG of each, and all detections as JSON. An image that cannot be read is named on
+    one line; the others still come out, and the exit code is 1.
+
+    \b
+    Examples:
+      dyzoo predict
+      dyzoo predict cells.jpg --threshold 0.5
+      dyzoo predict photos/ 'more/**/*.png' --out seen --json seen.json
+      dyzoo predict photos/ --model runs/mine --size 640 --device cuda
+    """
+    from dyzoo.images import list_images, read_image
+    from dyzoo.zoo import DEFAULT_MODEL, sample_image
+
+    size_px = parse_size(size)
+    out.mkdir(parents=True, exist_ok=True)
+    detector = load_detector(model, device)
+    sources = list_images(images) if images else [sample_image()]
+    found: list[Detections] = []
+    with progress_bar() as bar:
+        for source, target in bar.track(picture_paths(sources, out), description="detecting"):
+            try:
+                picture = read_image(source)
+                detections = replace(detector.predict(picture, threshold, size_px)[0], path=source)
+            except ImageError as error:
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            found.append(detections)
+            with replacing(target) as aside:
+                detections.draw(picture).save(aside, format="PNG")
+            print(f"{source}: {_counts(detections)} -> {target}")
+    if len(sources) <= _TABLE_IMAGES:
+        for detections in filter(len, found):
+            _print_table(detections)
+    json_path = json_path or out / "detections.json"
+    write_json(json_path, _as_json(model or DEFAULT_MODEL, threshold, found))
+    print(f"all detections: {json_path}")
+    if len(found) < len(sources):
+        raise typer.Exit(1)
+
+
+def picture_paths(sources: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Each source with the path of its annotated PNG in `out`, no two the same and none that of a source.
+
+    The picture of `a/cell.jpg` is `cell.png`, the next one of that name `cell_2.png`.
+    """
+    # Compared in lower case, since some file systems do not tell cases apart.
+    taken = {str(source.resolve()).lower() for source in sources}
+    pairs = []
+    for source in sources:
+        names = (source.stem + ("" if number == 1 else f"_{number}") for number in count(1))
+        target = next(path for name in names if str((path := out / f"{name}.png").resolve()).lower() not in taken)
+        taken.add(str(target.resolve()).lower())
+        pairs.append((source, target))
+    return pairs
+
+
+def _as_json(model: str, threshold: float, found: Iterable[Detections]) -> dict[str, Any]:
+    return {"model": model, "threshold": threshold, "images": [detections.to_dict() for detections in found]}
+
+
+def _counts(detections: Detections) -> str:
+    return ", ".join(f"{number} {name}" for name, number in detections.counts().items()) or "nothing found"
+
+
+def _print_table(detections: Detections) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", title=str(detections.path), title_justify="left")
+    for name in ("score", "x1", "y1", "x2", "y2"):
+        table.add_column(name, justify="right")
+    for detection in detections[:_TABLE_ROWS]:
+        table.add_row(detection.name, f"{detection.score:.2f}", *(f"{value:.0f}" for value in detection.box_xyxy))
+    if len(detections) > _TABLE_ROWS:
+        table.add_row(f"and {len(detections) - _TABLE_ROWS} more")
+    Console().print(table)
