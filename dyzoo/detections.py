@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from dyzoo.drawing import class_color, draw_boxes
+from dyzoo.colors import class_color
+from dyzoo.drawing import draw_boxes
 from dyzoo.images import ImageSource, to_rgb
 
 if TYPE_CHECKING:

@@ -143,11 +143,7 @@ class Detector(nn.Module):
         Raises:
             ImageError: an image cannot be read.
         """
-        sources: Sequence[ImageSource]
-        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-            sources = images
-        else:
-            sources = [images]  # type: ignore[list-item]
+        sources = [images] if isinstance(images, ImageSource) else images
         was_training = self.training
         self.eval()
         try:

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-RGB = tuple[int, int, int]
+from dyzoo.colors import RGB, text_color
+
 BoxPx = tuple[int, int, int, int]  # x1, y1, x2, y2 on pixel edges, inside the image
 
-# Okabe and Ito's colours, told apart with every common kind of colour blindness; black is left out, since pictures
-# are full of it.
-_PALETTE: tuple[RGB, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (213, 94, 0),
-    (0, 114, 178),
-    (204, 121, 167),
-)
-_GOLDEN_TURN = (3 - math.sqrt(5)) / 2  # the next hue falls into the widest gap left by those before it
-_SHADES = ((0.75, 1.0), (0.45, 1.0), (0.9, 0.65))  # saturation and value; light and dark differ without hue
-
 _MIN_LONG_SIDE_PX = 480  # below, letters that can be read would hide the objects
-
-_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-
-
-def class_color(label: int) -> RGB:
-    """A colour for the class of that index: the same in every picture, and far from those of its neighbours."""
-    if label < len(_PALETTE):
-        return _PALETTE[label]
-    index = label - len(_PALETTE)
-    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_TURN % 1.0, *_SHADES[index % len(_SHADES)])
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def text_color(background: RGB) -> RGB:
-    """Black or white, whichever has the higher contrast (WCAG 2.1 relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in background)]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return _BLACK if (luminance + 0.05) ** 2 > 0.05 * 1.05 else _WHITE
 
 
 def draw_boxes(
@@ -69,20 +37,18 @@ def draw_boxes(
     padding_px = max(1, font_px // 6)
     label_height_px = sum(font.getmetrics()) + padding_px  # type: ignore[union-attr]
 
-    clipped = [_inside([zoom * v for v in box], width_px, height_px) for box in boxes_xyxy]
-    for box, color in reversed(list(zip(clipped, colors, strict=True))):
-        x1, y1, x2, y2 = box
-        thickness_px = max(1, min(line_px, (x2 - x1) // 4, (y2 - y1) // 4))
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=thickness_px)
-
-    placed = np.zeros((0, 4), dtype=np.int64)
-    for box, caption, color in zip(clipped, captions, colors, strict=True):
+    boxes = [_inside([zoom * edge_px for edge_px in box], width_px, height_px) for box in boxes_xyxy]
+    labels: list[tuple[BoxPx, str, RGB]] = []
+    for box, caption, color in zip(boxes, captions, colors, strict=True):
         text = _shorten(caption, font, width_px - 2 * padding_px)
         size_px = (math.ceil(font.getlength(text)) + 2 * padding_px, label_height_px)
-        places = np.array(list(_places(box, size_px, picture.size)))
-        place = places[_overlap_px(places, placed).argmin()]
-        placed = np.vstack([placed, place])
-        x1, y1, x2, y2 = place.tolist()
+        labels.append((_free_place(box, size_px, picture.size, [place for place, _, _ in labels]), text, color))
+
+    # The last is drawn first, so that the most important one lies on top; labels lie above all boxes.
+    for (x1, y1, x2, y2), color in reversed(list(zip(boxes, colors, strict=True))):
+        thickness_px = max(1, min(line_px, (x2 - x1) // 4, (y2 - y1) // 4))
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=thickness_px)
+    for (x1, y1, x2, y2), text, color in reversed(labels):
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
         pen.text((x1 + padding_px, (y1 + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
     return picture
@@ -104,31 +70,24 @@ def _shorten(caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, m
     return caption
 
 
-def _places(box: BoxPx, size_px: tuple[int, int], image_size_px: tuple[int, int]) -> Iterator[BoxPx]:
-    """Where a label of that (width, height) may go, best first, each moved into the image."""
+def _free_place(box: BoxPx, size_px: tuple[int, int], image_size_px: tuple[int, int], taken: Sequence[BoxPx]) -> BoxPx:
+    """Where a label of that (width, height) goes: in or at the box, inside the image, least over what is taken."""
     x1, y1, x2, y2 = box
     width, height = size_px
-    corners = [
-        (x1, y1 - height),
-        (x2 - width, y1 - height),
-        (x1, y2),
-        (x2 - width, y2),
-        (x1, y1),
-        (x2 - width, y1),
-        (x1, y2 - height),
-        (x2 - width, y2 - height),
-        (x2, y1),
-        (x1 - width, y1),
-    ]
-    for left, top in corners:
-        left = max(0, min(left, image_size_px[0] - width))
-        top = max(0, min(top, image_size_px[1] - height))
-        yield left, top, left + width, top + height
+    at_left, at_right, above, at_bottom = x1, x2 - width, y1 - height, y2 - height
+    corners = [(at_left, above), (at_right, above), (at_left, y2), (at_right, y2)]
+    corners += [(at_left, y1), (at_right, y1), (at_left, at_bottom), (at_right, at_bottom)]  # inside the box
+    corners += [(x2, y1), (x1 - width, y1)]  # beside it
+    limit = np.array(image_size_px) - size_px
+    low = np.array(corners).clip(max=limit).clip(min=0)
+    places = np.hstack([low, low + size_px])
+    x1, y1, x2, y2 = places[_overlap_px(places, np.array(taken).reshape(-1, 4)).argmin()].tolist()
+    return x1, y1, x2, y2
 
 
-def _overlap_px(places: np.ndarray, placed: np.ndarray) -> np.ndarray:
-    """Area (P,) that each of the (P, 4) places shares with the (Q, 4) labels already there."""
-    low = np.maximum(places[:, None, :2], placed[None, :, :2])
-    high = np.minimum(places[:, None, 2:], placed[None, :, 2:])
+def _overlap_px(places: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Area (P,) that each of the (P, 4) places shares with the (Q, 4) taken ones."""
+    low = np.maximum(places[:, None, :2], taken[None, :, :2])
+    high = np.minimum(places[:, None, 2:], taken[None, :, 2:])
     sides: np.ndarray = (high - low).clip(min=0)
     return sides.prod(axis=2).sum(axis=1)

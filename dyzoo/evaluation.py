@@ -127,7 +127,8 @@ def evaluate(
     unreadable: list[str] = []
     chunks = [dataset.samples[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     console = Console(stderr=True)
-    for chunk in track(chunks, "evaluating", console=console, transient=True, disable=not progress):
+    hidden = not (progress and console.is_terminal)
+    for chunk in track(chunks, "evaluating", console=console, transient=True, disable=hidden):
         samples, pictures = [], []
         for sample in chunk:
             try:

@@ -67,7 +67,8 @@ def train(
     """Train a detector on your own images.
 
     The run's folder receives best/ (the epoch with the highest validation AP), last.pt (to resume from), metrics.csv,
-    curves.png, tensorboard/ and evaluation/. Stop it with Ctrl-C at any time: --resume loses at most the epoch under way.
+    curves.png, tensorboard/ and evaluation/. Stop it with Ctrl-C at any time: --resume goes on after the last whole
+    epoch.
 
     \b
     Examples:

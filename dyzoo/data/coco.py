@@ -47,7 +47,8 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     _read_annotations(tables["annotations"], names, images, image_ids, notes)
     category_ids: dict[str, int] = {}
     for category_id in sorted(names):
-        category_ids.setdefault(names[category_id], category_id)
+        if category_ids.setdefault(names[category_id], category_id) != category_id:
+            notes.add("category names with two ids, taken as one class", names[category_id])
     return SplitRecord(list(images.values()), tuple(category_ids), tuple(category_ids.values()))
 
 
@@ -102,11 +103,8 @@ def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[di
             notes.add("images without an id or a file name, dropped", row)
             continue
         if image_id in files:
-            kind = (
-                "images listed twice, taken once"
-                if files[image_id] == name
-                else "image ids given to another file, dropped"
-            )
+            same = files[image_id] == name
+            kind = "images listed twice, taken once" if same else "image ids given to another file, dropped"
             notes.add(kind, f"{image_id}: {name}")
             continue
         files[image_id] = name
@@ -150,10 +148,10 @@ def _read_annotations(
 
 
 def _as_id(value: object) -> int | None:
-    """An id as an int; some tools write digits as text. None if it is neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 19 else None  # fits int64
+    """An id as an int; some tools write digits as text. None if it is neither, or beyond int64."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
 
 
 def _corners(bbox: object) -> tuple[float, float, float, float] | None:

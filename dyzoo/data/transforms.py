@@ -6,7 +6,6 @@ Built from torchvision.transforms.v2. Random numbers come from torch alone, so s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,43 +14,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.preprocess import resized_size
+from dyzoo.recipe import TransformConfig
 
 # At the size the network sees: below it a box is a sliver that a crop has left.
 _MIN_SIDE_PX = 1.0
 _CROP_TRIALS = 10
-
-
-@dataclass(frozen=True)
-class TransformConfig:
-    """Strength of the augmentation.
-
-    Attributes:
-        horizontal_flip, vertical_flip: probability of mirroring left to right, top to bottom.
-        rotate90: probability of turning by 90, 180 or 270 degrees, for pictures without an upright.
-        scale_range: size of the picture relative to the size evaluation uses, log-uniform.
-        crop: probability of cutting out a window.
-        crop_min_side: least width and height of the window, as a share of the picture's.
-        crop_min_visible: an object stays in the target if at least this share of its area is inside the window.
-        colour: strength of the changes to brightness, contrast, saturation and hue, 0 (none) to 1.
-    """
-
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.0
-    rotate90: float = 0.0
-    scale_range: tuple[float, float] = (0.75, 1.33)
-    crop: float = 0.5
-    crop_min_side: float = 0.5
-    crop_min_visible: float = 0.5
-    colour: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "rotate90", "crop", "crop_min_visible", "colour"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if not 0 < self.crop_min_side <= 1:
-            raise ValueError(f"crop_min_side is {self.crop_min_side}, expected more than 0 and at most 1")
-        if not 0 < self.scale_range[0] <= self.scale_range[1]:
-            raise ValueError(f"scale_range is {self.scale_range}, expected (least, greatest), both above 0")
 
 
 def train_transform(size_px: tuple[int, int], config: TransformConfig | None = None) -> v2.Transform:
@@ -119,9 +86,7 @@ class RandomWindow(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = _image_size(flat_inputs)
-        boxes = next(each for each in flat_inputs if isinstance(each, tv_tensors.BoundingBoxes)).as_subclass(
-            torch.Tensor
-        )
+        boxes = next(each for each in flat_inputs if isinstance(each, tv_tensors.BoundingBoxes))
         for _ in range(_CROP_TRIALS):
             window_h, window_w = (max(round(side * _uniform(self.min_side, 1.0)), 1) for side in (height, width))
             top, left = round(_uniform(0, height - window_h)), round(_uniform(0, width - window_w))
@@ -204,6 +169,7 @@ def _quarter_turn(inpt: Any) -> Any:
 
 def _visible_share(boxes_xyxy: torch.Tensor, x1: int, y1: int, x2: int, y2: int) -> torch.Tensor:
     """Share (M,) of each box's area that lies inside the window."""
+    boxes_xyxy = boxes_xyxy.as_subclass(torch.Tensor)
     corners = torch.tensor([x1, y1, x2, y2], dtype=boxes_xyxy.dtype)
     inside = (boxes_xyxy[:, 2:].minimum(corners[2:]) - boxes_xyxy[:, :2].maximum(corners[:2])).clamp(min=0).prod(1)
     return inside / (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)

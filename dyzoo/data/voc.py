@@ -8,6 +8,7 @@ training, ignored by evaluation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -48,8 +49,8 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     source = find_splits(folder)[split]
     label_folder, image_folder = _folders(folder, source)
     label_files = {_stem(path, label_folder): path for path in label_folder.rglob("*.xml")}
-    image_files = {_stem(path, image_folder): path for path in image_folder.rglob("*") if is_image_file(path)}
-    stems = _read_list(source, notes) if source.is_file() else sorted({*label_files, *image_files}, key=natural_key)
+    image_files = {_stem(path, image_folder): path for path in sorted(image_folder.rglob("*")) if is_image_file(path)}
+    stems = _read_list(source, notes) if source.is_file() else sorted(label_files, key=natural_key)
 
     images = []
     for image_id, stem in enumerate(stems, start=1):
@@ -67,6 +68,10 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
             notes.add("images absent on disk, dropped", stem)
             continue
         images.append(ImageRecord(path, image_id, list(_objects(root, path.name, notes)), _claimed_size(root)))
+    if source.is_dir():
+        labelled = {image.path for image in images}
+        rest = (stem for stem, path in image_files.items() if path not in labelled and stem not in label_files)
+        notes.add_all("images without a label file, dropped", rest)
     labels = tuple(sorted({each.name for image in images for each in image.objects}))
     return SplitRecord(images, labels, tuple(range(1, len(labels) + 1)))
 
@@ -94,10 +99,9 @@ def _read_list(path: Path, notes: Notes) -> list[str]:
     except UnicodeDecodeError:
         raise DatasetError(f"{path} is not a text file, expected one image name a line") from None
     names = [str(Path(n).with_suffix("")) if n.lower().endswith(IMAGE_SUFFIXES) else n for n in lines if n]
-    unique = dict.fromkeys(names)
-    if len(unique) < len(names):
-        notes.add_all("images listed more than once, taken once", sorted({n for n in names if names.count(n) > 1}))
-    return list(unique)
+    counts = Counter(names)
+    notes.add_all("images listed more than once, taken once", (name for name in counts if counts[name] > 1))
+    return list(counts)
 
 
 def _claimed_size(root: Element) -> tuple[int, int] | None:

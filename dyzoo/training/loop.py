@@ -21,13 +21,13 @@ from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
 from dyzoo.evaluation import Evaluation, evaluate
 from dyzoo.files import write_text
+from dyzoo.recipe import Precision, TrainConfig
 from dyzoo.training.checkpoint import Stateful, load_state, save_state
-from dyzoo.training.config import Precision, TrainConfig
 from dyzoo.training.report import Report, Row
 from dyzoo.training.schedule import build_optimizer, build_schedule
 from dyzoo.zoo import model_config
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)  # file names may hold [brackets]
 
 
 def train(config: TrainConfig) -> Evaluation:

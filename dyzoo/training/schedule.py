@@ -8,7 +8,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from dyzoo.detector import Detector
-from dyzoo.training.config import TrainConfig
+from dyzoo.recipe import TrainConfig
 
 REFERENCE_BATCH_SIZE = 16
 

@@ -7,7 +7,7 @@ itself. So a chunk of columns lives just long enough to be multiplied, and the b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +16,14 @@ from torch.autograd.function import once_differentiable
 
 from dyhead_kernels.sampling import SamplingGrid, sampling_corners
 
-# Columns of a chunk, in bytes: inside the outer cache, and long enough for the matrix product to be efficient.
-CHUNK_BYTES = 12 * 2**20
-# Rows from which oneDNN's 1x1 convolution is faster than the BLAS library (up to 1.4x), repacking its weights included.
+# Columns of a chunk, in bytes: small enough for the outer cache, large enough for an efficient matrix product.
+CHUNK_BYTES = 8 * 2**20
+# Rows from which oneDNN's 1x1 convolution beats the BLAS library (up to 1.4x) although it repacks the matrix.
 MIN_CONV_ROWS = 512
 
 
 def sampled_conv(
-    values: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    matrix: Tensor,
-    grid: SamplingGrid,
-    dtype: torch.dtype,
+    values: Tensor, offset: Tensor, mask: Tensor | None, matrix: Tensor, grid: SamplingGrid, dtype: torch.dtype
 ) -> Tensor:
     """y(n, p) = sum over taps k: W_k (mask(n, p, k) * values blended at grid(p, k) + offset(n, p, k)).
 
@@ -43,8 +38,8 @@ def sampled_conv(
     Returns:
         (N, P, C_out).
     """
-    result: Tensor = _SampledConv.apply(values, offset, mask, matrix, grid, dtype)
-    return result
+    output: Tensor = _SampledConv.apply(values, offset, mask, matrix, grid, dtype)
+    return output
 
 
 class _SampledConv(torch.autograd.Function):
@@ -60,90 +55,64 @@ class _SampledConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, offset, mask, matrix)
         ctx.grid, ctx.dtype = grid, dtype
-        matrix = matrix.to(dtype)
-        rows = _rows(values, offset.dtype)
-        output = values.new_empty(*offset.shape[:2], matrix.shape[0], dtype=dtype)
-        for chunk in _chunks(offset, matrix.shape[1]):
-            index, weight = chunk.corners(grid, offset, mask, values.shape[1])
-            columns = _blend(rows, index, weight).view(-1, matrix.shape[1])
-            chunk.of(output).copy_(multiply(columns.to(dtype), matrix).view_as(chunk.of(output)))
-        return output
+        rows, matrix = _rows(values, offset.dtype), matrix.to(dtype)
+        index, weight = sampling_corners(grid, offset, mask, values.shape[1])
+        index, weight = index.flatten(0, 1), weight.flatten(0, 1)
+        output = values.new_empty(len(index), len(matrix), dtype=dtype)
+        for chunk in _chunks(len(index), matrix.shape[1] * rows.element_size()):
+            columns = _blend(rows, index[chunk], weight[chunk])
+            output[chunk] = _multiply(columns.to(dtype), matrix)
+        return output.view(*offset.shape[:2], len(matrix))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         values, offset, mask, matrix = ctx.saved_tensors
-        dtype: torch.dtype = ctx.dtype
         needs_values, needs_offset, needs_mask, needs_matrix, *_ = ctx.needs_input_grad
-        rows = _rows(values, offset.dtype)
-        transposed = matrix.to(dtype).t().contiguous()
+        needs_weight = needs_offset or needs_mask
+        dtype: torch.dtype = ctx.dtype
+        rows, matrix_t = _rows(values, offset.dtype), matrix.to(dtype).t().contiguous()
+        with torch.enable_grad():
+            offset = offset.detach().requires_grad_(needs_offset)
+            mask = None if mask is None else mask.detach().requires_grad_(needs_mask)
+            index, weight = (t.flatten(0, 1) for t in sampling_corners(ctx.grid, offset, mask, values.shape[1]))
+
+        grad_output = grad_output.flatten(0, 1)
         grad_rows = torch.zeros_like(rows) if needs_values else None
-        grad_offset = torch.empty_like(offset) if needs_offset else None
-        grad_mask = torch.empty_like(mask) if needs_mask else None
-        grad_transposed = torch.zeros_like(transposed, dtype=offset.dtype) if needs_matrix else None
-
-        for chunk in _chunks(offset, len(transposed)):
-            grad_chunk = chunk.of(grad_output).flatten(0, 1).contiguous()
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_matrix_t = torch.zeros_like(matrix_t, dtype=offset.dtype) if needs_matrix else None
+        for chunk in _chunks(len(index), len(matrix_t) * rows.element_size()):
+            grad_chunk = grad_output[chunk].contiguous()
             with torch.enable_grad():
-                leaf_offset = chunk.of(offset).detach().requires_grad_(needs_offset)
-                leaf_mask = None if mask is None else chunk.of(mask).detach().requires_grad_(needs_mask)
-                index, weight = sampling_corners(ctx.grid[chunk.positions], leaf_offset, leaf_mask, values.shape[1])
-                index = index + chunk.images.start * values.shape[1]
-                first, last = (int(bound) for bound in index.aminmax())
-                touched = slice(first, last + 1)
-                leaf_rows = rows[touched].detach().requires_grad_(needs_values)
-                columns = _blend(leaf_rows, index - first, weight)
-            if grad_transposed is not None:
-                _add_product(grad_transposed, columns.detach().view(-1, len(transposed)).to(dtype).t(), grad_chunk)
-            wanted = [leaf for leaf in (leaf_rows, leaf_offset, leaf_mask) if leaf is not None and leaf.requires_grad]
-            if not wanted:
+                chunk_weight = weight[chunk].detach().requires_grad_(needs_weight)
+                columns = _blend(rows, index[chunk], chunk_weight)
+            if grad_matrix_t is not None:
+                _add_product(grad_matrix_t, columns.detach().to(dtype).t(), grad_chunk)
+            if grad_rows is None and grad_weight is None:
                 continue
-            grad_columns = multiply(grad_chunk, transposed).view_as(columns).to(columns.dtype)
-            gradients = dict(zip(map(id, wanted), torch.autograd.grad(columns, wanted, grad_columns), strict=True))
+            grad_columns = _multiply(grad_chunk, matrix_t).to(columns.dtype)
+            if grad_weight is not None:
+                (grad_weight[chunk],) = torch.autograd.grad(columns, chunk_weight, grad_columns)
             if grad_rows is not None:
-                grad_rows[touched] += gradients[id(leaf_rows)]
-            if grad_offset is not None:
-                chunk.of(grad_offset).copy_(gradients[id(leaf_offset)])
-            if grad_mask is not None:
-                chunk.of(grad_mask).copy_(gradients[id(leaf_mask)])
+                _add_unblended(grad_rows, grad_columns.view(-1, rows.shape[1]), index[chunk], weight[chunk].detach())
 
-        grad_values = None if grad_rows is None else grad_rows.view_as(values).to(values.dtype)
-        grad_matrix = None if grad_transposed is None else grad_transposed.t().to(matrix.dtype)
-        return grad_values, grad_offset, grad_mask, grad_matrix, None, None
-
-
-class _Chunk(NamedTuple):
-    """Whole images, or a part of one image's positions."""
-
-    images: slice
-    positions: slice
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """This chunk's part of an (N, P, ...) tensor."""
-        return tensor[self.images, self.positions]
-
-    def corners(self, grid, offset, mask, image_rows):
-        index, weight = sampling_corners(
-            grid[self.positions], self.of(offset), None if mask is None else self.of(mask), image_rows
+        leaves = [leaf for leaf in (offset, mask) if leaf is not None and leaf.requires_grad]
+        grad_leaves = iter(torch.autograd.grad(weight, leaves, grad_weight) if leaves else ())
+        return (
+            None if grad_rows is None else grad_rows.view_as(values).to(values.dtype),
+            next(grad_leaves) if needs_offset else None,
+            next(grad_leaves) if needs_mask else None,
+            None if grad_matrix_t is None else grad_matrix_t.t().to(matrix.dtype),
+            None,
+            None,
         )
-        return index + self.images.start * image_rows, weight
 
 
-def _chunks(offset: Tensor, column_length: int) -> Iterator[_Chunk]:
-    batch, positions = offset.shape[:2]
-    if positions == 0:
-        return
-    longest = max(1, CHUNK_BYTES // (column_length * offset.element_size()))
-    count = -(-positions // longest)
-    if count == 1:
-        images = max(1, longest // positions)
-        for first in range(0, batch, images):
-            yield _Chunk(slice(first, min(first + images, batch)), slice(0, positions))
-        return
-    even = -(-positions // count)
-    for image in range(batch):
-        for first in range(0, positions, even):
-            yield _Chunk(slice(image, image + 1), slice(first, min(first + even, positions)))
+def _chunks(count: int, bytes_each: int) -> Iterator[slice]:
+    """Even parts of `count` positions whose columns take `bytes_each` bytes."""
+    parts = -(-count * bytes_each // CHUNK_BYTES)
+    length = max(1, -(-count // max(1, parts)))
+    return (slice(start, start + length) for start in range(0, count, length))
 
 
 def _rows(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -151,20 +120,39 @@ def _rows(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _blend(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """(R, C) rows, (..., 4) corners -> (bags, C)."""
-    return F.embedding_bag(index.view(-1, 4), rows, mode="sum", per_sample_weights=weight.view(-1, 4))
+    """rows (R, C), corners (P, K, 4) -> columns (P, K * C)."""
+    bags = F.embedding_bag(index.flatten(0, 1), rows, mode="sum", per_sample_weights=weight.flatten(0, 1))
+    return bags.view(len(index), -1)
 
 
-def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows (P, A) times the transpose of `matrix` (B, A), in the dtype and on the device of both."""
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) >= MIN_CONV_ROWS and torch.get_num_threads() > 1:
+def _add_unblended(total: Tensor, grad_bags: Tensor, index: Tensor, weight: Tensor) -> None:
+    """Add to each row of `total` (R, C) the bags (P * K, C) it went into, times its weight there.
+
+    The transpose of blending is blending too, once the corners are sorted by row.
+    """
+    sorted_rows, corner = index.flatten().sort()
+    first, last = int(sorted_rows[0]), int(sorted_rows[-1])
+    starts = torch.searchsorted(sorted_rows, torch.arange(first, last + 1, dtype=torch.int32, device=index.device))
+    total[first : last + 1] += F.embedding_bag(
+        corner // 4, grad_bags, starts, mode="sum", per_sample_weights=weight.flatten()[corner]
+    )
+
+
+def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows (P, A) times the transpose of `matrix` (B, A)."""
+    if (
+        rows.device.type == "cpu"
+        and rows.dtype == torch.float32
+        and len(rows) >= MIN_CONV_ROWS
+        and torch.get_num_threads() > 1  # with one thread PyTorch takes another, slow, convolution
+    ):
         image = rows.t()[None, :, None]  # (1, A, 1, P), channels last in memory
         return F.conv2d(image, matrix[:, :, None, None])[0, :, 0].t().contiguous()
     return F.linear(rows, matrix)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, kept in the dtype of `total` between calls."""
+    """total += left @ right, in the dtype of `total` from one call to the next."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

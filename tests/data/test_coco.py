@@ -68,6 +68,8 @@ def test_layouts(json_path: str, image_folder: str, split: str | None, tmp_path:
 def test_splits_do_not_mix_images_of_one_name(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_coco(tmp_path, split=split)
+    write_picture(tmp_path / "a.jpg")
+    write_picture(tmp_path / "images" / "a.jpg")
     (tmp_path / "annotations" / "captions_val.json").write_text("{}")
     assert list_splits(tmp_path) == ("train", "val")
     for split in ("train", "val"):
@@ -80,6 +82,14 @@ def test_two_years_of_one_split_have_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="several splits 'train', available: train2014, train2017"):
         open_dataset(tmp_path, "train")
     assert len(open_dataset(tmp_path, "train2014")) == 2
+
+
+def test_two_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
+    categories = [{"id": 18, "name": "cat"}, {"id": 3, "name": "cat "}]
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(categories=categories)))
+    assert (dataset.labels, dataset.category_ids) == (("cat",), (3,))
+    assert [sample.labels.tolist() for sample in dataset.samples] == [[0], [0, 0]]
+    assert dataset.notes == ["category names with two ids, taken as one class: 1 (cat)"]
 
 
 def test_project_name_of_roboflow_is_no_class(tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_split_kind(name: str, kind: str | None) -> None:
     assert split_kind(name) == kind
 
 
+def test_names_that_are_no_usual_split_have_to_agree(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT]}, fold1=["a"])
+    assert len(open_dataset(tmp_path, "fold1")) == 1
+    with pytest.raises(DatasetError, match="no split 'fold2', available: fold1"):
+        open_dataset(tmp_path, "fold2")
+
+
 def test_a_json_that_is_no_dataset_is_named(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(DatasetError, match=r"package\.json has no list of 'images'"):

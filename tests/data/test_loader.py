@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from data_builders import write_picture, write_xml
@@ -73,6 +75,12 @@ def test_loading_leaves_the_random_numbers_of_training_alone(dataset: DetectionD
     torch.manual_seed(0)
     next(batches)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_can_be_sent_to_a_spawned_worker(dataset: DetectionDataset) -> None:
+    received = pickle.loads(pickle.dumps(build_loader(dataset, 2).dataset))
+    key = (3, 12345)
+    assert torch.equal(received[key][0], build_loader(dataset, 2).dataset[key][0])
 
 
 def test_an_epoch_shows_every_image_at_most_once(dataset: DetectionDataset) -> None:

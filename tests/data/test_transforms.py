@@ -101,6 +101,14 @@ def test_pictures_of_one_pixel_and_of_one_line(height: int, width: int) -> None:
         assert len(target["boxes"]) == len(target["labels"])
 
 
+def test_a_box_as_large_as_the_picture_survives_every_rounding() -> None:
+    transform = train_transform((64, 1000), replace(STILL, scale_range=(0.3, 3)))
+    for seed in range(100):
+        torch.manual_seed(seed)
+        image, target = transform(*painted([[0, 0, 61, 37]], height=37, width=61))
+        assert target["boxes"].flatten().tolist() == pytest.approx([0, 0, image.shape[2], image.shape[1]], abs=1e-3)
+
+
 def test_a_crop_drops_what_is_mostly_outside_and_never_everything() -> None:
     transform = train_transform((96, 128), replace(STILL, crop=1, crop_min_side=0.5, crop_min_visible=0.6))
     dropped = 0
@@ -177,6 +185,14 @@ def test_grey_stays_grey_and_its_order_is_kept() -> None:
         changed = RandomColour(1.0)(ramp).int()
         assert (changed.amax(0) - changed.amin(0)).max() <= 1
         assert (changed[0].diff(dim=1) >= 0).all()
+
+
+def test_a_flat_grey_picture_has_no_contrast_to_change() -> None:
+    flat = tv_tensors.Image(torch.full((3, 4, 4), 100, dtype=torch.uint8))
+    torch.manual_seed(0)
+    values = [int(RandomColour(1.0)(flat)[0, 0, 0]) for _ in range(200)]
+    assert 50 <= min(values) < 60  # brightness alone, by up to half
+    assert 140 < max(values) <= 150
 
 
 def test_colour_leaves_boxes_alone() -> None:

@@ -71,6 +71,15 @@ def test_renamed_image_is_found_by_the_name_in_its_label_file(tmp_path: Path) ->
     write_xml(tmp_path / "Annotations" / "label.xml", CAT, filename="C:/camera/photo.jpg")
     dataset = open_dataset(tmp_path)
     assert [sample.image_path.name for sample in dataset.samples] == ["photo.jpg"]
+    assert dataset.notes == []
+
+
+def test_images_without_labels_are_left_out(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT]})
+    write_picture(tmp_path / "JPEGImages" / "new.jpg")
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == 1
+    assert dataset.notes == ["images without a label file, dropped: 1 (new)"]
 
 
 def test_dirty_lists_and_files_are_noted_and_the_rest_is_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a training run."""
+"""The settings of a training run: frozen dataclasses without torch, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,39 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dyzoo.data.transforms import TransformConfig
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """Strength of the augmentation.
+
+    Attributes:
+        horizontal_flip, vertical_flip: probability of mirroring left to right, top to bottom.
+        rotate90: probability of turning by 90, 180 or 270 degrees, for pictures without an upright.
+        scale_range: size of the picture relative to the size evaluation uses, log-uniform.
+        crop: probability of cutting out a window.
+        crop_min_side: least width and height of the window, as a share of the picture's.
+        crop_min_visible: an object stays in the target if at least this share of its area is inside the window.
+        colour: strength of the changes to brightness, contrast, saturation and hue, 0 (none) to 1.
+    """
+
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotate90: float = 0.0
+    scale_range: tuple[float, float] = (0.75, 1.33)
+    crop: float = 0.5
+    crop_min_side: float = 0.5
+    crop_min_visible: float = 0.5
+    colour: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "vertical_flip", "rotate90", "crop", "crop_min_visible", "colour"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if not 0 < self.crop_min_side <= 1:
+            raise ValueError(f"crop_min_side is {self.crop_min_side}, expected more than 0 and at most 1")
+        if not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(f"scale_range is {self.scale_range}, expected (least, greatest), both above 0")
+
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 

@@ -1,0 +1,95 @@
+"""A tiny detector on disk, a tiny dataset, and the command line called in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dyzoo.cli import run
+from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
+from dyzoo.detector import Detector
+from dyzoo.zoo import model_config
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a detector of "red" and "blue" that has random weights and finds something everywhere."""
+    torch.manual_seed(0)
+    config = model_config("dyhead_atss_resnet10t")
+    config = replace(
+        config,
+        labels=("red", "blue"),
+        fpn=FPNConfig(channels=32),
+        dyhead=DyHeadConfig(channels=32, num_blocks=1),
+        head=ATSSConfig(prior_probability=0.5, max_detections=5),
+        preprocess=replace(config.preprocess, shortest_edge=64, longest_edge=128),
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    Detector(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """`cli("predict", path)` in `tmp_path`; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DYZOO_DEBUG", raising=False)
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Outcome(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A good image."""
+    return write_picture(tmp_path / "good.png")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A dataset of two pictures with a red and a blue square, the same for train and val."""
+    folder = tmp_path / "voc"
+    for name in ("Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for name in ("a", "b"):
+        write_picture(folder / "JPEGImages" / f"{name}.png")
+        objects = "".join(
+            f"<object><name>{label}</name><bndbox><xmin>{x}</xmin><ymin>11</ymin><xmax>{x + 29}</xmax><ymax>40</ymax>"
+            "</bndbox></object>"
+            for label, x in (("red", 11), ("blue", 51))
+        )
+        (folder / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation><filename>{name}.png</filename>{objects}</annotation>"
+        )
+    for split in ("train", "val"):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\nb\n")
+    return folder
+
+
+def write_picture(path: Path, size: tuple[int, int] = (96, 64)) -> Path:
+    """A picture of that (width, height) with a red and a blue square on noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(100, 160, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[10:40, 10:40], pixels[10:40, 50:80] = (220, 20, 20), (20, 20, 220)
+    Image.fromarray(pixels).save(path)
+    return path

@@ -1,0 +1,277 @@
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dyzoo.data import DetectionDataset, Sample
+from dyzoo.detections import Detections
+from dyzoo.errors import DatasetError
+from dyzoo.evaluation import RECALLS, evaluate
+from dyzoo.plots import save_precision_recall, save_training_curves
+
+Objects = Sequence[tuple[list[float], int]]  # (box_xyxy, label) pairs
+Answer = Callable[[int], list[tuple[list[float], float, int]]]  # index of an image -> (box_xyxy, score, label)
+
+SIZE = (200, 150)  # (width, height)
+LABELS = ("cat", "dog", "bird")
+TRUTH: list[Objects] = [
+    [([10, 10, 30, 30], 0), ([50, 50, 110, 100], 1)],
+    [([0, 0, 150, 140], 1)],
+    [],
+    [([20, 30, 60, 90], 0), ([100, 20, 190, 140], 0)],
+]
+
+
+def make_dataset(
+    folder: Path,
+    truth: Sequence[Objects] = TRUTH,
+    labels: tuple[str, ...] = LABELS,
+    crowd: frozenset[tuple[int, int]] = frozenset(),
+    category_ids: Sequence[int] | None = None,
+) -> DetectionDataset:
+    """Pictures whose red channel is their index; `crowd` holds (image, object) index pairs."""
+    samples = []
+    for index, objects in enumerate(truth):
+        path = folder / f"{index}.png"
+        Image.new("RGB", SIZE, (index, 0, 0)).save(path)
+        samples.append(
+            Sample(
+                image_path=path,
+                width_px=SIZE[0],
+                height_px=SIZE[1],
+                boxes_xyxy=np.array([box for box, _ in objects], dtype=np.float32).reshape(-1, 4),
+                labels=np.array([label for _, label in objects], dtype=np.int64),
+                crowd=np.array([(index, number) in crowd for number in range(len(objects))], dtype=bool),
+                image_id=1000 - 7 * index,
+            )
+        )
+    return DetectionDataset(samples, labels, category_ids)
+
+
+class Oracle:
+    """Answers for each picture what the test says."""
+
+    def __init__(self, answer: Answer, labels: tuple[str, ...] = LABELS) -> None:
+        self.answer = answer
+        self.labels = labels
+
+    def predict(
+        self, images: Any, threshold: float = 0.3, size: object = None, batch_size: int = 1
+    ) -> list[Detections]:
+        results = []
+        for image in images:
+            found = [entry for entry in self.answer(image.getpixel((0, 0))[0]) if entry[1] >= threshold]
+            results.append(
+                Detections(
+                    torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4),
+                    torch.tensor([score for _, score, _ in found], dtype=torch.float32),
+                    torch.tensor([label for _, _, label in found], dtype=torch.int64),
+                    self.labels,
+                    (image.height, image.width),
+                )
+            )
+        return results
+
+
+def the_truth(index: int) -> list[tuple[list[float], float, int]]:
+    return [(box, 0.9, label) for box, label in TRUTH[index]]
+
+
+def noisy(index: int) -> list[tuple[list[float], float, int]]:
+    """Moved boxes of every score, some under the usual threshold, some of the wrong class, and some of nothing."""
+    random = np.random.default_rng(index)
+    found = [(list(random.normal(box, 3)), random.uniform(), label) for box, label in TRUTH[index]]
+    for _ in range(4):
+        (x1, x2), (y1, y2) = np.sort(random.uniform(0, 150, (2, 2))).tolist()
+        found.append(([x1, y1, x2, y2], random.uniform(), int(random.integers(3))))
+    return found
+
+
+def test_the_truth_itself_scores_one(tmp_path: Path) -> None:
+    evaluation = evaluate(Oracle(the_truth), make_dataset(tmp_path))
+    perfect = dict.fromkeys(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR10", "AR100"], 1.0)
+    # Of three cats one is the second in its picture, of two dogs none.
+    assert evaluation.metrics == pytest.approx({**perfect, "AR1": (2 / 3 + 1) / 2})
+
+
+def test_finding_nothing_scores_zero(tmp_path: Path) -> None:
+    evaluation = evaluate(Oracle(lambda _: []), make_dataset(tmp_path))
+    assert set(evaluation.metrics.values()) == {0.0}
+    assert evaluation.detections == []
+
+
+def test_a_box_counts_at_the_iou_thresholds_that_it_passes(tmp_path: Path) -> None:
+    shift = 100 * (1 - 0.62) / (1 + 0.62)  # of a 100 px square, for an IoU of 0.62
+    dataset = make_dataset(tmp_path, [[([20, 20, 120, 120], 0)]])
+    evaluation = evaluate(Oracle(lambda _: [([20 + shift, 20, 120 + shift, 120], 0.1, 0)]), dataset)
+    assert evaluation.metrics["AP50"] == pytest.approx(1.0)
+    assert evaluation.metrics["AP75"] == 0.0
+    assert evaluation.metrics["AP"] == pytest.approx(0.3), "IoU .5, .55 and .6 of ten thresholds"
+
+
+def test_metrics_are_those_of_pycocotools_on_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    category_ids = [18, 3, 44]
+    dataset = make_dataset(tmp_path, crowd=frozenset({(3, 1)}), category_ids=category_ids)
+    evaluation = evaluate(Oracle(noisy), dataset, batch_size=3)
+    evaluation.save(tmp_path / "report")
+    assert capsys.readouterr() == ("", "")
+
+    annotations = [
+        {
+            "id": 100 * index + number + 1,
+            "image_id": dataset.samples[index].image_id,
+            "category_id": category_ids[label],
+            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            "area": (box[2] - box[0]) * (box[3] - box[1]),
+            "iscrowd": int((index, number) == (3, 1)),
+        }
+        for index, objects in enumerate(TRUTH)
+        for number, (box, label) in enumerate(objects)
+    ]
+    images = [{"id": sample.image_id} for sample in dataset.samples]
+    categories = [{"id": number, "name": name} for number, name in zip(category_ids, LABELS, strict=True)]
+    (tmp_path / "truth.json").write_text(
+        json.dumps({"images": images, "categories": categories, "annotations": annotations})
+    )
+    truth = COCO(str(tmp_path / "truth.json"))
+    found = truth.loadRes(str(tmp_path / "report" / "detections.json"))
+
+    def stats(category_id: int | None = None) -> list[float]:
+        scorer = COCOeval(truth, found, "bbox")
+        if category_id is not None:
+            scorer.params.catIds = [category_id]
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+        return list(scorer.stats)
+
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"]
+    expected = dict(zip(names, stats(), strict=False))
+    assert evaluation.metrics == pytest.approx(expected, abs=1e-12)
+    assert 0.05 < expected["AP"] < 0.95
+    for label in (0, 1):
+        per_class = evaluation.per_class[LABELS[label]]
+        assert [per_class[name] for name in names[:3]] == pytest.approx(stats(category_ids[label])[:3], abs=1e-12)
+
+
+def test_precision_holds_a_curve_for_each_class_at_each_iou(tmp_path: Path) -> None:
+    evaluation = evaluate(Oracle(noisy), make_dataset(tmp_path))
+    assert evaluation.precision.shape == (2, len(RECALLS), 3)
+    for label, name in enumerate(LABELS[:2]):
+        values = evaluation.per_class[name]
+        assert evaluation.precision[:, :, label].mean(axis=1) == pytest.approx([values["AP50"], values["AP75"]])
+    assert np.isnan(evaluation.precision[:, :, 2]).all(), "there is no bird"
+
+
+def test_a_class_without_ground_truth_has_no_ap(tmp_path: Path) -> None:
+    evaluation = evaluate(Oracle(the_truth), make_dataset(tmp_path, TRUTH[:1]))
+    assert evaluation.per_class["bird"] == {"AP": None, "AP50": None, "AP75": None, "boxes": 0}
+    assert evaluation.metrics["APl"] is None
+    rows = {line.split()[0]: line.split()[1:] for line in evaluation.table().splitlines() if line}
+    assert rows["bird"] == ["0", "-", "-", "-"]
+    assert rows["dog"] == ["1", "1.000", "1.000", "1.000"]
+    assert rows["all"][0] == "2"
+    assert "-1" not in json.dumps(evaluation.to_dict())
+
+
+def test_crowd_is_neither_missed_nor_a_mistake(tmp_path: Path) -> None:
+    crowd = frozenset({(1, 0), (3, 1)})
+    in_crowd = {1: [([5.0, 5.0, 40.0, 40.0], 1.0, 1)]}
+    dataset = make_dataset(tmp_path, crowd=crowd)
+    only_the_rest = Oracle(lambda index: [e for n, e in enumerate(the_truth(index)) if (index, n) not in crowd])
+    without = evaluate(only_the_rest, dataset)
+    inside_it = evaluate(Oracle(lambda index: [*the_truth(index), *in_crowd.get(index, [])]), dataset)
+    assert without.metrics["AP"] == inside_it.metrics["AP"] == pytest.approx(1.0)
+    assert without.per_class["dog"]["boxes"] == 1
+
+
+def test_detections_in_an_empty_picture_are_mistakes(tmp_path: Path) -> None:
+    def also_in_the_empty_one(index: int) -> list[tuple[list[float], float, int]]:
+        return the_truth(index) or [([0, 0, 50, 50], 0.95, 0)]
+
+    evaluation = evaluate(Oracle(also_in_the_empty_one), make_dataset(tmp_path))
+    assert evaluation.per_class["cat"]["AP"] == pytest.approx(3 / 4)
+    assert evaluation.per_class["dog"]["AP"] == pytest.approx(1.0)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_its_objects_are_missed(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    dataset.samples[1].image_path.write_text("no picture")
+    dataset.samples[3].image_path.unlink()
+    evaluation = evaluate(Oracle(the_truth), dataset, batch_size=2)
+    assert [Path(line.split(".png")[0]).name for line in evaluation.notes] == ["1", "3"]
+    assert evaluation.per_class["dog"]["AP"] == pytest.approx(0.5, abs=0.01)
+    assert evaluation.to_dict()["notes"] == list(evaluation.notes)
+    for sample in dataset.samples:
+        sample.image_path.unlink(missing_ok=True)
+    with pytest.raises(DatasetError, match="none of the 4 images can be read"):
+        evaluate(Oracle(the_truth), dataset)
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    models_labels = ("wolf", "dog", "cat")
+    number = {0: 2, 1: 1}
+
+    def answer(index: int) -> list[tuple[list[float], float, int]]:
+        return [(box, score, number[label]) for box, score, label in the_truth(index)] + [([0, 0, 9, 9], 1.0, 0)]
+
+    evaluation = evaluate(Oracle(answer, models_labels), make_dataset(tmp_path))
+    assert evaluation.metrics["AP"] == pytest.approx(1.0)
+    assert len(evaluation.notes) == 2
+    assert "does not know bird" in evaluation.notes[0]
+    assert "no class wolf" in evaluation.notes[1]
+
+
+def test_a_model_of_other_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="the model knows car, the dataset has cat, dog, bird: no class in common"):
+        evaluate(Oracle(the_truth, ("car",)), make_dataset(tmp_path))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 100])
+def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None:
+    dataset = make_dataset(tmp_path)
+    one_by_one, in_batches = (evaluate(Oracle(noisy), dataset, batch_size=size) for size in (1, batch_size))
+    assert in_batches.detections == one_by_one.detections
+    assert in_batches.metrics == one_by_one.metrics
+
+
+def test_save_writes_metrics_detections_and_a_picture(tmp_path: Path) -> None:
+    evaluation = evaluate(Oracle(noisy), make_dataset(tmp_path))
+    evaluation.save(tmp_path / "new" / "report")
+    written = tmp_path / "new" / "report"
+    assert sorted(path.name for path in written.iterdir()) == ["detections.json", "metrics.json", "pr_curve.png"]
+    assert json.loads((written / "metrics.json").read_text()) == evaluation.to_dict()
+    assert json.loads((written / "detections.json").read_text()) == evaluation.detections
+    with Image.open(written / "pr_curve.png") as picture:
+        assert picture.width > picture.height
+
+
+@pytest.mark.parametrize("known", [0, 1, 30])
+def test_precision_recall_is_drawn_for_any_number_of_classes(tmp_path: Path, known: int) -> None:
+    precision = np.full((2, 101, 40), np.nan)
+    precision[:, :, :known] = np.linspace(1, 0, 101)[None, :, None]
+    save_precision_recall(RECALLS, precision, (0.5, 0.75), [f"class {n}" for n in range(40)], tmp_path / "pr.png")
+    with Image.open(tmp_path / "pr.png") as picture:
+        colors = picture.convert("RGB").getcolors(1 << 24)
+    assert len(colors) > 2
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"epoch": 1, "loss": 2.0}],
+        [{"epoch": 1, "loss": 2.0, "lr": 0.1}, {"epoch": 2, "loss": 1.0, "lr": 0.1, "AP": None, "AP50": 0.2}],
+    ],
+)
+def test_training_curves_are_drawn_with_gaps(tmp_path: Path, rows: list[dict[str, float | None]]) -> None:
+    save_training_curves(rows, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 1000
