@@ -1,4 +1,5 @@
 import json
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_what_does_not_fit_together_is_refused(
 
 
 def test_to_supervision_names_the_missing_package(three: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+    monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match="pip install supervision"):
         three.to_supervision()
 

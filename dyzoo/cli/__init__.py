@@ -18,7 +18,6 @@ from dyzoo.errors import DyzooError
 
 app = typer.Typer(
     name="dyzoo",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help fits 80 columns
     pretty_exceptions_enable=False,
@@ -27,9 +26,6 @@ app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 app.command("list")(list_models)
-
-# typer carries its own copy of click or depends on click, by version: both offer the base class only this way.
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
 
@@ -69,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     environment variable DYZOO_DEBUG set it is a traceback instead.
     """
     try:
-        code = app(args=list(arguments), prog_name="dyzoo", standalone_mode=False) or 0
+        code = app(args=list(arguments) or ["--help"], prog_name="dyzoo", standalone_mode=False) or 0
         sys.stdout.flush()
         return int(code)
     except (KeyboardInterrupt, typer.Abort):
@@ -78,19 +74,22 @@ def run(arguments: Sequence[str]) -> int:
         # The reader has gone; what is still buffered goes nowhere, silently, when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    except (DyzooError, OSError, _UsageError) as error:
+    except (DyzooError, OSError, typer.TyperException) as error:
         if os.environ.get("DYZOO_DEBUG"):
             raise
-        if line := _one_line(error):
-            print(f"error: {line}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("DYZOO_DEBUG"):  # torch's, not imported here
+            raise
+        print("error: the GPU's memory is full: lower --size or --batch-size", file=sys.stderr)
+        return 1
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, _UsageError):
-        message = error.format_message()  # type: ignore[attr-defined]
-        context = getattr(error, "ctx", None)
-        return f"{message} (see {context.command_path} --help)" if context is not None and message else message
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)  # that of the command whose option is wrong
+        return error.format_message() + (f" (see {context.command_path} --help)" if context is not None else "")
     return " ".join(str(error).split())

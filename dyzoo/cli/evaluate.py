@@ -13,6 +13,7 @@ from dyzoo.cli.options import (
     ModelOption,
     SizeOption,
     load_detector,
+    make_folder,
     note,
     parse_size,
     write_json,
@@ -48,7 +49,7 @@ def evaluate(
 
     size_px = parse_size(size)
     dataset = open_dataset(data, split=split)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for line in dataset.notes:
         note(line)
     evaluation = run_evaluation(load_detector(model, device), dataset, batch_size=batch_size, size=size_px)

@@ -73,6 +73,14 @@ def parse_size(text: str | None) -> int | Literal["native"] | None:
     return int(text)
 
 
+def make_folder(path: Path) -> None:
+    """Make the output folder, before any work is done for it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OSError(error.errno, "is a file, expected a folder to write to", str(path)) from None
+
+
 def progress_bar() -> Progress:
     """A bar on stderr, if that is a terminal; lines printed meanwhile appear above it, or go where stdout goes."""
     from rich.console import Console

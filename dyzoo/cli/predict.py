@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from dyzoo.cli.options import (
     ModelOption,
     SizeOption,
     load_detector,
+    make_folder,
     parse_size,
     progress_bar,
     write_json,
@@ -64,7 +66,7 @@ def predict(
     from dyzoo.zoo import DEFAULT_MODEL, sample_image
 
     size_px = parse_size(size)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     detector = load_detector(model, device)
     sources = list_images(images) if images else [sample_image()]
     found: list[Detections] = []
@@ -80,12 +82,13 @@ def predict(
             with replacing(target) as aside:
                 detections.draw(picture).save(aside, format="PNG")
             print(f"{source}: {_counts(detections)} -> {target}")
-    if len(sources) <= _TABLE_IMAGES:
-        for detections in filter(len, found):
-            _print_table(detections)
-    json_path = json_path or out / "detections.json"
-    write_json(json_path, _as_json(model or DEFAULT_MODEL, threshold, found))
-    print(f"all detections: {json_path}")
+    if found:
+        json_path = json_path or out / "detections.json"
+        write_json(json_path, _as_json(model or DEFAULT_MODEL, threshold, found))
+        if len(sources) <= _TABLE_IMAGES:
+            for detections in filter(len, found):
+                _print_table(detections)
+        print(f"all detections: {json_path}")
     if len(found) < len(sources):
         raise typer.Exit(1)
 
@@ -96,13 +99,14 @@ def picture_paths(sources: Sequence[Path], out: Path) -> list[tuple[Path, Path]]
     The picture of `a/cell.jpg` is `cell.png`, the next one of that name `cell_2.png`.
     """
     # Compared in lower case, since some file systems do not tell cases apart.
-    taken = {str(source.resolve()).lower() for source in sources}
+    taken = {source.name.lower() for source in sources if source.resolve().parent == out.resolve()}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
     pairs = []
     for source in sources:
-        names = (source.stem + ("" if number == 1 else f"_{number}") for number in count(1))
-        target = next(path for name in names if str((path := out / f"{name}.png").resolve()).lower() not in taken)
-        taken.add(str(target.resolve()).lower())
-        pairs.append((source, target))
+        numbered = (f"{source.stem}_{n}" if n > 1 else source.stem for n in numbers[source.stem.lower()])
+        name = next(f"{stem}.png" for stem in numbered if f"{stem}.png".lower() not in taken)
+        taken.add(name.lower())
+        pairs.append((source, out / name))
     return pairs
 
 

@@ -3,66 +3,73 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
 from dyzoo.cli.options import DataOption, DeviceOption, choose_device
+from dyzoo.recipe import Precision, TrainConfig, TransformConfig
 
-# The defaults shown are those of TrainConfig, which is not imported until a command runs: it brings torch.
+Number = typer.Option(metavar="N")
+
+
+def chance(what: str) -> Any:
+    """An option for the probability of an augmentation."""
+    return typer.Option(metavar="0..1", help=f"How often images are {what} in training.")
 
 
 def train(
     data: DataOption,
     model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Architecture, see `dyzoo list`.",
-            show_default="dyhead_atss_resnet10t",
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", show_default="36")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", show_default="8")] = None,
+        str, typer.Option("--model", "-m", metavar="NAME", help="Architecture, see `dyzoo list`.")
+    ] = TrainConfig.model,
+    epochs: Annotated[int, Number] = TrainConfig.epochs,
+    batch_size: Annotated[int, Number] = TrainConfig.batch_size,
     lr: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Peak learning rate at batch size 16, scaled to yours.", show_default="0.001"),
-    ] = None,
+        float, typer.Option(metavar="X", help="Peak learning rate at batch size 16, scaled to yours.")
+    ] = TrainConfig.lr,
+    backbone_lr_factor: Annotated[
+        float, typer.Option(metavar="X", help="The backbone's learning rate relative to the rest.")
+    ] = TrainConfig.backbone_lr_factor,
+    warmup_epochs: Annotated[float, Number] = TrainConfig.warmup_epochs,
+    weight_decay: Annotated[float, typer.Option(metavar="X")] = TrainConfig.weight_decay,
     size: Annotated[
-        int | None,
-        typer.Option(metavar="PX", help="Shortest edge of images.", show_default="the architecture's"),
+        int | None, typer.Option(metavar="PX", help="Shortest edge of images.", show_default="the architecture's")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder.", show_default="runs/NAME")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch in the folder.")] = False,
-    train_split: Annotated[str | None, typer.Option(metavar="NAME", show_default="train")] = None,
-    val_split: Annotated[str | None, typer.Option(metavar="NAME", show_default="val")] = None,
+    train_split: Annotated[str, typer.Option(metavar="NAME")] = TrainConfig.train_split,
+    val_split: Annotated[str, typer.Option(metavar="NAME")] = TrainConfig.val_split,
     pretrained_backbone: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--pretrained-backbone/--no-pretrained-backbone",
-            help="Start from timm's published backbone weights.",
-            show_default="pretrained-backbone",
+            "--pretrained-backbone/--no-pretrained-backbone", help="Start from timm's published backbone weights."
         ),
-    ] = None,
+    ] = TrainConfig.pretrained_backbone,
     precision: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"] | None,
-        typer.Option(help="Of matrix products; auto is bf16 where the hardware has it.", show_default="auto"),
-    ] = None,
+        Precision, typer.Option(help="Of matrix products; auto is bf16 where the hardware has it.")
+    ] = TrainConfig.precision,
     ema_decay: Annotated[
-        float | None, typer.Option(metavar="X", help="Of the averaged weights; 0: no averaging.", show_default="0.999")
-    ] = None,
+        float, typer.Option(metavar="X", help="Of the averaged weights; 0: no averaging.")
+    ] = TrainConfig.ema_decay,
     validate_every: Annotated[
-        int | None, typer.Option(metavar="N", help="Epochs between evaluations.", show_default="1")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", show_default="0")] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes that read images.", show_default="2")
-    ] = None,
+        int, typer.Option(metavar="N", help="Epochs between evaluations.")
+    ] = TrainConfig.validate_every,
+    seed: Annotated[int, Number] = TrainConfig.seed,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read images.")] = TrainConfig.workers,
     device: DeviceOption = None,
+    horizontal_flip: Annotated[float, chance("mirrored left to right")] = TransformConfig.horizontal_flip,
+    vertical_flip: Annotated[float, chance("mirrored top to bottom")] = TransformConfig.vertical_flip,
+    rotate90: Annotated[float, chance("turned by a multiple of 90 degrees")] = TransformConfig.rotate90,
+    scale_range: Annotated[
+        tuple[float, float], typer.Option(metavar="LEAST MOST", help="Image size in training, relative to --size.")
+    ] = TransformConfig.scale_range,
+    crop: Annotated[float, chance("cropped")] = TransformConfig.crop,
+    colour: Annotated[
+        float, typer.Option(metavar="0..1", help="Strength of changes to colours in training.")
+    ] = TransformConfig.colour,
 ) -> None:
     """Train a detector on your own images.
 
@@ -75,36 +82,43 @@ def train(
       dyzoo train --data DIR
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine --resume
+      dyzoo train --data MICROSCOPY --vertical-flip 0.5 --rotate90 0.75
     """
-    from dyzoo.training import TrainConfig
     from dyzoo.training import train as run_training
 
-    given = {
-        "model": model,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "size_px": size,
-        "out": out,
-        "train_split": train_split,
-        "val_split": val_split,
-        "pretrained_backbone": pretrained_backbone,
-        "precision": precision,
-        "ema_decay": ema_decay,
-        "validate_every": validate_every,
-        "seed": seed,
-        "workers": workers,
-    }
     try:
+        transform = TransformConfig(
+            horizontal_flip=horizontal_flip,
+            vertical_flip=vertical_flip,
+            rotate90=rotate90,
+            scale_range=scale_range,
+            crop=crop,
+            colour=colour,
+        )
         config = TrainConfig(
             data=data,
-            resume=resume,
+            model=model,
+            out=out,
+            train_split=train_split,
+            val_split=val_split,
+            epochs=epochs,
+            batch_size=batch_size,
+            size_px=size,
+            lr=lr,
+            backbone_lr_factor=backbone_lr_factor,
+            weight_decay=weight_decay,
+            warmup_epochs=warmup_epochs,
+            ema_decay=ema_decay,
+            precision=precision,
+            pretrained_backbone=pretrained_backbone,
+            validate_every=validate_every,
+            workers=workers,
             device=str(choose_device(device)),
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            seed=seed,
+            resume=resume,
+            transform=transform,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     evaluation = run_training(config)
-    print(
-        f"\n{evaluation.table()}\n\nthe best detector is in {config.folder}/best: dyzoo predict --model {config.folder}"
-    )
+    print(f"\n{evaluation.table()}\n\nthe best detector: {config.folder}/best (dyzoo predict --model {config.folder})")

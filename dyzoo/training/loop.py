@@ -27,7 +27,7 @@ from dyzoo.training.report import Report, Row
 from dyzoo.training.schedule import build_optimizer, build_schedule
 from dyzoo.zoo import model_config
 
-console = Console(highlight=False, markup=False)  # file names may hold [brackets]
+console = Console(highlight=False, markup=False, soft_wrap=True)  # file names may hold [brackets]
 
 
 def train(config: TrainConfig) -> Evaluation:
@@ -129,7 +129,7 @@ class Trainer:
         totals: dict[str, float] = {}
         images_seen, waited_s, start_s = 0, 0.0, time.perf_counter()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(f"epoch {epoch}/{self.config.epochs}", total=len(self.loader))
             batches = iter(self.loader)
             for _ in range(len(self.loader)):

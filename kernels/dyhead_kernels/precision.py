@@ -1,21 +1,33 @@
-"""Which dtype each part of a fast form computes in."""
+"""Which dtype each part of an operator computes in."""
 
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
+def common_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype that holds them all, by PyTorch's promotion rules."""
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors if tensor is not None))
+
+
 def matmul_dtype(*operands: Tensor) -> torch.dtype:
-    """Autocast's dtype where it is on, else the operands' promoted dtype."""
-    device_type = operands[0].device.type
-    if torch.is_autocast_enabled(device_type):
+    """Autocast's dtype where it is on, else the operands' common one; autocast leaves float64 alone."""
+    dtype, device_type = common_dtype(*operands), operands[0].device.type
+    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:
         return torch.get_autocast_dtype(device_type)
-    return reduce(torch.promote_types, (operand.dtype for operand in operands))
+    return dtype
 
 
 def sampling_dtype(*operands: Tensor) -> torch.dtype:
-    """Of positions, blending weights and statistics: the operands' promoted dtype, at least float32."""
-    return reduce(torch.promote_types, (operand.dtype for operand in operands), torch.float32)
+    """Of positions, blending weights and statistics: the operands' common dtype, at least float32."""
+    return torch.promote_types(common_dtype(*operands), torch.float32)
+
+
+def to_common_dtype(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Every tensor in their common dtype; None stays None."""
+    dtype = common_dtype(*tensors)
+    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)

@@ -6,7 +6,7 @@ A map is a run of rows in a packed (N, S, C) buffer, channels last, so that one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,21 +31,17 @@ class SamplingGrid:
 
     Attributes:
         position: (P, K, 2), undeformed (y, x) of each tap in pixels of its source map.
-        size: (P, 1, 2) int32, (H, W) of the source map.
+        last: (P, K, 2) int32, (H - 1, W - 1) of the source map.
+        line_rows: (P, K) int32, rows from one line of the source map to the next.
         start: (P, K) int32, packed row of the source map's first pixel.
         pixel_rows: rows from one pixel to the next, G.
     """
 
     position: Tensor
-    size: Tensor
+    last: Tensor
+    line_rows: Tensor
     start: Tensor
     pixel_rows: int = 1
-
-    def __getitem__(self, positions: slice) -> SamplingGrid:
-        """The grid of some of the positions."""
-        return replace(
-            self, position=self.position[positions], size=self.size[positions], start=self.start[positions]
-        )
 
 
 @lru_cache(maxsize=256)
@@ -62,19 +58,25 @@ def sampling_grid(
     with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
         taps = (_cells(kernel_size) * torch.tensor(dilation) - torch.tensor(padding)).repeat(offset_groups, 1)
         group = torch.arange(offset_groups).repeat_interleave(len(taps) // offset_groups)
-        position = [torch.empty(0, len(taps), 2)]
-        size = [torch.empty(0, 1, 2)]
-        start = [torch.empty(0, len(taps))]
+        none = torch.empty(0, len(taps), 2)
+        position, last, line_rows, start = [none], [none], [none[..., 0]], [none[..., 0]]
         for output in maps:
+            height, width = output.source_size
             cells = _cells(output.size) * torch.tensor(output.stride)
             position.append(cells[:, None] + taps)
-            size.append(torch.tensor(output.source_size).expand(len(cells), 1, 2))
+            last.append(torch.tensor([height - 1, width - 1]).expand(len(cells), len(taps), 2))
+            line_rows.append(torch.tensor(width * offset_groups).expand(len(cells), len(taps)))
             start.append((output.source_start * offset_groups + group).expand(len(cells), -1))
+
+        def pack(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+            return torch.cat(parts).to(device, dtype)
+
         return SamplingGrid(
-            torch.cat(position).to(device, dtype),
-            torch.cat(size).to(device, torch.int32),
-            torch.cat(start).to(device, torch.int32),
-            offset_groups,
+            pack(position, dtype),
+            pack(last, torch.int32),
+            pack(line_rows, torch.int32),
+            pack(start, torch.int32),
+            pixel_rows=offset_groups,
         )
 
 
@@ -83,9 +85,7 @@ def _cells(size: Sequence[int]) -> Tensor:
     return torch.cartesian_prod(*(torch.arange(length) for length in size)).view(-1, 2)
 
 
-def sampling_corners(
-    grid: SamplingGrid, offset: Tensor, mask: Tensor | None, image_rows: int
-) -> tuple[Tensor, Tensor]:
+def sampling_corners(grid: SamplingGrid, offset: Tensor, mask: Tensor | None, image_rows: int) -> tuple[Tensor, Tensor]:
     """Packed rows and blending weights of the four corners of each tap.
 
     Args:
@@ -104,15 +104,14 @@ def sampling_corners(
     low = low.to(torch.int32)
     corners = []
     for corner, share in ((low, 1 - fraction), (low + 1, fraction)):
-        pixel = torch.minimum(corner.clamp(min=0), grid.size - 1)
+        pixel = torch.minimum(corner.clamp(min=0), grid.last)
         corners.append((pixel.unbind(-1), (share * (pixel == corner)).unbind(-1)))
 
     images = torch.arange(offset.shape[0], dtype=torch.int32, device=offset.device).view(-1, 1, 1)
     start = grid.start + images * image_rows
-    line_rows = grid.size[..., 1] * grid.pixel_rows
     index, weight = [], []
     for (y, _), (y_share, _) in corners:
-        line = start + y * line_rows
+        line = start + y * grid.line_rows
         line_share = y_share if mask is None else y_share * mask
         for (_, x), (_, x_share) in corners:
             index.append(torch.add(line, x, alpha=grid.pixel_rows))

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from cli_helpers import Cli, Outcome, write_picture
 
 from dyzoo.cli import run
 from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
 from dyzoo.detector import Detector
 from dyzoo.zoo import model_config
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +25,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels=("red", "blue"),
         fpn=FPNConfig(channels=32),
         dyhead=DyHeadConfig(channels=32, num_blocks=1),
-        head=ATSSConfig(prior_probability=0.5, max_detections=5),
+        head=ATSSConfig(prior_probability=0.9, max_detections=5),
         preprocess=replace(config.preprocess, shortest_edge=64, longest_edge=128),
     )
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -84,12 +72,3 @@ def voc(tmp_path: Path) -> Path:
     for split in ("train", "val"):
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\nb\n")
     return folder
-
-
-def write_picture(path: Path, size: tuple[int, int] = (96, 64)) -> Path:
-    """A picture of that (width, height) with a red and a blue square on noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(0).integers(100, 160, (size[1], size[0], 3), dtype=np.uint8)
-    pixels[10:40, 10:40], pixels[10:40, 50:80] = (220, 20, 20), (20, 20, 220)
-    Image.fromarray(pixels).save(path)
-    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dyhead_kernels.backends import resolve_backend
+from dyhead_kernels.checks import check_kind, check_shape
 from dyhead_kernels.deform_conv import reference
 from dyhead_kernels.deform_conv import torch as torch_form
 
@@ -34,7 +35,8 @@ def modulated_deform_conv2d(
         backend: "auto", "reference" or "torch"; "auto" asks DYHEAD_KERNELS_BACKEND.
 
     Returns:
-        (N, C_out, H_out, W_out), in the dtype of the matrix product (autocast's where it is on).
+        (N, C_out, H_out, W_out), in the common dtype of `input` and `weight`, or autocast's where it is on. The
+        reference ignores autocast and computes in the common dtype of all its arguments.
 
     Raises:
         ValueError: shapes that do not fit each other, or an unknown backend.
@@ -48,7 +50,7 @@ def modulated_deform_conv2d(
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     least = 0 if name == "padding" else 1
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
         raise ValueError(f"{name} is {value!r}, expected an integer or a pair of them, at least {least}")
     return pair[0], pair[1]
 
@@ -63,37 +65,41 @@ def _check(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> None:
-    tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
-    for name, tensor in tensors.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} is {tensor.dtype}, expected a floating-point tensor")
-        if tensor is not None and tensor.device != input.device:
-            raise TypeError(f"{name} is on {tensor.device}, expected {input.device} like input")
-    for name in ("input", "offset", "weight"):
-        if tensors[name].ndim != 4:  # type: ignore[union-attr]
-            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, expected four dimensions")  # type: ignore[union-attr]
-    batch, channels, *size = input.shape
-    out_channels, group_channels, *kernel_size = weight.shape
-    if group_channels == 0 or channels % group_channels or out_channels % (channels // group_channels):
+    for name, tensor in {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}.items():
+        if tensor is not None:
+            check_kind(name, tensor, input.device)
+            if name != "bias" and tensor.ndim != 4:
+                raise ValueError(f"{name} is {tuple(tensor.shape)}, expected four dimensions")
+    batch, channels, height, width = input.shape
+    out_channels, group_channels, *kernel = weight.shape
+    groups = channels // max(group_channels, 1)
+    if groups < 1 or groups * group_channels != channels or out_channels % groups:
         raise ValueError(
-            f"weight is {tuple(weight.shape)} for {channels} input channels, expected (C_out, {channels} / groups, "
-            "kh, kw) with groups dividing both"
+            f"weight is {tuple(weight.shape)}, expected (C_out, {channels} / groups, kh, kw) with groups dividing "
+            f"C_out: the input has {channels} channels"
         )
-    taps = kernel_size[0] * kernel_size[1]
-    out_size = tuple(
-        (size[axis] + 2 * padding[axis] - dilation[axis] * (kernel_size[axis] - 1) - 1) // stride[axis] + 1
-        for axis in range(2)
-    )
-    if min(out_size) < 1:
-        raise ValueError(f"input is {tuple(input.shape)}: the kernel {tuple(kernel_size)} does not fit into its padding")
+    taps = kernel[0] * kernel[1]
+    if taps == 0:
+        raise ValueError(f"weight is {tuple(weight.shape)}, expected a kernel of at least one tap")
+    spans = [
+        size + 2 * pad - step * (length - 1)
+        for size, pad, step, length in zip((height, width), padding, dilation, kernel, strict=True)
+    ]
+    if min(spans) < 1:
+        raise ValueError(
+            f"input is {tuple(input.shape)}, expected a map no smaller than the kernel {tuple(kernel)} with dilation "
+            f"{dilation}: raise padding, which is {padding}"
+        )
+    out_size = [(span - 1) // step + 1 for span, step in zip(spans, stride, strict=True)]
     offset_groups = max(1, offset.shape[1] // (2 * taps))
-    expected = (batch, 2 * taps * offset_groups, *out_size)
-    if tuple(offset.shape) != expected:
-        raise ValueError(f"offset is {tuple(offset.shape)}, expected {expected}: offsets live on the output grid")
+    expected = (batch, 2 * offset_groups * taps, *out_size)
+    check_shape("offset", offset, expected, "offsets live on the output grid, one pair per tap and offset group")
     if channels % offset_groups:
-        raise ValueError(f"offset has {offset_groups} offset groups, expected a divisor of {channels} input channels")
-    expected = (batch, taps * offset_groups, *out_size)
-    if mask is not None and tuple(mask.shape) != expected:
-        raise ValueError(f"mask is {tuple(mask.shape)}, expected {expected}: one value per offset pair")
-    if bias is not None and tuple(bias.shape) != (out_channels,):
-        raise ValueError(f"bias is {tuple(bias.shape)}, expected ({out_channels},)")
+        raise ValueError(
+            f"offset is {tuple(offset.shape)}, that is {offset_groups} offset groups, expected a divisor of the "
+            f"{channels} input channels"
+        )
+    if mask is not None:
+        check_shape("mask", mask, (batch, offset_groups * taps, *out_size), "one value for each offset pair")
+    if bias is not None:
+        check_shape("bias", bias, (out_channels,), "one value for each output channel")

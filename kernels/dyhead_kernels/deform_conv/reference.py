@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dyhead_kernels.precision import to_common_dtype
+
 
 def modulated_deform_conv2d(
     input: Tensor,
@@ -19,28 +21,33 @@ def modulated_deform_conv2d(
     """DCNv2 (Zhu et al., CVPR 2019) as the formula has it; shapes as in `op.modulated_deform_conv2d`, unchecked.
 
     y(p) = sum_k W_k (mask_k(p) * x(p * stride - padding + k * dilation + offset_k(p))), x bilinear, zero outside.
+    Computes in the common dtype of its arguments, autocast or not.
     """
+    input, offset, weight, bias, mask = to_common_dtype(input, offset, weight, bias, mask)
     batch, channels, _, _ = input.shape
     out_channels, group_channels, kernel_height, kernel_width = weight.shape
+    groups = channels // group_channels
     height, width = offset.shape[-2:]
-    offset_groups = offset.shape[1] // (2 * kernel_height * kernel_width)
-    offset = offset.unflatten(1, (offset_groups, kernel_height, kernel_width, 2))
-    if mask is not None:
-        mask = mask.unflatten(1, (offset_groups, kernel_height, kernel_width))
-    rows = torch.arange(height, dtype=input.dtype, device=input.device).view(-1, 1) * stride[0] - padding[0]
-    columns = torch.arange(width, dtype=input.dtype, device=input.device) * stride[1] - padding[1]
+    offset = offset.unflatten(1, (-1, kernel_height, kernel_width, 2))
+    if mask is None:
+        mask = torch.ones_like(offset[:, :, :, :, 0])
+    else:
+        mask = mask.unflatten(1, (-1, kernel_height, kernel_width))
+    input = input.unflatten(1, (offset.shape[1], -1))
+    rows = torch.arange(height, device=input.device).view(-1, 1) * stride[0] - padding[0]
+    columns = torch.arange(width, device=input.device) * stride[1] - padding[1]
 
-    output = input.new_zeros(batch, out_channels, height, width)
-    for ky in range(kernel_height):
-        for kx in range(kernel_width):
-            y = rows + ky * dilation[0] + offset[:, :, ky, kx, 0]
-            x = columns + kx * dilation[1] + offset[:, :, ky, kx, 1]
-            sampled = _bilinear(input.unflatten(1, (offset_groups, -1)), y, x)
-            if mask is not None:
-                sampled = sampled * mask[:, :, ky, kx].unsqueeze(2)
-            grouped = sampled.reshape(batch, channels // group_channels, group_channels, height, width)
-            tap = weight[:, :, ky, kx].unflatten(0, (channels // group_channels, -1))
-            output = output + torch.einsum("ngchw,goc->ngohw", grouped, tap).flatten(1, 2)
+    output = input.new_zeros(batch, groups, out_channels // groups, height, width)
+    with torch.autocast(input.device.type, enabled=False):
+        for ky in range(kernel_height):
+            for kx in range(kernel_width):
+                y = rows + ky * dilation[0] + offset[:, :, ky, kx, 0]
+                x = columns + kx * dilation[1] + offset[:, :, ky, kx, 1]
+                sampled = _bilinear(input, y, x) * mask[:, :, ky, kx].unsqueeze(2)
+                grouped = sampled.flatten(1, 2).unflatten(1, (groups, group_channels))
+                tap = weight[:, :, ky, kx].unflatten(0, (groups, -1))
+                output = output + torch.einsum("ngchw,goc->ngohw", grouped, tap)
+    output = output.flatten(1, 2)
     return output if bias is None else output + bias.view(-1, 1, 1)
 
 
@@ -61,5 +68,5 @@ def _pixel(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
     height, width = input.shape[-2:]
     inside = ((y >= 0) & (y < height) & (x >= 0) & (x < width)).unsqueeze(2)
     index = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
-    flat_index = index.unsqueeze(2).flatten(3).expand(-1, -1, input.shape[2], -1)
-    return input.flatten(3).gather(3, flat_index).unflatten(3, y.shape[-2:]) * inside
+    index = index.unsqueeze(2).flatten(3).expand(-1, -1, input.shape[2], -1)
+    return input.flatten(3).gather(3, index).unflatten(3, y.shape[-2:]) * inside

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from dyhead_kernels.backends import resolve_backend
+from dyhead_kernels.checks import check_kind, check_shape
 from dyhead_kernels.dyhead_block import reference
 from dyhead_kernels.dyhead_block import torch as torch_form
 from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
@@ -31,7 +32,8 @@ def dyhead_block(
         backend: "auto", "reference" or "torch"; "auto" asks DYHEAD_KERNELS_BACKEND.
 
     Returns:
-        A pyramid of the same level shapes with C channels.
+        A pyramid of the same level shapes and C channels, in the common dtype of the pyramid and the convolutions, or
+        autocast's where it is on. The reference ignores autocast and computes in the common dtype of its arguments.
 
     Raises:
         ValueError: shapes that do not fit each other, an unknown offset mode or backend.
@@ -48,20 +50,25 @@ def dyhead_block(
 
 
 def _check_pyramid(pyramid: Pyramid) -> None:
-    for index, ((height, width), coarser) in enumerate(zip(pyramid.shapes, pyramid.shapes[1:], strict=False)):
+    check_kind("pyramid.values", pyramid.values, pyramid.values.device)
+    if not pyramid.shapes or min(min(shape) for shape in pyramid.shapes) < 1:
+        raise ValueError(f"pyramid.shapes is {pyramid.shapes}, expected one level or more, each of one pixel or more")
+    for index, ((height, width), coarser) in enumerate(zip(pyramid.shapes, pyramid.shapes[1:], strict=False), start=1):
         expected = ((height + 1) // 2, (width + 1) // 2)
         if tuple(coarser) != expected:
             raise ValueError(
-                f"level {index + 1} is {tuple(coarser)}, expected {expected}: each level is half the size of the one "
-                f"before it, here {(height, width)}, rounded up"
+                f"level {index} of the pyramid is {tuple(coarser)}, expected {expected}: half of {(height, width)}, "
+                "the level before it, rounded up; pad the images to a multiple of the coarsest stride"
             )
 
 
 def _check_parameters(pyramid: Pyramid, parameters: BlockParameters) -> None:
-    values = pyramid.values
-    in_channels = values.shape[2]
-    channels = parameters.conv_weight.shape[1] if parameters.conv_weight.ndim == 5 else 0
-    hidden = parameters.relu_weight1.shape[0]
+    for name, dimensions in (("conv_weight", 5), ("relu_weight1", 2)):
+        shape = tuple(getattr(parameters, name).shape)
+        if len(shape) != dimensions:
+            raise ValueError(f"{name} is {shape}, expected {dimensions} dimensions")
+    in_channels = pyramid.values.shape[2]
+    channels, hidden = parameters.conv_weight.shape[1], parameters.relu_weight1.shape[0]
     expected = {
         "offset_weight": (27, in_channels, 3, 3),
         "offset_bias": (27,),
@@ -76,18 +83,9 @@ def _check_parameters(pyramid: Pyramid, parameters: BlockParameters) -> None:
         "relu_weight2": (4 * channels, hidden),
         "relu_bias2": (4 * channels,),
     }
-    if not values.is_floating_point():
-        raise TypeError(f"pyramid.values is {values.dtype}, expected a floating-point tensor")
+    why = f"the pyramid has {in_channels} channels and conv_weight makes {channels} of them"
     for name, shape in expected.items():
         tensor = getattr(parameters, name)
-        if tensor is None and name == "conv_bias":
-            continue
-        if tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)}, expected {shape} for {in_channels} input and {channels} output "
-                "channels"
-            )
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} is {tensor.dtype}, expected a floating-point tensor")
-        if tensor.device != values.device:
-            raise TypeError(f"{name} is on {tensor.device}, expected {values.device} like the pyramid")
+        if tensor is not None or name != "conv_bias":
+            check_kind(name, tensor, pyramid.values.device)
+            check_shape(name, tensor, shape, why)

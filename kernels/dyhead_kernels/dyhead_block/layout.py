@@ -1,0 +1,90 @@
+"""Where the three branches of a block read and write in the packed pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyhead_kernels.sampling import OutputMap, SamplingGrid, sampling_grid
+
+HIGH, MID, LOW = BRANCHES = range(3)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`mid` writes a buffer packed like the pyramid; `high` and `low` write one packed like its levels 1 and coarser.
+
+    Attributes:
+        shapes: (H, W) of each level, finest first.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def levels(self) -> range:
+        """Indices of the levels."""
+        return range(len(self.shapes))
+
+    def has(self, branch: int, level: int) -> bool:
+        """Whether `branch` contributes to `level`."""
+        return self.source(branch, level) in self.levels
+
+    def source(self, branch: int, level: int) -> int:
+        """The level that `branch` samples for `level`."""
+        return level + (branch == HIGH) - (branch == LOW)
+
+    def output(self, branch: int, level: int) -> int:
+        """The level on whose grid `branch` computes its contribution to `level`."""
+        return level + (branch == HIGH)
+
+    def split(self, packed: Sequence[Tensor]) -> dict[tuple[int, int], Tensor]:
+        """Buffers of high, mid and low, (N, S_i, C) each -> view (N, H * W, C) of every (branch, level) there is."""
+        starts = tuple(accumulate((height * width for height, width in self.shapes), initial=0))
+        views = {}
+        for level in self.levels:
+            for branch in BRANCHES:
+                if self.has(branch, level):
+                    output = self.output(branch, level)
+                    first = 0 if branch == MID else starts[1]
+                    views[branch, level] = packed[branch][:, starts[output] - first : starts[output + 1] - first]
+        return views
+
+    def grid(self, branch: int, dtype: torch.dtype, device: torch.device) -> SamplingGrid:
+        """The sampling grid of a branch over all levels."""
+        starts = tuple(accumulate((height * width for height, width in self.shapes), initial=0))
+        maps = []
+        for level in self.levels:
+            if self.has(branch, level):
+                source = self.source(branch, level)
+                stride = (2, 2) if branch == LOW else (1, 1)
+                size = self.shapes[self.output(branch, level)]
+                maps.append(OutputMap(size, self.shapes[source], starts[source], stride))
+        return sampling_grid(tuple(maps), (3, 3), (1, 1), (1, 1), dtype, device)
+
+    def upsample(self, rows: Tensor, level: int) -> Tensor:
+        """(N, h * w, C) of the level coarser than `level` -> (N, H * W, C), bilinear with aligned corners."""
+        image = rows.unflatten(1, self.shapes[level + 1]).permute(0, 3, 1, 2)
+        image = F.interpolate(image, self.shapes[level], mode="bilinear", align_corners=True)
+        return image.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def upsampling_shares(self, level: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(1, h * w), the share of each pixel of the coarser level in the mean of `upsample`; they sum to one."""
+        return _upsampling_shares(self.shapes[level + 1], self.shapes[level], dtype, device)
+
+
+@lru_cache(maxsize=256)
+def _upsampling_shares(
+    size: tuple[int, int], target: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
+        axes = []
+        for small, large in zip(size, target, strict=True):
+            units = torch.eye(small, dtype=torch.float64)[None]
+            axes.append(F.interpolate(units, large, mode="linear", align_corners=True)[0].mean(dim=1))
+        return torch.outer(*axes).view(1, -1).to(device, dtype)
