@@ -16,7 +16,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.part")  # one name, so that what a killed process left is written over
     try:
         yield aside
         with aside.open("rb") as written:

@@ -82,3 +82,18 @@ def test_relu_before_p7_changes_p7_only() -> None:
     pairs = list(zip(with_relu(maps), without(maps), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs[:4])
     assert not torch.equal(*pairs[4])
+
+
+def test_levels_of_one_pixel_have_whole_gradients_in_bfloat16() -> None:
+    """Memory of an earlier NaN must not show through in a gradient that nothing was added to."""
+    fpn = FPN(FPNConfig(channels=96), [8, 8, 8])
+    for _ in range(40):
+        maps = [torch.randn(3, 8, 32 // s, 32 // s) for s in (4, 8, 16)]
+        for parameter in fpn.parameters():
+            parameter.grad = None
+        for dtype in (torch.float32, torch.bfloat16):
+            torch.full((96 * 96 * 9,), float("nan"), dtype=dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            levels = fpn(maps)
+        sum(level.float().sum() for level in levels).backward()
+        assert all(bool(parameter.grad.isfinite().all()) for parameter in fpn.parameters())

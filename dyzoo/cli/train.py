@@ -51,6 +51,9 @@ def train(
     precision: Annotated[
         Precision, typer.Option(help="Of matrix products; auto is bf16 where the hardware has it.")
     ] = TrainConfig.precision,
+    clip_norm: Annotated[
+        float, typer.Option(metavar="X", help="Longest gradient, as a norm over all parameters.")
+    ] = TrainConfig.clip_norm,
     ema_decay: Annotated[
         float, typer.Option(metavar="X", help="Of the averaged weights; 0: no averaging.")
     ] = TrainConfig.ema_decay,

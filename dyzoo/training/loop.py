@@ -150,12 +150,13 @@ class Trainer:
             losses: dict[str, Tensor] = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         if not math.isfinite(loss.item()):
-            parts = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-            raise TrainingError(f"the loss is no longer finite ({parts}): lower --lr, or use --precision fp32")
+            raise _not_finite(losses)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):  # the scaler skips such a step itself
+            raise _not_finite({**losses, "gradient norm": norm})
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -174,6 +175,11 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+def _not_finite(values: dict[str, Tensor]) -> TrainingError:
+    parts = ", ".join(f"{name} {value.item():.3g}" for name, value in values.items())
+    return TrainingError(f"the loss is no longer finite ({parts}): lower --lr, or use --precision fp32")
 
 
 def precision_dtype(precision: Precision, device: torch.device) -> torch.dtype:

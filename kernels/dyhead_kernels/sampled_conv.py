@@ -58,11 +58,12 @@ class _SampledConv(torch.autograd.Function):
         rows, matrix = _rows(values, offset.dtype), matrix.to(dtype)
         index, weight = sampling_corners(grid, offset, mask, values.shape[1])
         index, weight = index.flatten(0, 1), weight.flatten(0, 1)
-        output = values.new_empty(len(index), len(matrix), dtype=dtype)
+        output = values.new_empty(*offset.shape[:2], len(matrix), dtype=dtype)
+        output_rows = output.flatten(0, 1)
         for chunk in _chunks(len(index), matrix.shape[1] * rows.element_size()):
             columns = _blend(rows, index[chunk], weight[chunk])
-            output[chunk] = _multiply(columns.to(dtype), matrix)
-        return output.view(*offset.shape[:2], len(matrix))
+            output_rows[chunk] = _multiply(columns.to(dtype), matrix)
+        return output
 
     @staticmethod
     @once_differentiable

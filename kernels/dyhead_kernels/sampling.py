@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Outside any map, and still exact as int32 and as float32.
+FAR = 2**24
+
 
 class OutputMap(NamedTuple):
     """One run of output positions: its own (H, W) and the map of the packed buffer that it samples."""
@@ -98,9 +101,9 @@ def sampling_corners(grid: SamplingGrid, offset: Tensor, mask: Tensor | None, im
         mask multiplied in, differentiable in `offset` and `mask`.
     """
     position = grid.position + offset
-    low = position.detach().floor()
+    low = position.detach().floor().clamp(-FAR, FAR)
     fraction = position - low
-    # Clamped as whole numbers: a NaN offset becomes a valid row with a NaN weight, never a wild address.
+    # Clamped again as whole numbers: a NaN offset becomes a valid row with a NaN weight, never a wild address.
     low = low.to(torch.int32)
     corners = []
     for corner, share in ((low, 1 - fraction), (low + 1, fraction)):
