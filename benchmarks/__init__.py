@@ -1,0 +1,1 @@
+"""Speed of the attention chain against its alternatives: `python -m benchmarks --help`."""
