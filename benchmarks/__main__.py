@@ -13,7 +13,7 @@ from benchmarks.cases import CASES
 
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(CASES)}; all without.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each provider.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each provider.")] = 5,
     save: Annotated[bool, typer.Option(help="Append the rows to benchmarks/results/.")] = True,
 ) -> None:
     """Time the attention chain against its alternatives on the CPU, taking turns in one run.
