@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dyhead_kernels.sampling import SamplingGrid, sampling_corners
+from dyhead_kernels.sampling import Corners, SamplingGrid
 
 # Columns of a chunk, in bytes: small enough for the outer cache, large enough for an efficient matrix product.
 CHUNK_BYTES = 8 * 2**20
@@ -56,8 +56,8 @@ class _SampledConv(torch.autograd.Function):
         ctx.save_for_backward(values, offset, mask, matrix)
         ctx.grid, ctx.dtype = grid, dtype
         rows, matrix = _rows(values, offset.dtype), matrix.to(dtype)
-        index, weight = sampling_corners(grid, offset, mask, values.shape[1])
-        index, weight = index.flatten(0, 1), weight.flatten(0, 1)
+        corners = Corners(grid, offset, mask, values.shape[1])
+        index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
         output = values.new_empty(*offset.shape[:2], len(matrix), dtype=dtype)
         output_rows = output.flatten(0, 1)
         for chunk in _chunks(len(index), matrix.shape[1] * rows.element_size()):
@@ -70,22 +70,19 @@ class _SampledConv(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         values, offset, mask, matrix = ctx.saved_tensors
         needs_values, needs_offset, needs_mask, needs_matrix, *_ = ctx.needs_input_grad
-        needs_weight = needs_offset or needs_mask
         dtype: torch.dtype = ctx.dtype
         rows, matrix_t = _rows(values, offset.dtype), matrix.to(dtype).t().contiguous()
-        with torch.enable_grad():
-            offset = offset.detach().requires_grad_(needs_offset)
-            mask = None if mask is None else mask.detach().requires_grad_(needs_mask)
-            index, weight = (t.flatten(0, 1) for t in sampling_corners(ctx.grid, offset, mask, values.shape[1]))
+        corners = Corners(ctx.grid, offset, mask, values.shape[1])
+        index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
 
         grad_output = grad_output.flatten(0, 1)
         grad_rows = torch.zeros_like(rows) if needs_values else None
-        grad_weight = torch.empty_like(weight) if needs_weight else None
+        grad_weight = torch.empty_like(weight) if needs_offset or needs_mask else None
         grad_matrix_t = torch.zeros_like(matrix_t, dtype=offset.dtype) if needs_matrix else None
         for chunk in _chunks(len(index), len(matrix_t) * rows.element_size()):
             grad_chunk = grad_output[chunk].contiguous()
             with torch.enable_grad():
-                chunk_weight = weight[chunk].detach().requires_grad_(needs_weight)
+                chunk_weight = weight[chunk].detach().requires_grad_(grad_weight is not None)
                 columns = _blend(rows, index[chunk], chunk_weight)
             if grad_matrix_t is not None:
                 _add_product(grad_matrix_t, columns.detach().to(dtype).t(), grad_chunk)
@@ -95,14 +92,15 @@ class _SampledConv(torch.autograd.Function):
             if grad_weight is not None:
                 (grad_weight[chunk],) = torch.autograd.grad(columns, chunk_weight, grad_columns)
             if grad_rows is not None:
-                _add_unblended(grad_rows, grad_columns.view(-1, rows.shape[1]), index[chunk], weight[chunk].detach())
+                _add_unblended(grad_rows, grad_columns.view(-1, rows.shape[1]), index[chunk], weight[chunk])
 
-        leaves = [leaf for leaf in (offset, mask) if leaf is not None and leaf.requires_grad]
-        grad_leaves = iter(torch.autograd.grad(weight, leaves, grad_weight) if leaves else ())
+        grad_offset, grad_mask = (
+            (None, None) if grad_weight is None else corners.gradients(grad_weight.view_as(corners.weight))
+        )
         return (
             None if grad_rows is None else grad_rows.view_as(values).to(values.dtype),
-            next(grad_leaves) if needs_offset else None,
-            next(grad_leaves) if needs_mask else None,
+            grad_offset,
+            grad_mask,
             None if grad_matrix_t is None else grad_matrix_t.t().to(matrix.dtype),
             None,
             None,

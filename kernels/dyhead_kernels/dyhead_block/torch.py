@@ -10,7 +10,7 @@ from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
 from dyhead_kernels.dyhead_block.mix import mix_branches
 from dyhead_kernels.dyhead_block.offset_modes import high_branch_steering
 from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
-from dyhead_kernels.precision import matmul_dtype, sampling_dtype, to_common_dtype
+from dyhead_kernels.precision import matmul_dtype, sampling_dtype
 from dyhead_kernels.pyramid import Pyramid
 from dyhead_kernels.sampled_conv import sampled_conv
 
@@ -33,18 +33,28 @@ def dyhead_block(pyramid: Pyramid, parameters: BlockParameters, offset_mode: Off
 def _steering(
     pyramid: Pyramid, parameters: BlockParameters, offset_mode: OffsetMode, layout: Layout
 ) -> list[tuple[Tensor, Tensor]]:
-    """Offsets (N, P, 9, 2) and masks (N, P, 9) of the branches high, mid and low, in the dtype of sampling."""
-    dtype = sampling_dtype(pyramid.values)
-    values, weight, bias = to_common_dtype(pyramid.values, parameters.offset_weight, parameters.offset_bias)
-    mid, high = [], []
-    for level, features in enumerate(Pyramid(values, pyramid.shapes).levels()):
-        maps = F.conv2d(features, weight, bias, padding=1).to(dtype)
-        maps = torch.cat([maps[:, :18], maps[:, 18:].sigmoid()], dim=1)
-        mid.append(maps)
-        if layout.has(HIGH, level):
-            size = pyramid.shapes[layout.output(HIGH, level)]
-            high.append(torch.cat(high_branch_steering(maps[:, :18], maps[:, 18:], size, offset_mode), dim=1))
-    per_branch = {HIGH: high, MID: mid, LOW: mid[1:]}
-    empty = mid[0].new_empty(len(mid[0]), 0, 27)
-    packed = [torch.cat([empty, *(m.flatten(2).transpose(1, 2) for m in per_branch[b])], dim=1) for b in BRANCHES]
-    return [(maps[..., :18].unflatten(-1, (9, 2)), maps[..., 18:]) for maps in packed]
+    """Offsets (N, P, 9, 2) and masks (N, P, 9) of the branches high, mid and low, in the dtype of sampling.
+
+    The offset convolution stays in float32 under autocast: offsets rounded to bfloat16 move the sampling positions, and
+    a block's gradients with them by a tenth.
+    """
+    dtype = sampling_dtype(pyramid.values, parameters.conv_weight)
+    weight, bias = parameters.offset_weight.to(dtype), parameters.offset_bias.to(dtype)
+    with torch.autocast(pyramid.values.device.type, enabled=False):
+        levels = Pyramid(pyramid.values.to(dtype), pyramid.shapes).levels()
+        steering = Pyramid.from_levels([F.conv2d(level, weight, bias, padding=1) for level in levels])
+    offset = Pyramid(steering.values[..., :18], pyramid.shapes)
+    mask = Pyramid(steering.values[..., 18:].sigmoid(), pyramid.shapes)
+
+    high = [(offset.values[:, :0], mask.values[:, :0])]
+    for level in layout.levels[:-1]:
+        maps = high_branch_steering(offset.level(level), mask.level(level), pyramid.shapes[level + 1], offset_mode)
+        high.append((maps[0].flatten(2).transpose(1, 2), maps[1].flatten(2).transpose(1, 2)))
+    high_offset, high_mask = (torch.cat(parts, dim=1) for parts in zip(*high, strict=True))
+    coarser = slice(steering.starts[1], None)
+    branches = {
+        HIGH: (high_offset, high_mask),
+        MID: (offset.values, mask.values),
+        LOW: (offset.values[:, coarser], mask.values[:, coarser]),
+    }
+    return [(branches[branch][0].unflatten(-1, (9, 2)), branches[branch][1]) for branch in BRANCHES]

@@ -1,0 +1,34 @@
+"""How far a form of an operator may be from the float64 reference: the one table, with its reasons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The largest difference allowed, |actual - expected| / |expected| in the Euclidean norm of the whole tensor.
+TOLERANCES = {
+    # Two orders of summation in float64; a block's GroupNorms and rsqrt multiply it by some hundreds.
+    (torch.float64, "forward"): 1e-12,
+    (torch.float64, "gradient"): 1e-11,
+    # Sums of up to 9 * C products, each rounded at 6e-8; positions lose digits with the size of the map.
+    (torch.float32, "forward"): 1e-5,
+    (torch.float32, "gradient"): 5e-5,
+    # Factors and stored maps are rounded at 4e-3; sums, positions and statistics are in float32.
+    (torch.bfloat16, "forward"): 1e-2,
+    (torch.bfloat16, "gradient"): 1e-2,
+    # A block stays below 1e-2 too, except where the two lines of the dynamic ReLU nearly meet: there rounding may pick
+    # the other one, and with it another gradient.
+    (torch.float64, "block gradient"): 1e-11,
+    (torch.float32, "block gradient"): 5e-5,
+    (torch.bfloat16, "block gradient"): 1e-1,
+}
+
+
+def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype, kind: str, what: str = "values") -> None:
+    """Compare with the tolerance of `dtype` and `kind`: "forward", "gradient" or "block gradient"."""
+    assert actual.shape == expected.shape, what
+    assert torch.isfinite(actual).all(), f"{what}: not finite"
+    difference = torch.linalg.vector_norm(actual.double() - expected.double())
+    size = torch.linalg.vector_norm(expected.double())
+    tolerance = TOLERANCES[dtype, kind]
+    assert difference <= tolerance * size + 1e-15, f"{what}: off by {difference / size:.1e}, tolerance {tolerance:.0e}"
