@@ -13,8 +13,9 @@ def high_branch_steering(
 ) -> tuple[Tensor, Tensor]:
     """Offsets and masks of level l, (N, 18, H, W) and (N, 9, H, W), for the branch's output `size` (h, w) of level l+1.
 
-    - "flat": the raw buffer read with the output's h and w, as microsoft/DynamicHead's CUDA kernel does.
-    - "crop": the top left corner, as mmdetection does.
+    - "flat": the raw buffer read with the output's h and w, as microsoft/DynamicHead's CUDA kernel and mmcv's operator,
+      hence mmdetection, do.
+    - "crop": the top left corner.
     - "resize": bilinear, and the offsets divided by the scale H/h, W/w, since they count pixels of a coarser map.
       The corners are aligned because the branch's result is upsampled to level l with aligned corners: each output
       is steered by the offsets of the place it lands on.
