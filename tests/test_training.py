@@ -120,7 +120,12 @@ def test_a_killed_run_keeps_its_epochs_and_goes_on(voc: Path, tmp_path: Path, ki
     run = tmp_path / "run"
     command = [sys.executable, "-m", "dyzoo", "train", "--data", str(voc), "--model", "dyhead_atss_resnet10t"]
     command += ["--out", str(run), "--size", "64", "--batch-size", "3", "--no-pretrained-backbone", "--workers", "0"]
-    process = subprocess.Popen([*command, "--epochs", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "--epochs", "1000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores Ctrl-C
+    )
     deadline = time.monotonic() + 120
     while not (run / STATE_NAME).exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
@@ -172,6 +177,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
         train(replace(config, lr=1e12, warmup_epochs=0.0, epochs=20))
 
 
+@pytest.mark.slow
 def test_a_handful_of_images_is_learnt(config: TrainConfig) -> None:
     evaluation = train(replace(config, epochs=30, lr=5e-3, validate_every=30))
     assert (evaluation.metrics["AP50"] or 0) > 0.9

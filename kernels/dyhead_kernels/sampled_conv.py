@@ -138,15 +138,16 @@ def _add_unblended(total: Tensor, grad_bags: Tensor, index: Tensor, weight: Tens
 
 
 def _multiply(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows (P, A) times the transpose of `matrix` (B, A)."""
+    """Contiguous rows (P, A) times the transpose of `matrix` (B, A)."""
     if (
         rows.device.type == "cpu"
         and rows.dtype == torch.float32
         and len(rows) >= MIN_CONV_ROWS
         and torch.get_num_threads() > 1  # with one thread PyTorch takes another, slow, convolution
     ):
-        image = rows.t()[None, :, None]  # (1, A, 1, P), channels last in memory
-        return F.conv2d(image, matrix[:, :, None, None])[0, :, 0].t().contiguous()
+        # (1, A, P, 1), channels last in memory; PyTorch would not see that in (1, A, 1, P) and would transpose it.
+        image = rows.view(1, len(rows), 1, -1).permute(0, 3, 1, 2)
+        return F.conv2d(image, matrix[:, :, None, None]).permute(0, 2, 3, 1).reshape(len(rows), -1)
     return F.linear(rows, matrix)
 
 
