@@ -126,13 +126,16 @@ def test_a_killed_run_keeps_its_epochs_and_goes_on(voc: Path, tmp_path: Path, ki
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores Ctrl-C
     )
-    deadline = time.monotonic() + 120
-    while not (run / STATE_NAME).exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
-        time.sleep(0.1)
-    time.sleep(0.3)  # somewhere inside a later epoch
-    os.kill(process.pid, kill)
-    _, errors = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / STATE_NAME).exists() and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
+            time.sleep(0.1)
+        time.sleep(0.3)  # somewhere inside a later epoch
+        os.kill(process.pid, kill)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == (130 if kill == signal.SIGINT else -kill)
     assert b"Traceback" not in errors
     done = torch.load(run / STATE_NAME, weights_only=True)["progress"]["epochs_done"]
