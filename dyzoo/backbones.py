@@ -11,7 +11,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from dyzoo.config import BackboneConfig
-from dyzoo.errors import UnknownModelError
+from dyzoo.errors import UnknownModelError, first_line
 
 STRIDES_PX = (8, 16, 32)
 
@@ -81,15 +81,11 @@ def _create_timm_model(name: str, pretrained: bool) -> Any:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
-            raise UnknownModelError(f"backbone {name!r} gives no feature maps: {_first_line(error)}") from error
+            raise UnknownModelError(f"backbone {name!r} gives no feature maps: {first_line(error)}") from error
         raise UnknownModelError(
-            f"timm's weights for {name!r} cannot be loaded ({_first_line(error)}): check the network, "
+            f"timm's weights for {name!r} cannot be loaded ({first_line(error)}): check the network, "
             "or start without them (--no-pretrained-backbone, pretrained_backbone=False)"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _move_stride_to_first_conv(model: nn.Module) -> None:

@@ -23,3 +23,8 @@ class CheckpointError(DyzooError, ValueError):
 
 class TrainingError(DyzooError, RuntimeError):
     """Training that cannot start or go on."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says, cut to one line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

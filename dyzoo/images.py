@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
-from dyzoo.errors import ImageError
+from dyzoo.errors import ImageError, first_line
 
 ImageSource: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor
 """What `to_rgb` takes."""
@@ -51,7 +51,7 @@ def read_image(path: str | Path) -> Image.Image:
         try:
             return _upright_rgb(image)
         except Exception as error:  # decoders of damaged files raise almost anything
-            raise ImageError(f"{path} is damaged: {_first_line(error)}") from None
+            raise ImageError(f"{path} is damaged: {first_line(error)}") from None
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def to_rgb(source: ImageSource) -> Image.Image:
         except ImageError:
             raise
         except Exception as error:  # opening is lazy: this may be the moment the file is decoded
-            raise ImageError(f"the PIL image cannot be used: {_first_line(error)}") from None
+            raise ImageError(f"the PIL image cannot be used: {first_line(error)}") from None
     if isinstance(source, torch.Tensor):
         if source.ndim != 3 or source.shape[0] not in (1, 3, 4):
             raise ImageError(f"image tensor is {tuple(source.shape)}, expected (3, H, W)")
@@ -139,16 +139,12 @@ def _open(path: str | Path) -> Image.Image:
         what = "expected an image file" if _expand(path) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
         raise ImageError(f"{path} is a folder, {what}") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large: {_first_line(error)}") from None
+        raise ImageError(f"{path} is too large: {first_line(error)}") from None
     except Image.UnidentifiedImageError:
         what = "is empty" if path.stat().st_size == 0 else "is not an image of a known format"
         raise ImageError(f"{path} {what} ({', '.join(_PILLOW_FORMATS)})") from None
     except Exception as error:  # as in read_image
-        raise ImageError(f"{path} cannot be opened: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise ImageError(f"{path} cannot be opened: {first_line(error)}") from None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -26,6 +26,7 @@ else:
     import tomli as tomllib
 
 DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"
+BEST_NAME = "best"  # the folder of a training run that holds its best detector
 
 _ARCHITECTURES: dict[str, Callable[[], DetectorConfig]] = {}
 ARCHITECTURES = MappingProxyType(_ARCHITECTURES)
@@ -203,7 +204,7 @@ def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu") -
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
-        best = folder / "best"
+        best = folder / BEST_NAME
         return Detector.from_pretrained(best if best.is_dir() else folder, device)
     return create_model(str(name_or_folder), pretrained=True).to(device)
 

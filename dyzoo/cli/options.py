@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from dyzoo.errors import first_line
 from dyzoo.files import write_text
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def choose_device(name: str | None) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise typer.BadParameter(
-            f"{name!r} cannot be used: {str(error).splitlines()[0]}", param_hint="--device"
-        ) from None
+        raise typer.BadParameter(f"{name!r} cannot be used: {first_line(error)}", param_hint="--device") from None
 
 
 def parse_size(text: str | None) -> int | Literal["native"] | None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dyzoo.errors import TrainingError
+from dyzoo.errors import TrainingError, first_line
 from dyzoo.files import replacing
 
 STATE_NAME = "last.pt"
@@ -55,8 +55,7 @@ def load_state(folder: Path, parts: dict[str, Stateful]) -> dict[str, int | floa
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         if isinstance(error, TrainingError):
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TrainingError(f"{path} is damaged or of another model: {reason}") from error
+        raise TrainingError(f"{path} is damaged or of another model: {first_line(error)}") from error
     _set_random_state(state["random"])
     return state["progress"]
 

@@ -22,10 +22,10 @@ from dyzoo.errors import TrainingError
 from dyzoo.evaluation import Evaluation, evaluate
 from dyzoo.files import write_text
 from dyzoo.recipe import Precision, TrainConfig
-from dyzoo.training.checkpoint import Stateful, load_state, save_state
+from dyzoo.training.checkpoint import STATE_NAME, Stateful, load_state, save_state
 from dyzoo.training.report import Report, Row
 from dyzoo.training.schedule import build_optimizer, build_schedule
-from dyzoo.zoo import model_config
+from dyzoo.zoo import BEST_NAME, model_config
 
 console = Console(highlight=False, markup=False, soft_wrap=True)  # file names may hold [brackets]
 
@@ -64,7 +64,7 @@ class Trainer:
         self.config = config
         self.folder = config.folder
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if not config.resume and (self.folder / "last.pt").exists():
+        if not config.resume and (self.folder / STATE_NAME).exists():
             raise TrainingError(f"{self.folder} holds a run already: go on with --resume, or choose another --out")
         torch.manual_seed(config.seed)
         train_set = open_dataset(config.data, split=config.train_split)
@@ -118,7 +118,7 @@ class Trainer:
             raise
         finally:
             report.close()
-        best = Detector.from_pretrained(self.folder / "best", self.device)
+        best = Detector.from_pretrained(self.folder / BEST_NAME, self.device)
         evaluation = evaluate(best, self.val_set)
         evaluation.save(self.folder / "evaluation")
         return evaluation
@@ -170,7 +170,7 @@ class Trainer:
         ap = evaluation.metrics["AP"] or 0.0
         if ap > self.progression.best_ap:
             self.progression.best_ap, self.progression.best_epoch = ap, epoch
-            self.evaluated_model.save_pretrained(self.folder / "best")
+            self.evaluated_model.save_pretrained(self.folder / BEST_NAME)
         return {"AP": ap, "AP50": evaluation.metrics["AP50"] or 0.0}
 
     def _autocast(self) -> AbstractContextManager[None]:
