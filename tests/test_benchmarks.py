@@ -1,55 +1,387 @@
-"""The benchmark's own promises, on a case that takes no time."""
+"""The benchmark's own promises, at sizes that take no time."""
 
-import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+import torchvision
 
-from benchmarks import report, runner
-from benchmarks.cases import CASES, Case, Provider
+from benchmarks import rows as results
+from benchmarks.cases import Case, Operators, Setup
+from benchmarks.cases.blocks import block, head
+from benchmarks.cases.convolution import convolution
+from benchmarks.cases.detector import detector
+from benchmarks.gate import WrongResult, check, truth
+from benchmarks.machine import Machine, machine
+from benchmarks.plot import save_plot
+from benchmarks.precision import PRECISIONS
+from benchmarks.providers import BASELINE, PROVIDERS, Provider, exact_way
+from benchmarks.report import markdown
+from benchmarks.runner import PASSES, Skipped, measure
+from benchmarks.timing import Clock, percentiles, take_turns
+from benchmarks.work import blocks_work, convolution_work, level_shapes
+from dyzoo.cli import run
 
 CPU = torch.device("cpu")
+HERE = Machine("Some CPU", 1, "2.0", "", "abc")
+ROOT = Path(__file__).parents[1]
 
 
-def tiny_case(**providers: Provider) -> Case:
-    tensors = {"x": torch.arange(1.0, 5.0).requires_grad_()}
-    return Case("square", "4", tensors, {"slow": Provider(lambda x: x**2), **providers}, baseline="slow")
+def setup(dtype: str = "float32", size: int = 40) -> Setup:
+    return Setup(size, size, 1, PRECISIONS[dtype], CPU)
 
 
-def test_every_provider_is_timed_in_both_passes_and_kept(tmp_path: Path) -> None:
-    case = tiny_case(fast=Provider(lambda x: x * x), floor=Provider(lambda x: x.clone(), exact=False))
-    rows = list(runner.measure(case, CPU, rounds=3))
-    assert [(row.provider, row.pass_) for row in rows] == [
-        (provider, pass_) for pass_ in ("forward", "training step") for provider in ("slow", "fast", "floor")
+def tiny(make: Callable[..., Case], dtype: str = "float32") -> Case:
+    return make(setup(dtype), channels=32)
+
+
+def measured(case: Case, *providers: Provider, pass_: str = "forward") -> tuple[list[results.Row], list[Skipped]]:
+    return measure(case, providers, pass_, Clock(CPU), HERE, rounds=2)
+
+
+def some_row(**changes: object) -> results.Row:
+    row = results.Row(
+        *("head", "forward", "1x64x64px", "float32", "dyhead_kernels"),
+        *(1.0, 1.5, 2.0, None, 0.25, 3.0),
+        *("Some CPU", 1, "2.0", "", "abc"),
+    )
+    return replace(row, **changes)  # type: ignore[arg-type]
+
+
+def test_work_is_that_of_the_paper_s_head() -> None:
+    shapes = level_shapes(800, 1344)
+    assert shapes == ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
+    one = blocks_work(1, shapes, 256, 1, value_bytes=2)
+    assert one.flop == pytest.approx(42.4e9, rel=2e-3)
+    assert one.bytes == pytest.approx(60e6, rel=0.1)
+    six = blocks_work(2, shapes, 256, 6, value_bytes=2)
+    assert six.flop == pytest.approx(2 * 254e9, rel=3e-3)
+    assert six.of("training step").flop == 3 * six.flop
+    assert convolution_work(1, (80, 100), 256, 4).flop == pytest.approx(9.44e9, rel=1e-3)
+
+
+def test_the_detector_s_work_is_that_of_its_network_and_its_blocks() -> None:
+    case = detector(setup(size=64), "dyhead_atss_resnet10t")
+    in_blocks = blocks_work(1, level_shapes(64, 64), 96, 2, 4).flop
+    assert in_blocks < case.work.flop < 100 * in_blocks
+    assert case.work.bytes is None
+
+
+@pytest.mark.parametrize("make", [convolution, block])
+@pytest.mark.parametrize("pass_", PASSES)
+def test_providers_are_timed_side_by_side(make: Callable[..., Case], pass_: str) -> None:
+    case = tiny(make)
+    chosen = [
+        PROVIDERS[key] for key in ("ours", "ours-graph", "ours-compiled", "official-float32", "reference", "dense")
     ]
-    assert all(0 < row.p20_ms <= row.p50_ms <= row.p80_ms for row in rows)
+    rows, skipped = measured(case, *chosen, pass_=pass_)
+    names = ["dyhead_kernels", BASELINE, "reference, float32", "dense 3x3 convolutions (floor)"]
+    assert [row.provider for row in rows] == names
+    assert {(row.op, row.pass_, row.shape, row.dtype, row.device) for row in rows} == {
+        (make.__name__, pass_, "1x40x40px", "float32", "Some CPU")
+    }
+    for row in rows:
+        assert 0 < row.p20_ms <= row.p50_ms <= row.p80_ms
+        assert row.peak_mib is None
+        assert row.tflop_per_s == pytest.approx(case.work.of(pass_).flop / row.p50_ms / 1e9, abs=1e-4)
+    assert {entry.provider: entry.reason for entry in skipped} == {
+        "dyhead_kernels, CUDA graph": "CUDA graphs need a GPU",
+        "dyhead_kernels, compiled": "torch.compile takes part on a CPU only with --compile",
+    }
 
-    path = report.append(rows, tmp_path)
-    assert report.append(rows, tmp_path) == path
-    with path.open(newline="") as file:
-        kept = list(csv.DictReader(file))
-    assert len(kept) == 2 * len(rows)
-    assert kept[1]["provider"] == "fast"
-    assert float(kept[1]["p50_ms"]) == rows[1].p50_ms
 
-    table = report.markdown(rows, {"square": "slow"})
-    assert table.count("| slow |") == 2
-    assert all(line.endswith(" 1.00 |") for line in table.splitlines() if line.startswith("| slow |"))
+@pytest.mark.parametrize("pass_", PASSES)
+def test_half_precision_has_the_official_way_in_float32_beside_it(pass_: str) -> None:
+    chosen = [PROVIDERS[key] for key in ("ours", "official-float32", "official")]
+    rows, skipped = measured(tiny(block, "bfloat16"), *chosen, pass_=pass_)
+    assert skipped == []
+    assert [row.provider for row in rows] == [
+        "dyhead_kernels",
+        "torchvision, float32",
+        "torchvision, bfloat16 (operator float32)",
+    ]
+
+
+def test_a_provider_for_half_precision_has_no_part_in_float32() -> None:
+    assert measured(tiny(convolution), PROVIDERS["official"]) == ([], [])
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+def test_detectors_differ_only_in_their_blocks(pass_: str) -> None:
+    case = detector(setup(size=64), "dyhead_atss_resnet10t")
+    rows, skipped = measured(case, PROVIDERS["ours"], PROVIDERS["official-float32"], pass_=pass_)
+    assert skipped == []
+    assert len(rows) == 2
+    expected = truth(case, pass_)
+    if pass_ == "forward":
+        assert len(expected) == 15
+    else:
+        assert {"loss_cls", "gradient of detector.dyhead.blocks.1.offset_weight"} < expected.keys()
+        assert not any("backbone" in name for name in expected)
+
+
+def spoilt(spoil: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Provider:
+    """The official way, its output changed by a function of output and weight."""
+
+    def operators(chain: torch.dtype) -> Operators:
+        way = exact_way(chain)
+
+        def changed(input, offset, mask, weight, bias, stride=1):
+            return spoil(way.convolution(input, offset, mask, weight, bias, stride), weight)
+
+        return replace(way, convolution=changed)
+
+    return Provider("spoilt", "spoilt", operators)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "pass_"), [(lambda x: x * x + 1, "forward"), (lambda x: x * x.detach(), "training step")]
+    ("spoil", "pass_", "what"),
+    [
+        (lambda output, weight: output * 1.01, "forward", "output 0 is off by 1.0e-02"),
+        (lambda output, weight: output.index_fill(3, torch.tensor(4), torch.nan), "forward", "output 0 is off by nan"),
+        (lambda output, weight: output[..., :-1], "forward", "output 0 is off by nan"),
+        (lambda output, weight: output + weight.sum() - weight.sum().detach(), "training step", "gradient of weight"),
+    ],
 )
-def test_a_provider_that_computes_something_else_is_not_timed(wrong, pass_: str) -> None:
-    with pytest.raises(runner.DisagreementError, match=f"square, {pass_}, wrong"):
-        list(runner.measure(tiny_case(wrong=Provider(wrong)), CPU, rounds=1))
+def test_a_wrong_provider_is_not_timed_and_stops_nobody(spoil, pass_: str, what: str) -> None:
+    rows, skipped = measured(tiny(convolution), spoilt(spoil), PROVIDERS["official-float32"], pass_=pass_)
+    assert [row.provider for row in rows] == [BASELINE]
+    (entry,) = skipped
+    assert (entry.provider, entry.pass_, entry.wrong) == ("spoilt", pass_, True)
+    assert entry.reason.startswith(f"wrong: {what}")
 
 
-def test_the_convolution_case_compares_the_same_thing() -> None:
-    case = CASES["convolution"](CPU)
-    with torch.inference_mode():
-        outputs = {name: p.compute(**case.tensors) for name, p in case.providers.items() if p.exact}
-    expected = outputs.pop(case.baseline)
-    for name, output in outputs.items():
-        assert float((output - expected).abs().max() / expected.abs().max()) < runner.TOLERANCE, name
+def test_half_precision_is_no_excuse() -> None:
+    rows, skipped = measured(tiny(convolution, "bfloat16"), spoilt(lambda output, weight: output * 1.2))
+    assert rows == []
+    assert skipped[0].wrong
+
+
+def test_the_gate_wants_the_same_tensors() -> None:
+    expected = {"output 0": torch.ones(3), "gradient of x": torch.ones(3)}
+    check(expected, expected, "float32")
+    with pytest.raises(WrongResult, match="gives output 0, expected output 0, gradient of x"):
+        check({"output 0": torch.ones(3)}, expected, "float32")
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_may_differ() -> None:
+    large, nothing = torch.ones(100), torch.full((10,), 1e-12)
+    expected = {"gradient of weight": large, "gradient of bias": nothing}
+    check({"gradient of weight": large, "gradient of bias": -nothing}, expected, "float32")
+    with pytest.raises(WrongResult, match="gradient of bias"):
+        check({"gradient of weight": large, "gradient of bias": nothing + 1}, expected, "float32")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no kernel\nand a long story"), "failed: RuntimeError: no kernel"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of memory"),
+    ],
+)
+def test_a_provider_that_fails_is_listed_with_the_reason(error: Exception, reason: str) -> None:
+    def fail(chain: torch.dtype) -> Operators:
+        raise error
+
+    rows, skipped = measured(tiny(convolution), Provider("failing", "failing", fail), PROVIDERS["official-float32"])
+    assert [row.provider for row in rows] == [BASELINE]
+    assert [(entry.provider, entry.reason, entry.wrong) for entry in skipped] == [("failing", reason, False)]
+
+
+@pytest.mark.parametrize(("key", "module"), [("deformops", "deformops"), ("mmcv", "mmcv")])
+def test_a_package_that_is_not_installed_is_skipped(monkeypatch: pytest.MonkeyPatch, key: str, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    rows, skipped = measured(tiny(convolution), PROVIDERS[key])
+    assert rows == []
+    assert skipped[0].reason.startswith(f"{module} is not installed: ")
+
+
+def test_a_package_that_is_installed_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    drop_in = ModuleType("deformops.integrations.torchvision")
+    drop_in.deform_conv2d = torchvision.ops.deform_conv2d  # type: ignore[attr-defined]
+    ops = ModuleType("mmcv.ops")
+
+    def modulated_deform_conv2d(input, offset, mask, weight, bias, stride, padding, dilation, groups, offset_groups):
+        assert (dilation, groups, offset_groups) == (1, 1, 1)
+        return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, mask=mask)
+
+    ops.modulated_deform_conv2d = modulated_deform_conv2d  # type: ignore[attr-defined]
+    for module in (drop_in, ops):
+        for name in (module.__name__.split(".")[0], module.__name__):
+            monkeypatch.setitem(sys.modules, name, module)
+    rows, skipped = measured(tiny(block), PROVIDERS["deformops"], PROVIDERS["mmcv"])
+    assert [row.provider for row in rows] == ["deformops", "mmcv"]
+    assert skipped == []
+
+
+def test_turns_go_round_and_one_that_fails_late_drops_out() -> None:
+    calls = iter(range(1000))
+
+    def fails_later() -> None:
+        if next(calls) > 120:
+            raise torch.OutOfMemoryError
+
+    turns = list(take_turns({"a": lambda: None, "b": fails_later}, Clock(CPU), 3, lambda name: None))
+    assert [name for name, _ in turns] == ["a", "b", "a", "b", "a"]
+    assert isinstance(turns[3][1], torch.OutOfMemoryError)
+    assert all(len(taken) == 100 for name, taken in turns if name == "a")
+
+
+def test_percentiles() -> None:
+    times = percentiles([5.0, 1.0, 2.0, 4.0, 3.0, 6.0])
+    assert (times.p20, times.p50, times.p80) == (2.0, 3.5, 5.0)
+    assert percentiles([2.0]).p80 == 2.0
+
+
+def test_rows_are_appended_and_read_back(tmp_path: Path) -> None:
+    rows = [some_row(), some_row(provider="other", peak_mib=2.5, tflop_per_s=None)]
+    path = results.append(rows, tmp_path / "new")
+    assert path == tmp_path / "new" / "some-cpu.csv"
+    slower = some_row(p50_ms=1.75)
+    assert results.append([slower], tmp_path / "new") == path
+    assert results.read(path) == [*rows, slower]
+    assert results.latest(results.read(path)) == [slower, rows[1]]
+
+
+def test_a_file_with_other_columns_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "some-cpu.csv"
+    path.write_text("op,pass\nhead,forward\n")
+    for use in (lambda: results.append([some_row()], tmp_path), lambda: results.read(path)):
+        with pytest.raises(results.ResultsError, match=r"has the columns op,pass, expected op,pass,shape.*--out") as e:
+            use()
+        assert "\n" not in str(e.value)
+    assert path.read_text() == "op,pass\nhead,forward\n"
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+    path = results.append([some_row()], tmp_path)
+    path.write_text(path.read_text() + "head,forward\n")
+    with pytest.raises(results.ResultsError, match="line 3 is no measurement"):
+        results.read(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.csv")), ids=lambda path: path.name)
+def test_the_kept_results_can_be_read_and_shown(path: Path, tmp_path: Path) -> None:
+    rows = results.latest(results.read(path))
+    assert "| dyhead_kernels |" in markdown(rows)
+    save_plot(rows, tmp_path / "plot.png")
+
+
+def test_tables_compare_with_the_official_way() -> None:
+    peaks = some_row(op="machine", pass_="matrix product", provider="torch", tflop_per_s=0.1)
+    rows = [peaks, some_row(provider=BASELINE, p50_ms=6.0, peak_mib=30.0), some_row()]
+    skipped = [Skipped("head", "forward", "1x64x64px", "float32", "mmcv", "mmcv is not installed")]
+    lines = markdown(rows, skipped).splitlines()
+    assert lines[2] == "| dyhead_kernels | 1.50 | 1.00..2.00 | 4.00 |  | 0.250 | 3.00 |"
+    assert lines[3] == f"| {BASELINE} | 6.00 | 1.00..2.00 | 1.00 | 30 | 0.250 | 3.00 |"
+    assert "This machine's peaks: matrix product float32 0.100 TFLOP/s." in lines
+    assert lines[-1] == "- **mmcv**: mmcv is not installed"
+
+
+def test_the_plot_is_a_png_whatever_the_rows(tmp_path: Path) -> None:
+    rows = [
+        some_row(op=op, pass_=pass_, shape=shape, provider=provider.name(PRECISIONS["bfloat16"]), p50_ms=1.2)
+        for op in ("convolution", "head", "an old case")
+        for pass_ in PASSES
+        for shape in ("1x64x64px", "8x64x64px")
+        for provider in PROVIDERS.values()
+    ]
+    save_plot([*rows, some_row(provider="an old provider")], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(ValueError, match="no row to plot"):
+        save_plot([], tmp_path / "none.png")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DYZOO_DEBUG", raising=False)
+    return tmp_path
+
+
+BRIEF = ("--size", "32x32", "--rounds", "1", "--device", "cpu")
+
+
+def test_the_command_measures_keeps_and_shows(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    chosen = ("--provider", "ours", "--provider", "official-float32", "--provider", "ours-graph")
+    assert run(["bench", "convolution", *BRIEF, "--pass", "forward", *chosen, "--out", "kept"]) == 0
+    printed = capfd.readouterr().out
+    assert "| convolution, forward, 1x32x32px, float32 |" in printed
+    assert "- **dyhead_kernels, CUDA graph**: CUDA graphs need a GPU" in printed
+    assert "Nothing was timed on a GPU." in printed
+    (path,) = (here / "kept").glob("*.csv")
+    rows = results.read(path)
+    assert [row.provider for row in rows] == ["torch", "torch", "dyhead_kernels", BASELINE]
+    assert rows[0].tflop_per_s > 0
+    assert rows[1].gb_per_s > 0
+    assert {row.device for row in rows} == {machine(CPU).device}
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    assert run(["bench", "table", str(path)]) == 0
+    assert "| dyhead_kernels |" in capfd.readouterr().out
+    assert run(["bench", "plot", str(path), "--out", "other.png", "--case", "convolution", "--batch", "1"]) == 0
+    assert (here / "other.png").is_file()
+    assert run(["bench", "plot", str(path), "--case", "head"]) == 1
+    assert capfd.readouterr().err == f"error: {path}: there is no row to plot: measure something first\n"
+
+
+def test_a_run_that_is_not_to_be_saved_writes_nothing(here: Path) -> None:
+    assert run(["bench", "convolution", *BRIEF, "--pass", "forward", "--provider", "dense", "--no-save"]) == 0
+    assert list(here.iterdir()) == []
+
+
+def test_a_file_with_other_columns_is_found_out_before_measuring(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = results.path_for(machine(CPU).device, here)
+    path.write_text("something,else\n")
+    assert run(["bench", "head", "--out", ".", "--device", "cpu", "--size", "4000x4000"]) == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: {path.name} has the columns something,else, expected op,")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["heads"], "'heads' is none of convolution, block, head, detector"),
+        (["--size", "640"], "'640' is no HEIGHTxWIDTH in pixels"),
+        (["--dtype", "int8"], "'int8' is none of float32, tf32"),
+        (["--dtype", "tf32", "--device", "cpu"], "choose float32"),
+        (["--pass", "backward"], "'backward' is none of forward, training"),
+        (["--provider", "tensorflow"], "'tensorflow' is none of ours, "),
+        (["--device", "gpu"], "'gpu' cannot be used"),
+        (["--batch", "0"], "--batch"),
+        (["--bogus"], "No such option: --bogus"),
+        (["plot"], "Missing argument"),
+    ],
+)
+def test_a_wrong_option_is_one_line(here: Path, capfd: pytest.CaptureFixture[str], arguments, message: str) -> None:
+    assert run(["bench", *arguments]) == 2
+    printed, error = capfd.readouterr()
+    assert printed == ""
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_s_help_is_light() -> None:
+    code = "import sys, dyzoo.cli\ncode = dyzoo.cli.run(['bench', '--help'])\nprint(code, 'torch' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split()[-2:] == ["0", "False"]
+
+
+def test_the_module_is_the_same_command(here: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "table", str(here / "absent.csv")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr == f"error: {here / 'absent.csv'}: No such file or directory\n"
+
+
+def test_a_stack_of_six_blocks_stays_within_the_gate() -> None:
+    rows, skipped = measured(head(setup(), channels=32, blocks=6), PROVIDERS["ours"], pass_="training step")
+    assert skipped == []
+    assert [row.op for row in rows] == ["head"]

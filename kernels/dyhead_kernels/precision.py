@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -31,3 +32,11 @@ def to_common_dtype(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Every tensor in their common dtype; None stays None."""
     dtype = common_dtype(*tensors)
     return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off where it is on for `tensor`'s device: inside an operator every dtype is chosen already."""
+    device_type = tensor.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

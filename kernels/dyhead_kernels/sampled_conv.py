@@ -2,17 +2,17 @@
 
 A column buffer is K times its map, and whole it costs more in page faults and cache misses than the blending
 itself. So a chunk of columns lives just long enough to be multiplied, and the backward pass makes it again.
+Plain functions without a graph: operators call them, where autograd does not see them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dyhead_kernels.sampling import Corners, SamplingGrid
 
@@ -22,89 +22,86 @@ CHUNK_BYTES = 8 * 2**20
 MIN_CONV_ROWS = 512
 
 
-def sampled_conv(
-    values: Tensor, offset: Tensor, mask: Tensor | None, matrix: Tensor, grid: SamplingGrid, dtype: torch.dtype
-) -> Tensor:
+class Samples(NamedTuple):
+    """What a sampled convolution reads, and where.
+
+    Attributes:
+        rows: (N * S, C) packed maps of N images, contiguous, in the dtype of `offset`.
+        offset: (N, P, K, 2), (dy, dx) in pixels of the source map, float32 or float64.
+        mask: (N, P, K) in the dtype of `offset`, or None.
+        grid: P positions of K taps over the S rows of an image.
+    """
+
+    rows: Tensor
+    offset: Tensor
+    mask: Tensor | None
+    grid: SamplingGrid
+
+    def corners(self) -> Corners:
+        """The rows that each tap blends."""
+        images = len(self.offset)
+        return Corners(self.grid, self.offset, self.mask, len(self.rows) // images if images else 0)
+
+
+def sampled_conv(samples: Samples, matrix: Tensor, output: Tensor) -> None:
     """y(n, p) = sum over taps k: W_k (mask(n, p, k) * values blended at grid(p, k) + offset(n, p, k)).
 
     Args:
-        values: (N, S, C) packed maps.
-        offset: (N, P, K, 2), (dy, dx) in pixels of the source map, float32 or float64.
-        mask: (N, P, K) in the dtype of `offset`, or None.
-        matrix: (C_out, K * C), taps outermost.
-        grid: P positions of K taps over the S rows of an image.
-        dtype: of the matrix product and of the result; blending is done in the dtype of `offset`.
+        samples: blended in the dtype of their rows.
+        matrix: (C_out, K * C), taps outermost, in the dtype of the matrix product.
+        output: (N, P, C_out), contiguous, in the dtype of `matrix`; written.
+    """
+    corners = samples.corners()
+    index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
+    output_rows = output.view(-1, len(matrix))
+    for chunk in _chunks(len(index), matrix.shape[1] * samples.rows.element_size()):
+        columns = _blend(samples.rows, index[chunk], weight[chunk])
+        output_rows[chunk] = _multiply(columns.to(matrix.dtype), matrix)
+
+
+def sampled_conv_backward(
+    grad_output: Tensor,
+    samples: Samples,
+    matrix: Tensor,
+    grad_rows: Tensor | None,
+    steering_needed: bool,
+    matrix_needed: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of `sampled_conv`.
+
+    Args:
+        grad_output: (N, P, C_out) in the dtype of `matrix`.
+        grad_rows: like `samples.rows`; their gradient is added to it. None where it is not wanted.
+        steering_needed: whether the gradients of offset and mask are wanted.
+        matrix_needed: whether the gradient of the matrix is.
 
     Returns:
-        (N, P, C_out).
+        Gradients of offset and mask, in their shapes, and of matrix, (C_out, K * C) in the dtype of the rows; None for
+        what is not wanted.
     """
-    output: Tensor = _SampledConv.apply(values, offset, mask, matrix, grid, dtype)
-    return output
-
-
-class _SampledConv(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        matrix: Tensor,
-        grid: SamplingGrid,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.save_for_backward(values, offset, mask, matrix)
-        ctx.grid, ctx.dtype = grid, dtype
-        rows, matrix = _rows(values, offset.dtype), matrix.to(dtype)
-        corners = Corners(grid, offset, mask, values.shape[1])
-        index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
-        output = values.new_empty(*offset.shape[:2], len(matrix), dtype=dtype)
-        output_rows = output.flatten(0, 1)
-        for chunk in _chunks(len(index), matrix.shape[1] * rows.element_size()):
+    rows, matrix_t = samples.rows, matrix.t().contiguous()
+    corners = samples.corners()
+    index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
+    grad_output = grad_output.flatten(0, 1)
+    grad_weight = torch.empty_like(weight) if steering_needed else None
+    grad_matrix_t = torch.zeros_like(matrix_t, dtype=rows.dtype) if matrix_needed else None
+    for chunk in _chunks(len(index), len(matrix_t) * rows.element_size()):
+        grad_chunk = grad_output[chunk].contiguous()
+        if grad_matrix_t is not None:
             columns = _blend(rows, index[chunk], weight[chunk])
-            output_rows[chunk] = _multiply(columns.to(dtype), matrix)
-        return output
+            _add_product(grad_matrix_t, columns.to(matrix.dtype).t(), grad_chunk)
+        if grad_rows is None and grad_weight is None:
+            continue
+        grad_bags = _multiply(grad_chunk, matrix_t).to(rows.dtype).view(-1, rows.shape[1])
+        if grad_weight is not None:
+            grad_weight[chunk] = _unblended_weight(grad_bags, rows, index[chunk])
+        if grad_rows is not None:
+            _add_unblended(grad_rows, grad_bags, index[chunk], weight[chunk])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        values, offset, mask, matrix = ctx.saved_tensors
-        needs_values, needs_offset, needs_mask, needs_matrix, *_ = ctx.needs_input_grad
-        dtype: torch.dtype = ctx.dtype
-        rows, matrix_t = _rows(values, offset.dtype), matrix.to(dtype).t().contiguous()
-        corners = Corners(ctx.grid, offset, mask, values.shape[1])
-        index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
-
-        grad_output = grad_output.flatten(0, 1)
-        grad_rows = torch.zeros_like(rows) if needs_values else None
-        grad_weight = torch.empty_like(weight) if needs_offset or needs_mask else None
-        grad_matrix_t = torch.zeros_like(matrix_t, dtype=offset.dtype) if needs_matrix else None
-        for chunk in _chunks(len(index), len(matrix_t) * rows.element_size()):
-            grad_chunk = grad_output[chunk].contiguous()
-            with torch.enable_grad():
-                chunk_weight = weight[chunk].detach().requires_grad_(grad_weight is not None)
-                columns = _blend(rows, index[chunk], chunk_weight)
-            if grad_matrix_t is not None:
-                _add_product(grad_matrix_t, columns.detach().to(dtype).t(), grad_chunk)
-            if grad_rows is None and grad_weight is None:
-                continue
-            grad_columns = _multiply(grad_chunk, matrix_t).to(columns.dtype)
-            if grad_weight is not None:
-                (grad_weight[chunk],) = torch.autograd.grad(columns, chunk_weight, grad_columns)
-            if grad_rows is not None:
-                _add_unblended(grad_rows, grad_columns.view(-1, rows.shape[1]), index[chunk], weight[chunk])
-
-        grad_offset, grad_mask = (
-            (None, None) if grad_weight is None else corners.gradients(grad_weight.view_as(corners.weight))
-        )
-        return (
-            None if grad_rows is None else grad_rows.view_as(values).to(values.dtype),
-            grad_offset,
-            grad_mask,
-            None if grad_matrix_t is None else grad_matrix_t.t().to(matrix.dtype),
-            None,
-            None,
-        )
+    grad_offset, grad_mask = (
+        (None, None) if grad_weight is None else corners.gradients(grad_weight.view_as(corners.weight))
+    )
+    return grad_offset, grad_mask, None if grad_matrix_t is None else grad_matrix_t.t()
 
 
 def _chunks(count: int, bytes_each: int) -> Iterator[slice]:
@@ -114,14 +111,20 @@ def _chunks(count: int, bytes_each: int) -> Iterator[slice]:
     return (slice(start, start + length) for start in range(0, count, length))
 
 
-def _rows(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.flatten(0, 1).to(dtype).contiguous()
-
-
 def _blend(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """rows (R, C), corners (P, K, 4) -> columns (P, K * C)."""
     bags = F.embedding_bag(index.flatten(0, 1), rows, mode="sum", per_sample_weights=weight.flatten(0, 1))
     return bags.view(len(index), -1)
+
+
+def _unblended_weight(grad_bags: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+    """The gradient of the bags (P * K, C) -> that of each corner's weight (P, K, 4): its product with the row there."""
+    bag = torch.arange(len(grad_bags), dtype=index.dtype, device=index.device)
+    bag_of_corner, start = bag[:, None].expand(-1, 4).flatten(), bag * 4
+    grad: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad_bags, rows, index.flatten(), start, bag_of_corner, mode=0
+    )
+    return grad.view(index.shape)
 
 
 def _add_unblended(total: Tensor, grad_bags: Tensor, index: Tensor, weight: Tensor) -> None:

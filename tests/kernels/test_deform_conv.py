@@ -271,7 +271,7 @@ MISTAKES = {
     "map below the kernel": ({"padding": 0, "dilation": 4}, r"expected a map no smaller than the kernel \(3, 3\)"),
     "stride": ({"stride": 0}, r"stride is 0, expected an integer or a pair of them, at least 1"),
     "padding": ({"padding": (1, 2, 3)}, r"padding is \(1, 2, 3\), expected an integer or a pair"),
-    "backend": ({"backend": "cudnn"}, r"backend is 'cudnn', expected one of auto, reference, torch"),
+    "backend": ({"backend": "cudnn"}, r"backend is 'cudnn', expected one of auto, reference, torch, triton"),
 }
 
 

@@ -269,7 +269,7 @@ MISTAKES = {
     ),
     "norm groups": ({"norm_groups": 5}, r"norm_groups is 5, expected a divisor of the 12 output channels"),
     "offset mode": ({"offset_mode": "shrink"}, r"offset_mode is 'shrink', expected one of flat, crop, resize"),
-    "backend": ({"backend": "cudnn"}, r"backend is 'cudnn', expected one of auto, reference, torch"),
+    "backend": ({"backend": "cudnn"}, r"backend is 'cudnn', expected one of auto, reference, torch, triton"),
     "parameter shape": ({"norm_bias": torch.zeros(12)}, r"norm_bias is \(12,\), expected \(3, 12\)"),
     "parameter dimensions": ({"conv_weight": torch.zeros(12, 8, 3, 3)}, r"conv_weight is .*, expected 5 dimensions"),
 }

@@ -1,15 +1,24 @@
-"""Modulated deformable convolution: argument checks and the choice of a form."""
+"""Modulated deformable convolution: argument checks, the choice of a form, and the custom op that runs it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from dyhead_kernels.backends import resolve_backend
+from dyhead_kernels.backends import check_triton, form_of, resolve_backend
 from dyhead_kernels.checks import check_kind, check_shape
 from dyhead_kernels.deform_conv import reference
-from dyhead_kernels.deform_conv import torch as torch_form
+from dyhead_kernels.precision import matmul_dtype, without_autocast
 
-FORMS = {"reference": reference.modulated_deform_conv2d, "torch": torch_form.modulated_deform_conv2d}
+TENSORS = 5  # input, offset, weight, bias, mask
+GRADIENT_FORMATS = (torch.channels_last, *[torch.contiguous_format] * (TENSORS - 1))
+_ARGUMENTS = (
+    "Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend"
+)
 
 
 def modulated_deform_conv2d(
@@ -32,19 +41,92 @@ def modulated_deform_conv2d(
         weight: (C_out, C / groups, kh, kw), K = kh * kw.
         bias: (C_out,) or None.
         mask: (N, G * K, H_out, W_out) or None.
-        backend: "auto", "reference" or "torch"; "auto" asks DYHEAD_KERNELS_BACKEND.
+        backend: "auto", "reference", "torch" or "triton"; "auto" asks DYHEAD_KERNELS_BACKEND, else the device.
 
     Returns:
-        (N, C_out, H_out, W_out), in the common dtype of `input` and `weight`, or autocast's where it is on. The
-        reference ignores autocast and computes in the common dtype of all its arguments.
+        (N, C_out, H_out, W_out), in the common dtype of `input` and `weight`, or autocast's where it is on; channels
+        last in memory. The reference ignores autocast, computes in the common dtype of all its arguments and is the
+        only form with second derivatives.
 
     Raises:
         ValueError: shapes that do not fit each other, or an unknown backend.
-        TypeError: an input that is not floating point, or tensors on different devices.
+        TypeError: an input that is not floating point, tensors on different devices, a dtype that Triton cannot serve.
+        RuntimeError: the Triton form is asked for where it cannot run.
     """
     stride, padding, dilation = _pair("stride", stride), _pair("padding", padding), _pair("dilation", dilation)
     _check(input, offset, weight, bias, stride, padding, dilation, mask)
-    return FORMS[resolve_backend(backend)](input, offset, weight, bias, stride, padding, dilation, mask)
+    form = resolve_backend(backend, input.device)
+    if form == "reference":
+        return reference.modulated_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+    dtype = matmul_dtype(input, weight)
+    if form == "triton":
+        check_triton(input.device, dtype)
+        input = input.to(dtype)  # the plain form blends in float32 whatever comes, so there it is spared the rounding
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    output: Tensor = torch.ops.dyhead_kernels.deform_conv(
+        input, offset, weight, bias, mask, stride, padding, dilation, form
+    )
+    return output
+
+
+@torch.library.custom_op("dyhead_kernels::deform_conv", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+def _forward(input: Tensor, *arguments: Any) -> Tensor:
+    with without_autocast(input):
+        output: Tensor = form_of("deform_conv", arguments[-1]).forward(input, *arguments[:-1])
+    return output
+
+
+@_forward.register_fake
+def _(input: Tensor, offset: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    batch, _, height, width = offset.shape
+    return weight.new_empty(batch, height, width, weight.shape[0]).permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op(
+    "dyhead_kernels::deform_conv_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_output, {_ARGUMENTS}, bool[] needs) -> Tensor[]",
+)
+def _backward(grad_output: Tensor, *arguments: Any) -> list[Tensor]:
+    """Gradients of input (channels last), offset, weight, bias and mask; (0,) where none is needed."""
+    backend, needs = arguments[-2:]
+    with without_autocast(grad_output):
+        grads = form_of("deform_conv", backend).backward(grad_output, *arguments[:-2], tuple(needs))
+    return [
+        grad.contiguous(memory_format=memory_format) if need else grad_output.new_empty(0)
+        for grad, memory_format, need in zip(grads, GRADIENT_FORMATS, needs, strict=True)
+    ]
+
+
+@_backward.register_fake
+def _(grad_output: Tensor, *arguments: Any) -> list[Tensor]:
+    needs: Sequence[bool] = arguments[-1]
+    return [
+        torch.empty_like(tensor, memory_format=memory_format) if need else grad_output.new_empty(0)
+        for tensor, memory_format, need in zip(arguments[:TENSORS], GRADIENT_FORMATS, needs, strict=True)
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:TENSORS])
+    ctx.options = inputs[TENSORS:]
+
+
+def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    needs = list(ctx.needs_input_grad[:TENSORS])
+    grads = torch.ops.dyhead_kernels.deform_conv_backward(grad_output, *ctx.saved_tensors, *ctx.options, needs)
+    wanted = (grad if need else None for grad, need in zip(grads, needs, strict=True))
+    return *wanted, *(None for _ in ctx.options)
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError(
+        'modulated_deform_conv2d has no second derivative in this form: pass backend="reference", which has'
+    )
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+_backward.register_autograd(_no_second_derivative)
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:

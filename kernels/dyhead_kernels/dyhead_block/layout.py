@@ -73,6 +73,13 @@ class Layout:
         image = F.interpolate(image, self.shapes[level], mode="bilinear", align_corners=True)
         return image.permute(0, 2, 3, 1).flatten(1, 2)
 
+    def upsample_backward(self, grad: Tensor, level: int) -> Tensor:
+        """The transpose of `upsample`: (N, H * W, C) of `level` -> (N, h * w, C) of the level coarser."""
+        image = grad.unflatten(1, self.shapes[level]).permute(0, 3, 1, 2)
+        shape = [*image.shape[:2], *self.shapes[level + 1]]
+        image = torch.ops.aten.upsample_bilinear2d_backward(image, self.shapes[level], shape, align_corners=True)
+        return image.permute(0, 2, 3, 1).flatten(1, 2)
+
     def upsampling_shares(self, level: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """(1, h * w), the share of each pixel of the coarser level in the mean of `upsample`; they sum to one."""
         return _upsampling_shares(self.shapes[level + 1], self.shapes[level], dtype, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,6 +29,32 @@ def high_branch_steering(
         )
     if mode == "crop":
         return offset[:, :, :height, :width], mask[:, :, :height, :width]
-    scale = offset.new_tensor([offset.shape[2] / height, offset.shape[3] / width]).repeat(9).view(-1, 1, 1)
+    scale = _scale(offset, (offset.shape[2], offset.shape[3]), size)
     offset, mask = (F.interpolate(maps, size, mode="bilinear", align_corners=True) for maps in (offset, mask))
     return offset / scale, mask
+
+
+def high_branch_steering_backward(
+    grad_offset: Tensor, grad_mask: Tensor, size: tuple[int, int], mode: OffsetMode
+) -> tuple[Tensor, Tensor]:
+    """The transpose of `high_branch_steering`: gradients of size (h, w) -> those on level l's `size` (H, W)."""
+    height, width = size
+    small = (grad_offset.shape[2], grad_offset.shape[3])
+    if mode == "resize":
+        grad_offset = grad_offset / _scale(grad_offset, size, small)
+    grads = []
+    for grad in (grad_offset, grad_mask):
+        shape = [*grad.shape[:2], height, width]
+        if mode == "flat":
+            unread = shape[1] * (height * width - small[0] * small[1])
+            grads.append(F.pad(grad.flatten(1), (0, unread)).view(shape))
+        elif mode == "crop":
+            grads.append(F.pad(grad, (0, width - small[1], 0, height - small[0])))
+        else:
+            grads.append(torch.ops.aten.upsample_bilinear2d_backward(grad, small, shape, align_corners=True))
+    return grads[0], grads[1]
+
+
+def _scale(offset: Tensor, large: tuple[int, int], small: tuple[int, int]) -> Tensor:
+    """(18, 1, 1), how many pixels of the large map make one of the small: vertically, horizontally, and so on."""
+    return offset.new_tensor([large[0] / small[0], large[1] / small[1]]).repeat(9).view(-1, 1, 1)

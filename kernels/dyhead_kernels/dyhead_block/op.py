@@ -1,17 +1,29 @@
-"""One DyHead block over a pyramid: argument checks and the choice of a form."""
+"""One DyHead block over a pyramid: argument checks, the choice of a form, and the custom op that runs it."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, cast, get_args
 
-from dyhead_kernels.backends import resolve_backend
+import torch
+from torch import Tensor
+
+from dyhead_kernels.backends import check_triton, form_of, resolve_backend
 from dyhead_kernels.checks import check_kind, check_shape
 from dyhead_kernels.dyhead_block import reference
-from dyhead_kernels.dyhead_block import torch as torch_form
+from dyhead_kernels.dyhead_block.layout import Layout
 from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
+from dyhead_kernels.precision import matmul_dtype, without_autocast
 from dyhead_kernels.pyramid import Pyramid
 
-FORMS = {"reference": reference.dyhead_block, "torch": torch_form.dyhead_block}
+PARAMETERS = tuple(field.name for field in fields(BlockParameters))
+TENSORS = 1 + len(PARAMETERS)  # values, then the parameters
+_ARGUMENTS = (
+    "Tensor values, "
+    + ", ".join(f"Tensor{'?' if name == 'conv_bias' else ''} {name}" for name in PARAMETERS)
+    + ", SymInt[] sizes, str offset_mode, int norm_groups, str backend"
+)
 
 
 def dyhead_block(
@@ -29,15 +41,17 @@ def dyhead_block(
         parameters: see `BlockParameters`; C_in -> C channels.
         offset_mode: how the `high` branch reads its oversize offset map, see `offset_modes`.
         norm_groups: groups of the three GroupNorms, a divisor of C.
-        backend: "auto", "reference" or "torch"; "auto" asks DYHEAD_KERNELS_BACKEND.
+        backend: "auto", "reference", "torch" or "triton"; "auto" asks DYHEAD_KERNELS_BACKEND, else the device.
 
     Returns:
         A pyramid of the same level shapes and C channels, in the common dtype of the pyramid and the convolutions, or
-        autocast's where it is on. The reference ignores autocast and computes in the common dtype of its arguments.
+        autocast's where it is on. Offsets and statistics are computed in float32 or wider all the same. The reference
+        ignores autocast, computes in the common dtype of its arguments and is the only form with second derivatives.
 
     Raises:
         ValueError: shapes that do not fit each other, an unknown offset mode or backend.
-        TypeError: tensors that are not floating point or on different devices.
+        TypeError: tensors that are not floating point or on different devices, a dtype that Triton cannot serve.
+        RuntimeError: the Triton form is asked for where it cannot run.
     """
     _check_pyramid(pyramid)
     _check_parameters(pyramid, parameters)
@@ -46,7 +60,104 @@ def dyhead_block(
         raise ValueError(f"norm_groups is {norm_groups}, expected a divisor of the {channels} output channels")
     if offset_mode not in get_args(OffsetMode):
         raise ValueError(f"offset_mode is {offset_mode!r}, expected one of {', '.join(get_args(OffsetMode))}")
-    return FORMS[resolve_backend(backend)](pyramid, parameters, offset_mode, norm_groups)
+    values = pyramid.values
+    form = resolve_backend(backend, values.device)
+    if form == "reference":
+        return reference.dyhead_block(pyramid, parameters, offset_mode, norm_groups)
+    dtype = matmul_dtype(values, parameters.conv_weight)
+    if form == "triton":
+        check_triton(values.device, dtype)
+        values = values.to(dtype)  # the plain form blends in float32 whatever comes, so there it is spared the rounding
+    parameters = replace(parameters, conv_weight=parameters.conv_weight.to(dtype))
+    tensors = (getattr(parameters, name) for name in PARAMETERS)
+    sizes = [length for shape in pyramid.shapes for length in shape]
+    # What the backward pass needs follows the output and goes away here, unless autograd has kept it.
+    output = torch.ops.dyhead_kernels.dyhead_block(values, *tensors, sizes, offset_mode, norm_groups, form)[0]
+    return Pyramid(output, pyramid.shapes)
+
+
+@torch.library.custom_op("dyhead_kernels::dyhead_block", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]")
+def _forward(values: Tensor, *arguments: Any) -> list[Tensor]:
+    """The output (N, S, C), then the form's `State`."""
+    block, backend = _parse(arguments)
+    with without_autocast(values):
+        output, state = form_of("dyhead_block", backend).forward(values, *block)
+    return [output, *state]
+
+
+@_forward.register_fake
+def _(values: Tensor, *arguments: Any) -> list[Tensor]:
+    block, backend = _parse(arguments)
+    return list(form_of("dyhead_block", backend).state_like(values, *block))
+
+
+@torch.library.custom_op(
+    "dyhead_kernels::dyhead_block_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_output, {_ARGUMENTS}, Tensor[] state, bool values_needed, bool parameters_needed)"
+    " -> Tensor[]",
+)
+def _backward(grad_output: Tensor, values: Tensor, *arguments: Any) -> list[Tensor]:
+    """Gradients of values and of each parameter; (0,) where there is none."""
+    state, values_needed, parameters_needed = arguments[-3:]
+    block, backend = _parse(arguments[:-3])
+    with without_autocast(values):
+        grad_values, grad_parameters = form_of("dyhead_block", backend).backward(
+            grad_output, values, *block, state, (values_needed, parameters_needed)
+        )
+    needs = (values_needed, *[parameters_needed] * len(PARAMETERS))
+    return [
+        grad.contiguous() if need and grad is not None else values.new_empty(0)
+        for grad, need in zip((grad_values, *grad_parameters), needs, strict=True)
+    ]
+
+
+@_backward.register_fake
+def _(grad_output: Tensor, values: Tensor, *arguments: Any) -> list[Tensor]:
+    values_needed, parameters_needed = arguments[-2:]
+    needs = (values_needed, *[parameters_needed] * len(PARAMETERS))
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        if need and tensor is not None
+        else values.new_empty(0)
+        for tensor, need in zip((values, *arguments[: len(PARAMETERS)]), needs, strict=True)
+    ]
+
+
+def _parse(arguments: Sequence[Any]) -> tuple[tuple[BlockParameters, Layout, OffsetMode, int], Any]:
+    """Of the op's arguments after `values`: what every form takes, and the form's name."""
+    sizes, offset_mode, norm_groups, backend = arguments[len(PARAMETERS) :]
+    layout = Layout(tuple(zip(sizes[::2], sizes[1::2], strict=True)))
+    return (BlockParameters(*arguments[: len(PARAMETERS)]), layout, cast(OffsetMode, offset_mode), norm_groups), backend
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    state = output[1:]
+    ctx.mark_non_differentiable(*state)
+    ctx.set_materialize_grads(False)  # else zeros as large as the state come with every gradient
+    ctx.save_for_backward(*inputs[:TENSORS], *state)
+    ctx.options = inputs[TENSORS:]
+
+
+def _autograd(ctx: Any, grads: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+    options = (None for _ in ctx.options)
+    if grads[0] is None:
+        return *(None for _ in range(TENSORS)), *options
+    saved = ctx.saved_tensors  # checkpointing hands them out once
+    inputs, state = saved[:TENSORS], list(saved[TENSORS:])
+    needs = ctx.needs_input_grad[:TENSORS]
+    found = torch.ops.dyhead_kernels.dyhead_block_backward(
+        grads[0], *inputs, *ctx.options, state, needs[0], any(needs[1:])
+    )
+    return *(grad if need else None for grad, need in zip(found, needs, strict=True)), *options
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError('dyhead_block has no second derivative in this form: pass backend="reference", which has')
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+_backward.register_autograd(_no_second_derivative)
 
 
 def _check_pyramid(pyramid: Pyramid) -> None:

@@ -1,0 +1,266 @@
+"""What the kernels become on GPUs that are not at hand: registers, spills, shared memory, matrix instructions.
+
+`python -m dyhead_kernels.static` compiles every kernel of a DyHead block, forward and backward, with its shipped launch
+parameters, and prints a table. Launches are recorded from the operators themselves, run on tensors without memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# What one multiprocessor (compute unit) has: bytes of shared memory a program may use, 32-bit registers, threads.
+SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
+REGISTERS = {"sm_80": 65_536, "sm_90": 65_536, "sm_100": 65_536, "gfx942": 131_072}
+THREADS = 2_048
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
+_MATRIX_INSTRUCTIONS = ("wgmma", "tcgen05.mma", "mma.sync", "v_mfma")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one kernel on one target.
+
+    Attributes:
+        warps: of a program; 64 threads each on AMD's GPUs, else 32.
+        registers: of a thread; on AMD's GPUs vector and accumulation registers together.
+        spill_bytes: of a thread.
+        shared_bytes: of a program.
+        programs: that fit on one multiprocessor at a time.
+        matrix: the matrix instruction that products use; "" where there are none.
+    """
+
+    kernel: str
+    dtype: str
+    channels: int
+    target: str
+    warps: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    programs: int
+    matrix: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel to compile: enough to do it in another process."""
+
+    module: str
+    name: str
+    dtype: str
+    channels: int
+    target: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[int, Any], ...]
+    divisible: tuple[int, ...]
+    options: tuple[tuple[str, int], ...]
+
+
+def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
+    """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic."""
+    from dyhead_kernels.dyhead_block import triton as form
+    from dyhead_kernels.dyhead_block.layout import Layout
+    from dyhead_kernels.dyhead_block.parameters import BlockParameters
+    from dyhead_kernels.triton_kernels.launching import recording
+
+    layout = Layout(((100, 168), (50, 84), (25, 42), (13, 21), (7, 11)))
+    positions = sum(height * width for height, width in layout.shapes)
+
+    def empty(*shape: int, of: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(*shape, dtype=of, device="meta")
+
+    hidden, values = channels // 4, empty(1, positions, channels, of=DTYPES[dtype])
+    parameters = BlockParameters(
+        empty(27, channels, 3, 3),
+        empty(27),
+        empty(3, channels, channels, 3, 3, of=DTYPES[dtype]),
+        *(empty(3, channels) for _ in range(3)),
+        empty(channels),
+        empty(1),
+        empty(hidden, channels),
+        empty(hidden),
+        empty(4 * channels, hidden),
+        empty(4 * channels),
+    )
+    before = torch.are_deterministic_algorithms_enabled()
+    with recording() as launches:
+        output, state = form.forward(values, parameters, layout, "resize", 16)
+        for deterministic in (False, True):
+            torch.use_deterministic_algorithms(deterministic)
+            form.backward(output, values, parameters, layout, "resize", 16, state, (True, True))
+    torch.use_deterministic_algorithms(before)
+    found = (_job(*launch, dtype, channels, target) for target in targets for launch in launches)
+    return list(dict.fromkeys(found))
+
+
+def _job(
+    kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], dtype: str, channels: int, target: str
+) -> Job:
+    names = list(kernel.arg_names)
+    signature, values, divisible = [], [], []
+    for index, name in enumerate(names):
+        value = arguments[index] if index < len(arguments) else constants[name]
+        if index >= len(arguments):
+            if name == "PRECISION" and target.startswith("gfx"):
+                value = "ieee"  # see launching.dot_precision
+            signature.append((name, "constexpr"))
+            values.append((index, value))
+        elif isinstance(value, torch.Tensor):
+            signature.append((name, _POINTERS[value.dtype]))
+            divisible.append(index)  # PyTorch's memory is aligned
+        elif value == 1:  # Triton turns a one into a constant
+            signature.append((name, "constexpr"))
+            values.append((index, 1))
+        else:
+            signature.append((name, "i32"))
+            if value % 16 == 0:
+                divisible.append(index)
+    options = tuple((name, constants[name]) for name in OPTIONS if name in constants)
+    return Job(
+        kernel.fn.__module__,
+        kernel.fn.__name__,
+        dtype,
+        channels,
+        target,
+        tuple(signature),
+        tuple(values),
+        tuple(divisible),
+        options,
+    )
+
+
+def compile_job(job: Job) -> Resources:
+    """Compile for a device that need not be there.
+
+    Raises:
+        Exception: whatever Triton says of a kernel that does not compile.
+    """
+    from importlib import import_module
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(import_module(job.module), job.name)
+    amd = job.target.startswith("gfx")
+    target = GPUTarget("hip", job.target, 64) if amd else GPUTarget("cuda", int(job.target.removeprefix("sm_")), 32)
+    source = ASTSource(
+        kernel,
+        dict(job.signature),
+        {(index,): value for index, value in job.constants},
+        {(index,): [["tt.divisibility", 16]] for index in job.divisible},
+    )
+    compiled = triton.compile(source, target=target, options=dict(job.options))
+    warps = compiled.metadata.num_warps
+    if amd:
+        text = compiled.asm["amdgcn"]
+        registers = _number(r"\.vgpr_count:\s+(\d+)", text)
+        spill_bytes = 4 * (
+            _number(r"\.vgpr_spill_count:\s+(\d+)", text) + _number(r"\.sgpr_spill_count:\s+(\d+)", text)
+        )
+    else:
+        text = compiled.asm["ptx"]
+        registers, spill_bytes = _cubin_resources(compiled.asm["cubin"])
+    shared = compiled.metadata.shared
+    threads = warps * (64 if amd else 32)
+    return Resources(
+        kernel=job.name.strip("_").removesuffix("_kernel"),
+        dtype=job.dtype + (", fixed point" if (("FIXED_POINT", "constexpr") in job.signature and _fixed(job)) else ""),
+        channels=job.channels,
+        target=job.target,
+        warps=warps,
+        registers=registers,
+        spill_bytes=spill_bytes,
+        shared_bytes=shared,
+        programs=min(
+            SHARED_BYTES[job.target] // max(1, shared),
+            REGISTERS[job.target] // (threads * -(-registers // 8) * 8),
+            THREADS // threads,
+        ),
+        matrix=", ".join(name for name in _MATRIX_INSTRUCTIONS if name in text),
+    )
+
+
+def _fixed(job: Job) -> bool:
+    names = [name for name, _ in job.signature]
+    return bool(dict(job.constants)[names.index("FIXED_POINT")])
+
+
+def _cubin_resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and spill bytes of a thread, as the disassembler that comes with Triton reports them."""
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__path__[0]) / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [str(tool), "--dump-resource-usage", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return _number(r"REG:(\d+)", text), _number(r"STACK:(\d+)", text)
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    return int(found.group(1)) if found else 0
+
+
+def survey(dtypes: Sequence[str], channels: Sequence[int], targets: Sequence[str], workers: int) -> Iterator[Resources]:
+    """Compile all of it, in `workers` processes."""
+    work = [job for dtype in dtypes for width in channels for job in jobs(dtype, width, targets)]
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(compile_job, work)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, or one JSON object per line with --json."""
+    parser = argparse.ArgumentParser(prog="python -m dyhead_kernels.static", description=__doc__)
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=DTYPES)
+    parser.add_argument("--channels", nargs="+", type=int, default=[256])
+    parser.add_argument("--target", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    options = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        sys.exit("error: TRITON_INTERPRET is 1, so there is nothing to compile: unset it")
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+    if not options.json:
+        print("| kernel | dtype | C | target | warps | registers | spill B | shared KiB | programs | matrix |")
+        print("|---|---|---:|---|---:|---:|---:|---:|---:|---|")
+    for row in survey(options.dtype, options.channels, options.target, options.workers):
+        if options.json:
+            print(json.dumps(asdict(row)), flush=True)
+        else:
+            print(
+                f"| {row.kernel} | {row.dtype} | {row.channels} | {row.target} | {row.warps} | {row.registers} | "
+                f"{row.spill_bytes} | {row.shared_bytes / 1024:.0f} | {row.programs} | {row.matrix} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""The last pass of a block and its gradient, over all levels at once.
+
+    m = A_high U(Y_high) + A_mid Y_mid + A_low Y_low + D        out = max(slope1 m + shift1, slope2 m + shift2)
+
+with U the bilinear upsampling with aligned corners. Coefficients of one image and level are eight rows of C channels:
+A_high, A_mid, A_low, D, slope1, shift1, slope2, shift2.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from dyhead_kernels.triton_kernels.columns import (
+    COARSE_HEIGHT,
+    COARSE_WIDTH,
+    HEIGHT,
+    LEVEL_COLUMNS,
+    START,
+    WIDTH,
+    column,
+    if_any,
+    tile_positions,
+)
+
+ROWS = tl.constexpr(8)
+HIGH, MID, LOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+SHIFT, SLOPE1, SHIFT1, SLOPE2, SHIFT2 = (tl.constexpr(row) for row in range(3, 8))
+
+
+@triton.jit
+def _load(rows_ptr, row, exists, channel, C: tl.constexpr):
+    at = rows_ptr + row.to(tl.int64)[:, None] * C + channel[None, :]
+    return tl.load(at, mask=exists[:, None] & (channel < C)[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _upsampled(high_ptr, start, y, x, inside, height, width, fine_height, fine_width, channel, C: tl.constexpr):
+    """U of the map (height, width) that begins at row `start`; zero if it has no size."""
+    exists = if_any(inside, height)
+    source_y = y.to(tl.float32) * ((height - 1).to(tl.float32) / tl.maximum(fine_height - 1, 1).to(tl.float32))
+    source_x = x.to(tl.float32) * ((width - 1).to(tl.float32) / tl.maximum(fine_width - 1, 1).to(tl.float32))
+    top, left = tl.floor(source_y), tl.floor(source_x)
+    below, right = (source_y - top)[:, None], (source_x - left)[:, None]
+    top, left = tl.minimum(top.to(tl.int32), height - 1), tl.minimum(left.to(tl.int32), width - 1)
+    upper, lower = start + top * width, start + tl.minimum(top + 1, height - 1) * width
+    far = tl.minimum(left + 1, width - 1)
+    first = _load(high_ptr, upper + left, exists, channel, C) * (1 - right)
+    first += _load(high_ptr, upper + far, exists, channel, C) * right
+    second = _load(high_ptr, lower + left, exists, channel, C) * (1 - right)
+    second += _load(high_ptr, lower + far, exists, channel, C) * right
+    return first * (1 - below) + second * below
+
+
+@triton.jit
+def _branch_start(branch, image, packed_rows, coarse_rows):
+    """First row of an image of high, mid or low in the buffer that holds all images of one after the other."""
+    images = tl.num_programs(2).to(tl.int64)
+    if branch == MID:
+        start = images * coarse_rows + image * packed_rows
+    elif branch == HIGH:
+        start = image * coarse_rows
+    else:
+        start = images * (coarse_rows + packed_rows) + image * coarse_rows
+    return start
+
+
+@triton.jit
+def _coefficient(coefficients_ptr, row: tl.constexpr, channel, C: tl.constexpr):
+    return tl.load(coefficients_ptr + row * C + channel, mask=channel < C, other=0.0)[None, :]
+
+
+@triton.jit
+def _mix(
+    convolved_ptr,
+    coefficients_ptr,
+    level_ptr,
+    levels_ptr,
+    image,
+    y,
+    x,
+    position,
+    inside,
+    channel,
+    packed_rows,
+    coarse_rows,
+    C: tl.constexpr,
+):
+    """m, the two lines of it, and U(Y_high), Y_mid, Y_low (zero where the level lacks a branch): (P, channels) each."""
+    height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
+    finest_area = column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
+    high = _upsampled(
+        convolved_ptr + _branch_start(HIGH, image, packed_rows, coarse_rows) * C,
+        start + height * width - finest_area,
+        y,
+        x,
+        inside,
+        column(level_ptr, COARSE_HEIGHT),
+        column(level_ptr, COARSE_WIDTH),
+        height,
+        width,
+        channel,
+        C,
+    )
+    mid_ptr = convolved_ptr + _branch_start(MID, image, packed_rows, coarse_rows) * C
+    mid = _load(mid_ptr, start + position, inside, channel, C)
+    low_ptr = convolved_ptr + _branch_start(LOW, image, packed_rows, coarse_rows) * C
+    low = _load(low_ptr, start - finest_area + position, if_any(inside, start), channel, C)
+
+    mixed = _coefficient(coefficients_ptr, MID, channel, C) * mid + _coefficient(coefficients_ptr, SHIFT, channel, C)
+    mixed += _coefficient(coefficients_ptr, LOW, channel, C) * low
+    mixed += _coefficient(coefficients_ptr, HIGH, channel, C) * high
+    line1 = _coefficient(coefficients_ptr, SLOPE1, channel, C) * mixed
+    line1 += _coefficient(coefficients_ptr, SHIFT1, channel, C)
+    line2 = _coefficient(coefficients_ptr, SLOPE2, channel, C) * mixed
+    line2 += _coefficient(coefficients_ptr, SHIFT2, channel, C)
+    return mixed, line1, line2, high, mid, low
+
+
+@triton.jit
+def _apply_forward_kernel(
+    output_ptr,
+    convolved_ptr,
+    coefficients_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    coarse_rows,
+    level_count,
+    C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: (tiles, blocks of channels, images)."""
+    image = tl.program_id(2).to(tl.int64)
+    tile = tl.program_id(0)
+    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    coefficients_ptr += (image * level_count + tl.load(tiles_ptr + tile * 3)) * (ROWS * C)
+    _, line1, line2, _, _, _ = _mix(
+        convolved_ptr,
+        coefficients_ptr,
+        level_ptr,
+        levels_ptr,
+        image,
+        y,
+        x,
+        position,
+        inside,
+        channel,
+        packed_rows,
+        coarse_rows,
+        C,
+    )
+    row = image * packed_rows + column(level_ptr, START) + position
+    tl.store(
+        output_ptr + row[:, None] * C + channel[None, :],
+        tl.maximum(line1, line2, propagate_nan=tl.PropagateNan.ALL).to(output_ptr.dtype.element_ty),
+        mask=inside[:, None] & (channel < C)[None, :],
+    )
+
+
+@triton.jit
+def _store_sum(sums_ptr, row: tl.constexpr, block, channel, C: tl.constexpr):
+    tl.store(sums_ptr + row * C + channel, tl.sum(block, axis=0), mask=channel < C)
+
+
+@triton.jit
+def _apply_backward_kernel(
+    grad_mixed_ptr,
+    sums_ptr,
+    grad_output_ptr,
+    convolved_ptr,
+    coefficients_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    coarse_rows,
+    level_count,
+    C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The gradient of m, and per tile the coefficients' gradients, (N, tiles, 8, C) float32.
+
+    Grid: (tiles, blocks of channels, images).
+    """
+    image = tl.program_id(2).to(tl.int64)
+    tile = tl.program_id(0)
+    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    coefficients_ptr += (image * level_count + tl.load(tiles_ptr + tile * 3)) * (ROWS * C)
+    mixed, line1, line2, high, mid, low = _mix(
+        convolved_ptr,
+        coefficients_ptr,
+        level_ptr,
+        levels_ptr,
+        image,
+        y,
+        x,
+        position,
+        inside,
+        channel,
+        packed_rows,
+        coarse_rows,
+        C,
+    )
+    row = column(level_ptr, START) + position
+    grad = _load(grad_output_ptr + image * packed_rows * C, row, inside, channel, C)
+    grad1 = tl.where(line1 >= line2, grad, 0.0)
+    grad2 = grad - grad1
+    grad_mixed = _coefficient(coefficients_ptr, SLOPE1, channel, C) * grad1
+    grad_mixed += _coefficient(coefficients_ptr, SLOPE2, channel, C) * grad2
+    tl.store(
+        grad_mixed_ptr + (image * packed_rows + row)[:, None] * C + channel[None, :],
+        grad_mixed.to(grad_mixed_ptr.dtype.element_ty),
+        mask=inside[:, None] & (channel < C)[None, :],
+    )
+    sums_ptr += (image * tl.num_programs(0) + tile) * (ROWS * C)
+    _store_sum(sums_ptr, HIGH, grad_mixed * high, channel, C)
+    _store_sum(sums_ptr, MID, grad_mixed * mid, channel, C)
+    _store_sum(sums_ptr, LOW, grad_mixed * low, channel, C)
+    _store_sum(sums_ptr, SHIFT, grad_mixed, channel, C)
+    _store_sum(sums_ptr, SLOPE1, grad1 * mixed, channel, C)
+    _store_sum(sums_ptr, SHIFT1, grad1, channel, C)
+    _store_sum(sums_ptr, SLOPE2, grad2 * mixed, channel, C)
+    _store_sum(sums_ptr, SHIFT2, grad2, channel, C)
+
+
+@triton.jit
+def _upsampled_backward(
+    grad_ptr, fine_ptr, y, x, inside, height, width, channel, C: tl.constexpr, WINDOW: tl.constexpr
+):
+    """U^T of the fine level's map at the coarse pixels (y, x), (P, channels), and their shares in the mean of U, (P,).
+
+    A coarse pixel gathers from the fine ones less than a coarse pixel away, at most WINDOW lines and columns.
+    """
+    fine_height, fine_width = column(fine_ptr, HEIGHT), column(fine_ptr, WIDTH)
+    step_y = (height - 1).to(tl.float32) / tl.maximum(fine_height - 1, 1)
+    step_x = (width - 1).to(tl.float32) / tl.maximum(fine_width - 1, 1)
+    # Where the step is zero every fine pixel falls on the only coarse one.
+    first_y = tl.where(step_y > 0, tl.floor((y - 1) / tl.where(step_y > 0, step_y, 1.0)) + 1, 0.0).to(tl.int32)
+    first_x = tl.where(step_x > 0, tl.floor((x - 1) / tl.where(step_x > 0, step_x, 1.0)) + 1, 0.0).to(tl.int32)
+    grad = tl.zeros((y.shape[0], channel.shape[0]), tl.float32)
+    total = tl.zeros((y.shape[0],), tl.float32)
+    for i in range(WINDOW * WINDOW):
+        fine_y, fine_x = first_y + i // WINDOW, first_x + i % WINDOW
+        exists = (fine_y >= 0) & (fine_y < fine_height) & (fine_x >= 0) & (fine_x < fine_width)
+        share = tl.maximum(1 - tl.abs(fine_y * step_y - y), 0.0) * tl.maximum(1 - tl.abs(fine_x * step_x - x), 0.0)
+        share = tl.where(exists, share, 0.0)
+        total += share
+        row = column(fine_ptr, START) + fine_y * fine_width + fine_x
+        grad += _load(grad_ptr, row, inside & (share > 0), channel, C) * share[:, None]
+    return grad, total / (fine_height * fine_width)
+
+
+@triton.jit
+def _convolved_backward_kernel(
+    grad_convolved_ptr,
+    grad_mixed_ptr,
+    convolved_ptr,
+    coefficients_ptr,
+    moments_ptr,
+    grad_moments_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    coarse_rows,
+    level_count,
+    C: tl.constexpr,
+    WINDOW: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The whole gradient of every raw convolution: through the formula and through the means.
+
+        dY = A dm + dmean / P + 2 (Y - mean) dvariance / P + share dmean_upsampled
+
+    with U^T dm for the high branch; mid and low have shares of 1 / P. Moments, (N, L, 3 branches, 3, C), are mean,
+    variance and mean after upsampling. Grid: (tiles, blocks of channels x branches, images).
+    """
+    image = tl.program_id(2).to(tl.int64)
+    tile = tl.program_id(0)
+    branch, block = tl.program_id(1) % 3, tl.program_id(1) // 3
+    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
+    height, width, row = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START) + position
+    level = tl.load(tiles_ptr + tile * 3)
+    if branch == MID or level > 0:
+        channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+        grad_mixed_ptr += image * packed_rows * C
+        if branch == HIGH:
+            grad, share = _upsampled_backward(
+                grad_mixed_ptr, level_ptr - LEVEL_COLUMNS, y, x, inside, height, width, channel, C, WINDOW
+            )
+        else:
+            grad = _load(grad_mixed_ptr, row, inside, channel, C)
+            share = tl.full((BLOCK_P,), 1.0, tl.float32) / (height * width)
+        if branch != MID:
+            row -= column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
+        first = _branch_start(branch, image, packed_rows, coarse_rows)
+        rows = _load(convolved_ptr + first * C, row, inside, channel, C)
+
+        # What a high branch computes on this level's grid contributes to the finer level.
+        owner = image * level_count + (level - 1 if branch == HIGH else level)
+        coefficients_ptr += owner * (ROWS * C) + branch * C
+        at = (owner * 3 + branch) * (3 * C)
+        grad *= _coefficient(coefficients_ptr, 0, channel, C)
+        mean = _coefficient(moments_ptr + at, 0, channel, C)
+        grad_mean = _coefficient(grad_moments_ptr + at, 0, channel, C)
+        grad_variance = _coefficient(grad_moments_ptr + at, 1, channel, C)
+        grad_upsampled = _coefficient(grad_moments_ptr + at, 2, channel, C)
+        grad += (grad_mean + 2 * (rows - mean) * grad_variance) / (height * width) + share[:, None] * grad_upsampled
+        tl.store(
+            grad_convolved_ptr + (first + row)[:, None] * C + channel[None, :],
+            grad.to(grad_convolved_ptr.dtype.element_ty),
+            mask=inside[:, None] & (channel < C)[None, :],
+        )

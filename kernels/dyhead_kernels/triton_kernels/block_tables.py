@@ -1,0 +1,169 @@
+"""Tables of one DyHead block: where its three branches read steering and maps, and where they write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
+from dyhead_kernels.triton_kernels.tables import Level, Maps, Segment, Tables, int_table
+
+OFFSETS, CHANNELS = 18, 27  # of the offset convolution; the rest are masks
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTables:
+    """Of one pyramid, offset mode and batch size.
+
+    Results of all branches share a buffer of rows: high of all images, then mid, then low. Steering of an image is
+    (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
+    """
+
+    layout: Layout
+    offset_mode: str
+    images: int
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """First packed position of each level, S at the end."""
+        return tuple(accumulate((height * width for height, width in self.layout.shapes), initial=0))
+
+    @property
+    def packed_rows(self) -> int:
+        """S: rows of an image in `mid`."""
+        return self.starts[-1]
+
+    @property
+    def coarse_rows(self) -> int:
+        """Rows of an image in `high` and in `low`: those of all levels but the finest."""
+        return self.starts[-1] - self.starts[1]
+
+    @property
+    def rows(self) -> int:
+        """Of all branches and images."""
+        return self.images * (self.packed_rows + 2 * self.coarse_rows)
+
+    @property
+    def steering_size(self) -> int:
+        """Elements of an image's steering."""
+        return CHANNELS * (self.packed_rows + (self.coarse_rows if self.offset_mode == "resize" else 0))
+
+    @property
+    def branch_steering_size(self) -> int:
+        """Elements of the branches' own steering gradients of an image."""
+        return CHANNELS * (self.packed_rows + 2 * self.coarse_rows)
+
+    @cached_property
+    def levels(self) -> Maps:
+        """What the kernels over levels look up."""
+        coarser = [*self.layout.shapes[1:], (0, 0)]
+        return Maps(
+            tuple(
+                Level(*size, start, *coarse)
+                for size, start, coarse in zip(self.layout.shapes, self.starts, coarser, strict=False)
+            )
+        )
+
+    @cached_property
+    def segments(self) -> Maps:
+        """Of the grouped deformable convolution, in the order of `branch_levels`."""
+        return Maps(tuple(self._segment(branch, level) for branch, level in self.branch_levels))
+
+    @cached_property
+    def branch_levels(self) -> tuple[tuple[int, int], ...]:
+        """(branch, level) of every map there is, the largest branch first."""
+        pairs = ((branch, level) for branch in (MID, HIGH, LOW) for level in self.layout.levels)
+        return tuple(pair for pair in pairs if self.layout.has(*pair))
+
+    @cached_property
+    def window(self) -> int:
+        """Most lines or columns of a level whose upsampling reads one pixel of the coarser level."""
+        sizes = [1]
+        for fine, coarse in zip(self.layout.shapes, self.layout.shapes[1:], strict=False):
+            for large, small in zip(fine, coarse, strict=True):
+                sizes.append(large if small == 1 else -(-2 * (large - 1) // (small - 1)))
+        return max(sizes)
+
+    def _segment(self, branch: int, level: int) -> Segment:
+        shapes = self.layout.shapes
+        source, output = self.layout.source(branch, level), self.layout.output(branch, level)
+        (height, width), (fine_height, fine_width) = shapes[output], shapes[level]
+        area, fine_area = height * width, fine_height * fine_width
+        within = self.starts[output] - (0 if branch == MID else self.starts[1])
+        before = {HIGH: 0, MID: self.coarse_rows, LOW: self.coarse_rows + self.packed_rows}[branch]
+
+        offset_start = CHANNELS * self.starts[level]
+        mask_start = offset_start + OFFSETS * fine_area
+        channel, line = fine_area, fine_width
+        if branch == HIGH and self.offset_mode != "crop":
+            channel, line = area, width
+            if self.offset_mode == "resize":
+                offset_start = CHANNELS * (self.packed_rows + within)
+                mask_start = offset_start + OFFSETS * area
+        grad_start = CHANNELS * (before + within)
+        shares_start = self._shares_start[branch, level]
+        return Segment(
+            height=height,
+            width=width,
+            row_start=self.images * before + within,
+            row_image=self.packed_rows if branch == MID else self.coarse_rows,
+            source_start=self.starts[source],
+            source_height=shapes[source][0],
+            source_width=shapes[source][1],
+            stride_y=2 if branch == LOW else 1,
+            stride_x=2 if branch == LOW else 1,
+            offset_start=offset_start,
+            mask_start=mask_start,
+            steering_channel=channel,
+            steering_line=line,
+            grad_offset_start=grad_start,
+            grad_mask_start=grad_start + OFFSETS * area,
+            weight=branch,
+            share_y=shares_start,
+            share_x=shares_start + height,
+        )
+
+    @cached_property
+    def _shares_start(self) -> dict[tuple[int, int], int]:
+        position, starts = 0, {}
+        for branch, level in self.branch_levels:
+            starts[branch, level] = position
+            position += sum(self.layout.shapes[self.layout.output(branch, level)])
+        return starts
+
+    @lru_cache  # noqa: B019  (plans are few and cached themselves)
+    def shares(self, device: torch.device) -> Tensor:
+        """Of each line and each column of every segment in the mean of what is added to its level; float32."""
+        parts = []
+        for branch, level in self.branch_levels:
+            for small, large in zip(
+                self.layout.shapes[self.layout.output(branch, level)], self.layout.shapes[level], strict=True
+            ):
+                eye = torch.eye(small, dtype=torch.float64)[None]
+                spread = F.interpolate(eye, large, mode="linear", align_corners=True) if branch == HIGH else eye
+                parts.append(spread[0].mean(dim=1))
+        with torch.inference_mode(False):
+            return torch.cat(parts).float().to(device)
+
+    @lru_cache  # noqa: B019
+    def merges(self, conv_tables: Tables) -> Tensor:
+        """(L * 3, 2) int32, first tile and end of the segment of each level and branch; (0, 0) where there is none."""
+        spans = dict(zip(self.branch_levels, pairwise(conv_tables.first_tile), strict=True))
+        places = ((branch, level) for level in self.layout.levels for branch in BRANCHES)
+        return int_table([spans.get(place, (0, 0)) for place in places], 2, conv_tables.tiles.device)
+
+    @lru_cache  # noqa: B019
+    def first_tiles(self, level_tables: Tables) -> Tensor:
+        """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
+        return int_table([(first,) for first in level_tables.first_tile], 1, level_tables.tiles.device)
+
+
+@lru_cache(maxsize=64)
+def block_tables(layout: Layout, offset_mode: str, images: int) -> BlockTables:
+    """The same object for equal arguments, so that its tables are made once."""
+    return BlockTables(layout, offset_mode, images)

@@ -1,0 +1,335 @@
+"""GroupNorm, scale attention and dynamic ReLU as coefficients of one image and level, and their gradients.
+
+The formulas are those of `dyhead_block/coefficients.py`. One program has all channels of an image and level. Moments
+are (N, L, 3 branches, 3, C) float32: mean, variance, mean after upsampling; coefficients (N, L, 8, C), see `apply.py`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from dyhead_kernels.triton_kernels.apply import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
+from dyhead_kernels.triton_kernels.columns import HEIGHT, SEGMENT_COLUMNS, WIDTH, column
+
+EPSILON = tl.constexpr(1e-5)
+MATRIX_ROWS = tl.constexpr(16)
+
+
+@triton.jit
+def _vector(ptr, channel, exists):
+    return tl.load(ptr + channel, mask=exists, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _hard_sigmoid(logit):
+    return tl.minimum(tl.maximum(logit + 3.0, 0.0), 6.0) / 6.0
+
+
+@triton.jit
+def _group_sum(values, channel, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
+    """Of each channel (BLOCK,): the sum over its group."""
+    total = tl.zeros_like(values)
+    for first in tl.static_range(0, GROUPS, BLOCK_G):
+        group = first + tl.arange(0, BLOCK_G)
+        member = (channel[None, :] // (C // GROUPS) == group[:, None]) & (channel < C)[None, :]
+        sums = tl.sum(tl.where(member, values[None, :], 0.0), axis=1)
+        total += tl.sum(tl.where(member, sums[:, None], 0.0), axis=0)
+    return total
+
+
+@triton.jit
+def _group_norm(mean, variance, bias, channel, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
+    """Of each channel: its mean with the bias, its group's mean and reciprocal deviation."""
+    size: tl.constexpr = C // GROUPS
+    mean += bias
+    group_mean = _group_sum(mean, channel, C, GROUPS, BLOCK_G) / size
+    # The variance is centred per channel, then channels are pooled: groups of unlike channels lose no digits.
+    spread = mean - group_mean
+    group_variance = _group_sum(variance + spread * spread, channel, C, GROUPS, BLOCK_G) / size
+    return mean, group_mean, tl.rsqrt(group_variance + EPSILON)
+
+
+@triton.jit
+def _merge_tiles(
+    partial_ptr,
+    tiles_ptr,
+    segments_ptr,
+    first,
+    last,
+    channel,
+    exists,
+    C: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    """Mean, variance and weighted mean of a segment from those of its tiles, which may be cut off by its border."""
+    segment_ptr = segments_ptr + tl.load(tiles_ptr + first * 3) * SEGMENT_COLUMNS
+    height, width = column(segment_ptr, HEIGHT), column(segment_ptr, WIDTH)
+    area = (height * width).to(tl.float32)
+    mean = tl.zeros(channel.shape, tl.float32)
+    weighted = tl.zeros(channel.shape, tl.float32)
+    for start in range(first, last, BLOCK_T):
+        tile = start + tl.arange(0, BLOCK_T)
+        known = tile < last
+        lines = tl.minimum(height - tl.load(tiles_ptr + tile * 3 + 1, mask=known, other=0), TILE_H)
+        columns = tl.minimum(width - tl.load(tiles_ptr + tile * 3 + 2, mask=known, other=0), TILE_W)
+        at = partial_ptr + tile[:, None] * (3 * C) + channel[None, :]
+        here = known[:, None] & exists[None, :]
+        mean += tl.sum(tl.load(at, mask=here, other=0.0) * (lines * columns)[:, None], axis=0)
+        weighted += tl.sum(tl.load(at + 2 * C, mask=here, other=0.0), axis=0)
+    mean /= area
+    squares = tl.zeros(channel.shape, tl.float32)
+    for start in range(first, last, BLOCK_T):
+        tile = start + tl.arange(0, BLOCK_T)
+        known = tile < last
+        lines = tl.minimum(height - tl.load(tiles_ptr + tile * 3 + 1, mask=known, other=0), TILE_H)
+        columns = tl.minimum(width - tl.load(tiles_ptr + tile * 3 + 2, mask=known, other=0), TILE_W)
+        at = partial_ptr + tile[:, None] * (3 * C) + channel[None, :]
+        here = known[:, None] & exists[None, :]
+        away = tl.where(here, tl.load(at, mask=here, other=0.0) - mean[None, :], 0.0)
+        squares += tl.sum(tl.load(at + C, mask=here, other=0.0) + away * away * (lines * columns)[:, None], axis=0)
+    return mean, squares / area, weighted
+
+
+@triton.jit
+def _coefficients_forward_kernel(
+    coefficients_ptr,
+    moments_ptr,
+    hidden_ptr,
+    partial_ptr,
+    merges_ptr,
+    tiles_ptr,
+    segments_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    conv_bias_ptr,
+    scale_weight_ptr,
+    scale_bias_ptr,
+    weight1_ptr,
+    bias1_ptr,
+    weight2_ptr,
+    bias2_ptr,
+    tile_count,
+    C: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    """Grid: (levels, images). `merges_ptr`, (L, 3, 2): first and last tile of each branch, equal if it is absent."""
+    level = tl.program_id(0)
+    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
+    partial_ptr += tl.program_id(1).to(tl.int64) * tile_count * (3 * C)
+    coefficients_ptr += place * (ROWS * C)
+    moments_ptr += place * (9 * C)
+    hidden_ptr += place * HIDDEN
+    channel = tl.arange(0, BLOCK_C)
+    exists = channel < C
+
+    branches = 0
+    for branch in tl.static_range(3):
+        at = merges_ptr + (level * 3 + branch) * 2
+        branches += (tl.load(at) < tl.load(at + 1)).to(tl.int32)
+    pooled = tl.zeros((BLOCK_C,), tl.float32)
+    total_shift = tl.zeros((BLOCK_C,), tl.float32)
+    for branch in tl.static_range(3):
+        at = merges_ptr + (level * 3 + branch) * 2
+        first, last = tl.load(at), tl.load(at + 1)
+        mean = tl.zeros((BLOCK_C,), tl.float32)
+        variance = tl.zeros((BLOCK_C,), tl.float32)
+        upsampled = tl.zeros((BLOCK_C,), tl.float32)
+        gain = tl.zeros((BLOCK_C,), tl.float32)
+        if first < last:
+            mean, variance, upsampled = _merge_tiles(
+                partial_ptr, tiles_ptr, segments_ptr, first, last, channel, exists, C, TILE_H, TILE_W, BLOCK_T
+            )
+            bias = _vector(conv_bias_ptr + branch * C, channel, exists) if HAS_BIAS else tl.zeros_like(mean)
+            _, group_mean, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
+            scale = _vector(norm_weight_ptr + branch * C, channel, exists) * reciprocal
+            shift = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * (bias - group_mean)
+            normed = scale * upsampled + shift
+            logit = tl.sum(normed * _vector(scale_weight_ptr, channel, exists), axis=0)
+            logit += tl.load(scale_bias_ptr).to(tl.float32)
+            share = _hard_sigmoid(tl.maximum(logit, 0.0)) / branches
+            gain = share * scale
+            total_shift += share * shift
+            pooled += share * normed
+        tl.store(moments_ptr + branch * (3 * C) + channel, mean, mask=exists)
+        tl.store(moments_ptr + branch * (3 * C) + C + channel, variance, mask=exists)
+        tl.store(moments_ptr + branch * (3 * C) + 2 * C + channel, upsampled, mask=exists)
+        tl.store(coefficients_ptr + branch * C + channel, gain, mask=exists)
+    tl.store(coefficients_ptr + SHIFT * C + channel, total_shift, mask=exists)
+
+    for start in range(0, HIDDEN, MATRIX_ROWS):
+        row = start + tl.arange(0, MATRIX_ROWS)
+        here = (row < HIDDEN)[:, None] & exists[None, :]
+        matrix = tl.load(weight1_ptr + row[:, None] * C + channel[None, :], mask=here, other=0.0).to(tl.float32)
+        activation = tl.sum(matrix * pooled[None, :], axis=1) + _vector(bias1_ptr, row, row < HIDDEN)
+        tl.store(hidden_ptr + row, tl.maximum(activation, 0.0), mask=row < HIDDEN)
+    tl.debug_barrier()  # every thread reads what all have written
+    unit = tl.arange(0, BLOCK_H)
+    hidden = tl.load(hidden_ptr + unit, mask=unit < HIDDEN, other=0.0)
+    for start in range(0, 4 * C, MATRIX_ROWS):
+        row = start + tl.arange(0, MATRIX_ROWS)
+        here = (row < 4 * C)[:, None] & (unit < HIDDEN)[None, :]
+        matrix = tl.load(weight2_ptr + row[:, None] * HIDDEN + unit[None, :], mask=here, other=0.0).to(tl.float32)
+        theta = _hard_sigmoid(tl.sum(matrix * hidden[None, :], axis=1) + _vector(bias2_ptr, row, row < 4 * C))
+        which = row // C  # slope1, shift1, slope2, shift2
+        value = tl.where(which % 2 == 1, theta - 0.5, tl.where(which == 0, 2 * theta, 2 * theta - 1))
+        tl.store(coefficients_ptr + SLOPE1 * C + row, value, mask=row < 4 * C)
+
+
+@triton.jit
+def _sum_of_tiles(sums_ptr, row: tl.constexpr, first, last, channel, exists, C: tl.constexpr, BLOCK_T: tl.constexpr):
+    """Of (tiles, 8, C): the sum of one row over the tiles from `first` to `last`."""
+    total = tl.zeros(channel.shape, tl.float32)
+    for start in range(first, last, BLOCK_T):
+        tile = start + tl.arange(0, BLOCK_T)
+        at = sums_ptr + tile[:, None].to(tl.int64) * (ROWS * C) + row * C + channel[None, :]
+        total += tl.sum(tl.load(at, mask=(tile < last)[:, None] & exists[None, :], other=0.0), axis=0)
+    return total
+
+
+@triton.jit
+def _theta_backward(grad, theta, factor: tl.constexpr):
+    """The gradient of the logit of theta = hard_sigmoid(logit), from that of factor * theta."""
+    return tl.where((theta > 0.0) & (theta < 1.0), grad * (factor / 6.0), 0.0)
+
+
+@triton.jit
+def _coefficients_backward_kernel(
+    grad_moments_ptr,
+    rows_ptr,
+    pooled_ptr,
+    sums_ptr,
+    levels_tiles_ptr,
+    coefficients_ptr,
+    moments_ptr,
+    hidden_ptr,
+    merges_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    conv_bias_ptr,
+    scale_weight_ptr,
+    scale_bias_ptr,
+    weight1_ptr,
+    weight2_ptr,
+    tile_count,
+    C: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    """Gradients of the moments, (N, L, 3, 3, C), and the parts that parameters get from each image and level.
+
+    A row of `rows_ptr`, (N * L, 14 C + HIDDEN + 1), holds the gradients of the norms' weights, their biases, the
+    convolutions' biases (3 C each), of the scale weight (C), of the dynamic ReLU's logits (4 C) and hidden units before
+    the ReLU (HIDDEN), and of the scale bias. `pooled_ptr`, (N * L, C), gets the dynamic ReLU's input. Grid: (levels,
+    images).
+    """
+    GROUP_SIZE: tl.constexpr = C // GROUPS
+    level = tl.program_id(0)
+    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
+    sums_ptr += tl.program_id(1).to(tl.int64) * tile_count * (ROWS * C)
+    coefficients_ptr += place * (ROWS * C)
+    moments_ptr += place * (9 * C)
+    grad_moments_ptr += place * (9 * C)
+    hidden_ptr += place * HIDDEN
+    rows_ptr += place * (14 * C + HIDDEN + 1)
+    first, last = tl.load(levels_tiles_ptr + level), tl.load(levels_tiles_ptr + level + 1)
+    channel = tl.arange(0, BLOCK_C)
+    exists = channel < C
+
+    # Dynamic ReLU.
+    grad = _sum_of_tiles(sums_ptr, SLOPE1, first, last, channel, exists, C, BLOCK_T)
+    grad_slope1 = _theta_backward(grad, _vector(coefficients_ptr + SLOPE1 * C, channel, exists) / 2, 2.0)
+    grad = _sum_of_tiles(sums_ptr, SHIFT1, first, last, channel, exists, C, BLOCK_T)
+    grad_shift1 = _theta_backward(grad, _vector(coefficients_ptr + SHIFT1 * C, channel, exists) + 0.5, 1.0)
+    grad = _sum_of_tiles(sums_ptr, SLOPE2, first, last, channel, exists, C, BLOCK_T)
+    grad_slope2 = _theta_backward(grad, (_vector(coefficients_ptr + SLOPE2 * C, channel, exists) + 1) / 2, 2.0)
+    grad = _sum_of_tiles(sums_ptr, SHIFT2, first, last, channel, exists, C, BLOCK_T)
+    grad_shift2 = _theta_backward(grad, _vector(coefficients_ptr + SHIFT2 * C, channel, exists) + 0.5, 1.0)
+    tl.store(rows_ptr + 10 * C + channel, grad_slope1, mask=exists)
+    tl.store(rows_ptr + 11 * C + channel, grad_shift1, mask=exists)
+    tl.store(rows_ptr + 12 * C + channel, grad_slope2, mask=exists)
+    tl.store(rows_ptr + 13 * C + channel, grad_shift2, mask=exists)
+    grad_pooled = tl.zeros((BLOCK_C,), tl.float32)
+    for start in range(0, HIDDEN, MATRIX_ROWS):
+        unit = start + tl.arange(0, MATRIX_ROWS)
+        known = unit < HIDDEN
+        here = known[:, None] & exists[None, :]
+        at = weight2_ptr + channel[None, :] * HIDDEN + unit[:, None]
+        step = C * HIDDEN
+        sums = tl.load(at, mask=here, other=0.0).to(tl.float32) * grad_slope1[None, :]
+        sums += tl.load(at + step, mask=here, other=0.0).to(tl.float32) * grad_shift1[None, :]
+        sums += tl.load(at + 2 * step, mask=here, other=0.0).to(tl.float32) * grad_slope2[None, :]
+        sums += tl.load(at + 3 * step, mask=here, other=0.0).to(tl.float32) * grad_shift2[None, :]
+        grad_unit = tl.where(_vector(hidden_ptr, unit, known) > 0.0, tl.sum(sums, axis=1), 0.0)
+        tl.store(rows_ptr + 14 * C + unit, grad_unit, mask=known)
+        matrix = tl.load(weight1_ptr + unit[:, None] * C + channel[None, :], mask=here, other=0.0).to(tl.float32)
+        grad_pooled += tl.sum(matrix * grad_unit[:, None], axis=0)
+
+    # Scale attention and GroupNorm, branch by branch.
+    branches = 0
+    for branch in tl.static_range(3):
+        at = merges_ptr + (level * 3 + branch) * 2
+        branches += (tl.load(at) < tl.load(at + 1)).to(tl.int32)
+    grad_total_shift = _sum_of_tiles(sums_ptr, SHIFT, first, last, channel, exists, C, BLOCK_T) + grad_pooled
+    pooled = _vector(coefficients_ptr + SHIFT * C, channel, exists)
+    scale_weight = _vector(scale_weight_ptr, channel, exists)
+    grad_scale_weight = tl.zeros((BLOCK_C,), tl.float32)
+    grad_scale_bias = 0.0
+    for branch in tl.static_range(3):
+        mean = _vector(moments_ptr + branch * (3 * C), channel, exists)
+        variance = _vector(moments_ptr + branch * (3 * C) + C, channel, exists)
+        upsampled = _vector(moments_ptr + branch * (3 * C) + 2 * C, channel, exists)
+        gain = _vector(coefficients_ptr + branch * C, channel, exists)
+        bias = _vector(conv_bias_ptr + branch * C, channel, exists) if HAS_BIAS else tl.zeros_like(mean)
+        at = merges_ptr + (level * 3 + branch) * 2
+        present = (tl.load(at) < tl.load(at + 1)).to(tl.float32)
+        mean, group_mean, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
+        norm_weight = _vector(norm_weight_ptr + branch * C, channel, exists)
+        scale = norm_weight * reciprocal
+        shift = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * (bias - group_mean)
+        normed = scale * upsampled + shift
+        logit = tl.sum(normed * scale_weight, axis=0) + tl.load(scale_bias_ptr).to(tl.float32)
+        attention = _hard_sigmoid(tl.maximum(logit, 0.0))
+        pooled += gain * upsampled
+
+        # gain = attention scale / branches, shift += attention shift / branches, pooled += gain upsampled + shift
+        grad_gain = _sum_of_tiles(sums_ptr, HIGH + branch, first, last, channel, exists, C, BLOCK_T)
+        grad_gain += grad_pooled * upsampled
+        grad_attention = tl.sum(grad_gain * scale + grad_total_shift * shift, axis=0) * present / branches
+        grad_logit = tl.where((logit > 0.0) & (logit < 3.0), grad_attention / 6.0, 0.0)
+        share = attention * present / branches
+        grad_normed = grad_logit * scale_weight
+        grad_upsampled = grad_pooled * gain + grad_normed * scale
+        grad_shift = grad_total_shift * share + grad_normed
+        grad_scale = grad_gain * share + grad_normed * upsampled + grad_shift * (bias - group_mean)
+        grad_scale_weight += grad_logit * normed
+        grad_scale_bias += grad_logit
+
+        # scale = weight reciprocal, shift = bias of the norm + scale (bias - group_mean)
+        grad_mean = _group_sum(-grad_shift * scale, channel, C, GROUPS, BLOCK_G) / GROUP_SIZE
+        grad_variance = _group_sum(grad_scale * norm_weight, channel, C, GROUPS, BLOCK_G)
+        grad_variance *= -0.5 / GROUP_SIZE * reciprocal * reciprocal * reciprocal
+        grad_mean += grad_variance * 2 * (mean - group_mean)
+        tl.store(rows_ptr + branch * C + channel, grad_scale * reciprocal, mask=exists)
+        tl.store(rows_ptr + (3 + branch) * C + channel, grad_shift, mask=exists)
+        tl.store(rows_ptr + (6 + branch) * C + channel, grad_shift * scale + grad_mean, mask=exists)
+        tl.store(grad_moments_ptr + branch * (3 * C) + channel, grad_mean, mask=exists)
+        tl.store(grad_moments_ptr + branch * (3 * C) + C + channel, grad_variance, mask=exists)
+        tl.store(grad_moments_ptr + branch * (3 * C) + 2 * C + channel, grad_upsampled, mask=exists)
+    tl.store(rows_ptr + 9 * C + channel, grad_scale_weight, mask=exists)
+    tl.store(rows_ptr + 14 * C + HIDDEN, grad_scale_bias)
+    tl.store(pooled_ptr + place * C + channel, pooled, mask=exists)

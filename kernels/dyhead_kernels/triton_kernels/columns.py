@@ -1,0 +1,63 @@
+"""How kernels read the tables of `tables.py`. Both kinds of map begin with height and width."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import triton
+import triton.language as tl
+
+from dyhead_kernels.triton_kernels.tables import Level, Segment
+
+_SEGMENT = [field.name for field in fields(Segment)]
+_LEVEL = [field.name for field in fields(Level)]
+
+HEIGHT = tl.constexpr(_SEGMENT.index("height"))
+WIDTH = tl.constexpr(_SEGMENT.index("width"))
+
+SEGMENT_COLUMNS = tl.constexpr(len(_SEGMENT))
+ROW_START = tl.constexpr(_SEGMENT.index("row_start"))
+ROW_IMAGE = tl.constexpr(_SEGMENT.index("row_image"))
+SOURCE_START = tl.constexpr(_SEGMENT.index("source_start"))
+SOURCE_HEIGHT = tl.constexpr(_SEGMENT.index("source_height"))
+SOURCE_WIDTH = tl.constexpr(_SEGMENT.index("source_width"))
+STRIDE_Y = tl.constexpr(_SEGMENT.index("stride_y"))
+STRIDE_X = tl.constexpr(_SEGMENT.index("stride_x"))
+OFFSET_START = tl.constexpr(_SEGMENT.index("offset_start"))
+MASK_START = tl.constexpr(_SEGMENT.index("mask_start"))
+STEERING_CHANNEL = tl.constexpr(_SEGMENT.index("steering_channel"))
+STEERING_LINE = tl.constexpr(_SEGMENT.index("steering_line"))
+GRAD_OFFSET_START = tl.constexpr(_SEGMENT.index("grad_offset_start"))
+GRAD_MASK_START = tl.constexpr(_SEGMENT.index("grad_mask_start"))
+WEIGHT = tl.constexpr(_SEGMENT.index("weight"))
+SHARE_Y = tl.constexpr(_SEGMENT.index("share_y"))
+SHARE_X = tl.constexpr(_SEGMENT.index("share_x"))
+
+LEVEL_COLUMNS = tl.constexpr(len(_LEVEL))
+START = tl.constexpr(_LEVEL.index("start"))
+COARSE_HEIGHT = tl.constexpr(_LEVEL.index("coarse_height"))
+COARSE_WIDTH = tl.constexpr(_LEVEL.index("coarse_width"))
+
+
+@triton.jit
+def column(map_ptr, index: tl.constexpr):
+    """A field of the map whose row of the table starts at `map_ptr`."""
+    return tl.load(map_ptr + index)
+
+
+@triton.jit
+def tile_positions(tiles_ptr, maps_ptr, tile, COLUMNS: tl.constexpr, BLOCK_P: tl.constexpr, TILE_W: tl.constexpr):
+    """The map's row, and of each position of the tile: line, column, number in the map, whether it exists."""
+    map_ptr = maps_ptr + tl.load(tiles_ptr + tile * 3) * COLUMNS
+    position = tl.arange(0, BLOCK_P)
+    y = tl.load(tiles_ptr + tile * 3 + 1) + position // TILE_W
+    x = tl.load(tiles_ptr + tile * 3 + 2) + position % TILE_W
+    width = column(map_ptr, WIDTH)
+    inside = (y < column(map_ptr, HEIGHT)) & (x < width)
+    return map_ptr, y, x, y * width + x, inside
+
+
+@triton.jit
+def if_any(inside, count):
+    """`inside` where `count` is positive, else false. The interpreter cannot combine a block and a scalar condition."""
+    return inside & (tl.zeros(inside.shape, tl.int32) < count)

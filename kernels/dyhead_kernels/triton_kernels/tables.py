@@ -1,0 +1,110 @@
+"""What one launch does where: maps, and their tiles, all as small tables on the device.
+
+A grouped kernel serves many maps at once. A program looks up its tile, that is a map and a corner in it, and the map's
+sizes, strides and start addresses. The host makes a table once per layout and caches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A map of a sampled convolution's outputs, the map that it samples, and where its steering and results lie.
+
+    Starts of steering count elements from the beginning of an image's offsets (or masks); rows are pixels of C
+    channels. The order of the fields is the order of the table's columns, see `columns.py`.
+    """
+
+    height: int
+    width: int
+    row_start: int  # first row of the output, of image 0
+    row_image: int  # output rows from one image to the next
+    source_start: int  # first row of the sampled map within an image
+    source_height: int
+    source_width: int
+    stride_y: int = 1
+    stride_x: int = 1
+    offset_start: int = 0
+    mask_start: int = 0
+    steering_channel: int = 0  # elements from one steering channel to the next
+    steering_line: int = 0
+    grad_offset_start: int = 0  # of the steering's gradient: dense, (channels, height, width)
+    grad_mask_start: int = 0
+    weight: int = 0  # which of the stacked weights
+    share_y: int = 0  # of the shares of each line and each column in the weighted mean
+    share_x: int = 0
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of a packed pyramid, and the level coarser than it (of no size after the last one)."""
+
+    height: int
+    width: int
+    start: int  # first packed row
+    coarse_height: int
+    coarse_width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Tables of one launch.
+
+    Attributes:
+        maps: (number of maps, fields) int32.
+        tiles: (number of tiles, 3) int32: map, first line, first column; ordered by map.
+        first_tile: index of each map's first tile, and the number of tiles at the end.
+    """
+
+    maps: Tensor
+    tiles: Tensor
+    first_tile: tuple[int, ...]
+    tile_height: int
+    tile_width: int
+
+    @property
+    def tile_count(self) -> int:
+        """Tiles of all maps."""
+        return self.first_tile[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The maps that a launch serves, with the tables made of them so far."""
+
+    maps: tuple[Segment, ...] | tuple[Level, ...]
+    _made: dict[tuple[int, int, torch.device], Tables] = field(default_factory=dict)
+
+    def tables(self, tile_height: int, tile_width: int, device: torch.device) -> Tables:
+        """Cut every map into tiles of so many lines and columns."""
+        key = (tile_height, tile_width, device)
+        if key not in self._made:
+            self._made[key] = self._tables(*key)
+        return self._made[key]
+
+    def _tables(self, tile_height: int, tile_width: int, device: torch.device) -> Tables:
+        rows: list[tuple[int, int, int]] = []
+        first_tile = [0]
+        for index, each in enumerate(self.maps):
+            lines, columns = range(0, each.height, tile_height), range(0, each.width, tile_width)
+            rows += ((index, y, x) for y in lines for x in columns)
+            first_tile.append(len(rows))
+        return Tables(
+            int_table([astuple(each) for each in self.maps], len(fields(self.maps[0])), device),
+            int_table(rows, 3, device),
+            tuple(first_tile),
+            tile_height,
+            tile_width,
+        )
+
+
+def int_table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
+    """(rows, columns) int32."""
+    with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
+        return torch.tensor(rows, dtype=torch.int32).view(-1, columns).to(device)
