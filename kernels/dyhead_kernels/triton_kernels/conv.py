@@ -163,7 +163,8 @@ def backward(
     `grad_output` has rows of C_out channels.
     """
     values = operands.values
-    options = _options("sampled_conv_backward", conv, operands)
+    fixed_point = total is not None and total.scale is not None
+    options = _options("sampled_conv_backward" + ("_fixed_point" if fixed_point else ""), conv, operands)
     table = _tables(operands, options)
     launch(
         sampled_conv._sampled_conv_backward_kernel,
@@ -185,7 +186,7 @@ def backward(
         **conv.constants,
         NEEDS_VALUES=total is not None,
         NEEDS_STEERING=grad_offset is not None,
-        FIXED_POINT=total is not None and total.scale is not None,
+        FIXED_POINT=fixed_point,
         PRECISION=dot_precision(values),
         **options,
     )

@@ -88,7 +88,7 @@ def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.cons
     """Channels (K,) of packed rows (P,) -> (P, K) float32; zero where a row or channel does not exist."""
     at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
     if EVEN:
-        block = tl.load(at, mask=exists[:, None], other=0.0)
+        block = tl.load(at, mask=exists[:, None], other=0.0, cache_modifier=".ca")
     else:
         block = tl.load(at, mask=exists[:, None] & channel_exists[None, :], other=0.0)
     return block.to(tl.float32)
