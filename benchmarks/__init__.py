@@ -1,1 +1,1 @@
-"""Speed of the attention chain against its alternatives: `python -m benchmarks --help`."""
+"""Speed of the attention chain against its alternatives: `python -m benchmarks --help`, or `dyzoo bench --help`."""

@@ -1,44 +1,88 @@
-"""Rows as CSV to keep, and as a Markdown table to read."""
+"""Rows as Markdown tables to read."""
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields
-from itertools import groupby
-from pathlib import Path
 
-from benchmarks.runner import Row
+from .machine import OP as MACHINE
+from .providers import BASELINE
+from .rows import Row
+from .runner import Skipped
 
-RESULTS = Path(__file__).parent / "results"
+BASELINES = (BASELINE, "torchvision", "torchvision, step by step")
+"""The official way, by the names it has had in the rows."""
 
-
-def append(rows: Sequence[Row], folder: Path = RESULTS) -> Path:
-    """Append to `<device>.csv` and give its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (re.sub(r"[^a-z0-9]+", "-", rows[0].device.lower()).strip("-") + ".csv")
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(field.name.rstrip("_") for field in fields(Row))
-        for row in rows:
-            writer.writerow("" if value is None else value for value in asdict(row).values())
-    return path
+Group = tuple[str, str, str, str]
 
 
-def markdown(rows: Sequence[Row], baselines: dict[str, str]) -> str:
-    """One table per operator and pass; `baselines` names the provider that each operator is compared with."""
-    tables = []
-    for (op, pass_, shape), group in groupby(rows, key=lambda row: (row.op, row.pass_, row.shape)):
-        members = list(group)
-        (baseline_ms,) = (row.p50_ms for row in members if row.provider == baselines[op])
-        lines = [f"| {op}, {shape}, {pass_} | median ms | p20..p80 | times as fast |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| {row.provider} | {row.p50_ms:.1f} | {row.p20_ms:.1f}..{row.p80_ms:.1f} | "
-            f"{baseline_ms / row.p50_ms:.2f} |"
-            for row in members
+def groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+    """Rows of one case, pass, shape and dtype together, those of the machine's peaks left out."""
+    found: dict[Group, list[Row]] = {}
+    for row in rows:
+        if row.op != MACHINE:
+            found.setdefault((row.op, row.pass_, row.shape, row.dtype), []).append(row)
+    return found
+
+
+def baseline_ms(rows: Sequence[Row]) -> float | None:
+    """The official way's median among rows of one group."""
+    return next((row.p50_ms for row in rows if row.provider in BASELINES), None)
+
+
+def markdown(rows: Sequence[Row], skipped: Sequence[Skipped] = ()) -> str:
+    """A table for each case, pass, shape and dtype, fastest first, then what was not timed and why."""
+    parts = [_table(group, members) for group, members in groups(rows).items()]
+    parts += [machine_line(rows)] if machine_line(rows) else []
+    if skipped:
+        parts.append("\n".join(["Not timed:", "", *_reasons(skipped)]))
+    return "\n\n".join(parts)
+
+
+def _reasons(skipped: Sequence[Skipped]) -> list[str]:
+    """A line for each provider and reason, and where it was so."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for entry in skipped:
+        place = " ".join((entry.op, entry.pass_, entry.shape, entry.dtype))
+        places.setdefault((entry.provider, entry.reason), []).append(place)
+    everywhere = len({(entry.op, entry.pass_, entry.shape, entry.dtype) for entry in skipped})
+    return [
+        f"- **{provider}**: {reason}" + ("" if len(where) == everywhere else f" ({'; '.join(where)})")
+        for (provider, reason), where in places.items()
+    ]
+
+
+def machine_line(rows: Sequence[Row]) -> str:
+    """The machine's measured peaks in one sentence; empty where they were not measured."""
+    peaks = {}
+    for row in rows:
+        if row.op == MACHINE and row.tflop_per_s is not None:
+            peaks[f"matrix product {row.dtype}"] = f"{digits(row.tflop_per_s)} TFLOP/s"
+        elif row.op == MACHINE and row.gb_per_s is not None:
+            peaks["copy"] = f"{row.gb_per_s:.0f} GB/s"
+    return "This machine's peaks: " + ", ".join(f"{name} {rate}" for name, rate in peaks.items()) + "." if peaks else ""
+
+
+def _table(group: Group, rows: Sequence[Row]) -> str:
+    against = baseline_ms(rows)
+    lines = [
+        f"| {', '.join(group)} | median ms | p20..p80 | times as fast | peak MiB | TFLOP/s | GB/s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(rows, key=lambda row: row.p50_ms):
+        cells = [
+            row.provider,
+            digits(row.p50_ms),
+            f"{digits(row.p20_ms)}..{digits(row.p80_ms)}",
+            "" if against is None else f"{against / row.p50_ms:.2f}",
+            "" if row.peak_mib is None else f"{row.peak_mib:.0f}",
+            "" if row.tflop_per_s is None else digits(row.tflop_per_s),
+            "" if row.gb_per_s is None else digits(row.gb_per_s),
         ]
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def digits(value: float) -> str:
+    """Three figures or more, no exponent."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
+    return f"{value:.{decimals}f}"

@@ -1,153 +1,127 @@
-"""Timing: providers take turns in one run, and none is timed before it agrees with the baseline."""
+"""One run: every provider of a case is built, checked, weighed, and then timed in turns with the others."""
 
 from __future__ import annotations
 
-import platform
-import statistics
-import subprocess
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from benchmarks.cases import Case, Provider
+from dyzoo.errors import first_line
 
-TOLERANCE = 1e-3
-"""Largest error accepted by the gate, relative to the tensor's largest value. Gradients through six blocks in float32
-differ by 2e-4 between orders of summation; a wrong formula shows at 1e-1."""
+from . import gate
+from .cases import Case
+from .machine import Machine
+from .precision import tf32
+from .providers import Provider, Unavailable
+from .providers.prepare import Run, prepare
+from .rows import Row
+from .timing import Clock, free, graph_pool_bytes, peak_mib, percentiles, take_turns
 
+PASSES = ("forward", "training step")
 
-class DisagreementError(RuntimeError):
-    """A provider computes something else than the baseline; it is not timed."""
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measurement; stands alone."""
+class Skipped:
+    """A provider that was not timed, and why.
+
+    Attributes:
+        wrong: it computes something else than the others.
+    """
 
     op: str
     pass_: str
     shape: str
     dtype: str
     provider: str
-    p20_ms: float
-    p50_ms: float
-    p80_ms: float
-    peak_mib: float | None
-    device: str
-    threads: int
-    torch: str
-    triton: str
-    commit: str
+    reason: str
+    wrong: bool = False
 
 
-def measure(case: Case, device: torch.device, rounds: int) -> Iterable[Row]:
-    """Time every provider of a case, forward and training step, in `rounds` rounds of taking turns.
+def measure(
+    case: Case,
+    providers: Iterable[Provider],
+    pass_: str,
+    clock: Clock,
+    where: Machine,
+    rounds: int,
+    compile_: bool = False,
+    note: Note = lambda line: None,
+) -> tuple[list[Row], list[Skipped]]:
+    """Time the providers of a case in one pass. What one of them fails at is noted and does not stop the others.
 
-    Raises:
-        DisagreementError: an exact provider's output or gradients differ from the baseline's.
+    Args:
+        pass_: one of `PASSES`.
+        where: the columns shared by all rows.
+        rounds: of taking turns.
+        compile_: whether providers under `torch.compile` take part.
+        note: told what is going on.
     """
-    for pass_, run in PASSES.items():
-        expected = run(case, case.providers[case.baseline])
-        for name, provider in case.providers.items():
-            if provider.exact:
-                _check(f"{case.op}, {pass_}, {name}", run(case, provider), expected)
-        seconds: dict[str, list[float]] = {name: [] for name in case.providers}
-        peaks: dict[str, float | None] = {}
-        for round_ in range(rounds + 1):
-            for name, provider in case.providers.items():
-                taken_s, peaks[name] = _timed(partial(run, case, provider), device)
-                if round_ > 0:  # the first round warms up
-                    seconds[name].append(taken_s)
-        for name, taken in seconds.items():
-            p20, p50, p80 = _percentiles(taken)
-            yield Row(
-                op=case.op,
-                pass_=pass_,
-                shape=case.shape,
-                dtype="float32",
-                provider=name,
-                p20_ms=round(1e3 * p20, 3),
-                p50_ms=round(1e3 * p50, 3),
-                p80_ms=round(1e3 * p80, 3),
-                peak_mib=peaks[name],
-                device=device_name(device),
-                threads=torch.get_num_threads(),
-                torch=torch.__version__,
-                triton=_version("triton"),
-                commit=_commit(),
-            )
+    precision, device = case.setup.precision, case.setup.device
+    columns = (case.op, pass_, case.setup.shape, precision.name)
+    skipped: list[Skipped] = []
+    ready: dict[str, Run] = {}
+    peaks: dict[str, float | None] = {}
 
+    def skip(name: str, error: Exception) -> None:
+        if isinstance(error, Unavailable):
+            skipped.append(Skipped(*columns, name, str(error)))
+        elif isinstance(error, gate.WrongResult):
+            skipped.append(Skipped(*columns, name, f"wrong: {error}", wrong=True))
+        elif isinstance(error, torch.OutOfMemoryError):
+            skipped.append(Skipped(*columns, name, "out of memory"))
+        else:
+            skipped.append(Skipped(*columns, name, f"failed: {type(error).__name__}: {first_line(error)}"))
 
-def _forward(case: Case, provider: Provider) -> list[Tensor]:
-    with torch.inference_mode():
-        return [provider.compute(**case.tensors)]
-
-
-def _training_step(case: Case, provider: Provider) -> list[Tensor]:
-    output = provider.compute(**case.tensors)
-    seed = torch.linspace(-1, 1, output.numel(), device=output.device).view(output.shape)
-    leaves = list(case.tensors.values())
-    gradients = torch.autograd.grad(output, leaves, seed, allow_unused=not provider.exact)
-    return [output.detach(), *(gradient for gradient in gradients if gradient is not None)]
-
-
-PASSES = {"forward": _forward, "training step": _training_step}
-
-
-def _check(what: str, found: list[Tensor], expected: list[Tensor]) -> None:
-    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-        error = float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
-        if not error <= TOLERANCE:
-            raise DisagreementError(f"{what}: tensor {index} is off by {error:.1e} of the largest value; not timed")
-
-
-def _timed(run: Callable[[], object], device: torch.device) -> tuple[float, float | None]:
-    """Seconds, and the peak of the GPU's memory in MiB; a CPU keeps no such count."""
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    run()
-    if on_gpu:
-        torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - start
-    return seconds, torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
-
-
-def _percentiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return fifths[0], statistics.median(values), fifths[3]
-
-
-def device_name(device: torch.device) -> str:
-    """What the rows were measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    chosen = [provider for provider in providers if provider.applies(precision)]
+    note(f"{' '.join(columns)}: the truth")
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        expected = gate.truth(case, pass_)
+    except torch.OutOfMemoryError:
+        reason = "the truth to compare with does not fit the memory"
+        return [], [Skipped(*columns, provider.name(precision), reason) for provider in chosen]
+    with tf32(precision.tf32_matmul, precision.tf32_cudnn):
+        for provider in chosen:
+            name = provider.name(precision)
+            note(f"{' '.join(columns)}: checking {name}")
+            free()
+            pools_before = graph_pool_bytes(device)
+            try:
+                run = prepare(case, provider, pass_, compile_)
+                if provider.exact:
+                    gate.check(run(), expected, precision.name)
+                else:
+                    run()
+                peaks[name] = peak_mib(run, device, pools_before)
+                ready[name] = run
+            except Exception as error:  # whatever another package raises
+                skip(name, error)
+        del expected
+        free()
+        samples = _timed(ready, clock, rounds, skip, lambda name: note(f"{' '.join(columns)}: timing {name}"))
+    del ready
+    if compile_:
+        torch.compiler.reset()
+    free()
+    work = case.work.of(pass_)
+    rows = [
+        Row.of(*columns, name, percentiles(taken_ms), peaks[name], where).with_rates(work.flop, work.bytes)
+        for name, taken_ms in samples.items()
+    ]
+    return rows, skipped
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+def _timed(
+    ready: dict[str, Run], clock: Clock, rounds: int, skip: Callable[[str, Exception], None], note: Note
+) -> dict[str, list[float]]:
+    """Milliseconds of every run by provider; one that fails on the way is taken out."""
+    samples: dict[str, list[float]] = {name: [] for name in ready}
+    for name, taken_ms in take_turns(ready, clock, rounds, note):
+        if isinstance(taken_ms, Exception):
+            skip(name, taken_ms)
+            del samples[name]
+        else:
+            samples[name] += taken_ms
+    return samples

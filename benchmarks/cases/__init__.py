@@ -1,9 +1,19 @@
-"""What is measured: operators by name, each with the providers that compute it."""
+"""What is measured, by name."""
 
-from benchmarks.cases.case import Case, Provider
-from benchmarks.cases.convolution import convolution
-from benchmarks.cases.head import head
+from __future__ import annotations
 
-CASES = {"convolution": convolution, "head": head}
+from collections.abc import Callable
 
-__all__ = ["CASES", "Case", "Provider"]
+from .blocks import block, head
+from .case import Case, Operators, Setup
+from .convolution import convolution
+from .detector import detector
+
+CASES: dict[str, Callable[[Setup], Case]] = {
+    "convolution": convolution,
+    "block": block,
+    "head": head,
+    "detector": detector,
+}
+
+__all__ = ["CASES", "Case", "Operators", "Setup"]

@@ -1,43 +1,44 @@
-"""One modulated deformable 3x3 convolution of one map."""
+"""One modulated deformable 3x3 convolution of the finest map."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
-import torch.nn.functional as F
-from dyhead_kernels import modulated_deform_conv2d
-from torch import Tensor
-from torchvision.ops import deform_conv2d
+from torch import Tensor, nn
 
-from benchmarks.cases.case import Case, Provider
-
-N, C, H, W = 1, 256, 80, 100
+from ..work import TAPS, convolution_work, level_shapes
+from .case import CHANNELS, Case, Exchangeable, Setup, rounded
 
 
-def convolution(device: torch.device) -> Case:
-    """(1, 256, 80, 100), C to C, offsets of about a pixel: level P3 of a 640x800 image."""
+class DeformableConvolution(Exchangeable):
+    """C to C channels, a bias."""
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        weight = torch.randn(channels, channels, 3, 3, generator=generator) / math.sqrt(TAPS * channels)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.randn(channels, generator=generator))
+
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) -> the same, alone in a tuple."""
+        assert self.operators is not None
+        return (self.operators.convolution(input, offset, mask, self.weight, self.bias),)
+
+
+def convolution(setup: Setup, channels: int = CHANNELS) -> Case:
+    """The map of stride 8, offsets of about a pixel."""
     generator = torch.Generator().manual_seed(0)
+    height, width = level_shapes(setup.height_px, setup.width_px)[0]
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(shape, generator=generator)).to(device).requires_grad_()
+    def activation(drawn: Tensor) -> Tensor:
+        return drawn.to(setup.precision.dtype).float().to(setup.device)
 
-    tensors = {
-        "input": normal(N, C, H, W),
-        "offset": normal(N, 18, H, W),
-        "mask": torch.rand(N, 9, H, W, generator=generator).to(device).requires_grad_(),
-        "weight": normal(C, C, 3, 3, scale=1 / math.sqrt(9 * C)),
-        "bias": normal(C),
+    activations = {
+        "input": activation(torch.randn(setup.batch, channels, height, width, generator=generator)),
+        "offset": activation(torch.randn(setup.batch, 2 * TAPS, height, width, generator=generator)),
+        "mask": activation(torch.rand(setup.batch, TAPS, height, width, generator=generator)),
     }
-    providers = {
-        "dyhead_kernels": Provider(partial(modulated_deform_conv2d, padding=1, backend="torch")),
-        "dyhead_kernels reference": Provider(partial(modulated_deform_conv2d, padding=1, backend="reference")),
-        "torchvision": Provider(partial(deform_conv2d, padding=1)),
-        "dense conv2d (floor)": Provider(_dense, exact=False),
-    }
-    return Case("deform_conv", f"{N}x{C}x{H}x{W}", tensors, providers, baseline="torchvision")
-
-
-def _dense(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.conv2d(input, weight, bias, padding=1)
+    network = rounded(DeformableConvolution(channels, generator).to(setup.device), setup.precision)
+    work = convolution_work(setup.batch, (height, width), channels, setup.precision.dtype.itemsize)
+    return Case("convolution", setup, network, activations, work)

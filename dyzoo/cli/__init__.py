@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dyzoo import __version__
+from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
 from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
@@ -26,6 +27,7 @@ app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 app.command("list")(list_models)
+app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
 
@@ -50,6 +52,7 @@ def _dyzoo(
       dyzoo predict photos/ --out seen       every image of a folder
       dyzoo train --data DIR --epochs 36     on COCO JSON or Pascal VOC
       dyzoo evaluate --data DIR --model runs/dyhead_atss_resnet10t
+      dyzoo bench                            the attention chain's speed here
     """
 
 

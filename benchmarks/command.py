@@ -1,0 +1,175 @@
+"""The command line: `python -m benchmarks` and `dyzoo bench`. Imports what is heavy when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+CASE_NAMES = ("convolution", "block", "head", "detector")
+CPU_DEFAULTS = {"cases": ("convolution", "head"), "size": "640x640", "dtype": "float32", "rounds": 3}
+GPU_DEFAULTS = {"cases": CASE_NAMES, "size": "800x1344", "dtype": "bfloat16", "rounds": 10}
+PASS_NAMES = {"forward": "forward", "training": "training step", "training step": "training step"}
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder of <device>.csv and its plot.",
+        show_default="benchmarks/results of a checkout, else the current folder",
+    ),
+]
+FileArgument = Annotated[Path, typer.Argument(metavar="CSV", help="Rows that a run has written.")]
+
+
+class _RunByDefault(TyperGroup):
+    """A group whose command `run` needs no naming."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_RunByDefault, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _benchmarks() -> None:
+    """Time the attention chain against its alternatives, taking turns in one run.
+
+    Without a command it is `run`: see `run --help` for what can be chosen.
+
+    \b
+    Examples:
+      dyzoo bench                          what this machine can show
+      dyzoo bench head --size 800x1344 --batch 2 --dtype bf16 --pass forward
+      dyzoo bench --provider ours --provider official-float32 --no-save
+      dyzoo bench plot nvidia-h100.csv     draw the rows again
+    """
+
+
+@app.command()
+def run(
+    cases: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CASE", help=f"Some of {', '.join(CASE_NAMES)}; all on a GPU, convolution and head on a CPU."
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HxW", help="Image size, repeatable.", show_default="800x1344 on a GPU, else 640x640"),
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(metavar="N", min=1, help="Images at a time, repeatable.", show_default="1")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="T",
+            help="float32, tf32, float16 or bfloat16 (fp32, fp16, bf16), repeatable.",
+            show_default="bfloat16 on a GPU, else float32",
+        ),
+    ] = None,
+    pass_: Annotated[
+        list[str] | None,
+        typer.Option("--pass", metavar="P", help="forward or training, repeatable.", show_default="both"),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Who takes part, repeatable; a wrong one lists them.", show_default="all"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1.", show_default="a GPU if there is one")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Rounds of taking turns.", show_default="10, on a CPU 3")
+    ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Providers under torch.compile.", show_default="on a GPU"),
+    ] = None,
+    out: OutOption = None,
+    save: Annotated[bool, typer.Option(help="Append the rows to <device>.csv and plot that.")] = True,
+) -> None:
+    """Measure, print tables, append the rows to <device>.csv and plot them.
+
+    A provider is timed only after its outputs and gradients agree with the others'. One that is not installed, cannot
+    run here or computes something else is listed with the reason.
+
+    \b
+    Examples:
+      dyzoo bench run convolution --rounds 30
+      dyzoo bench run head --dtype bf16 --dtype float32 --batch 8
+    """
+    from . import session
+
+    code = session.run(cases, size, batch, dtype, pass_, provider, device, rounds, compile_, out, save)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def table(path: FileArgument) -> None:
+    """Print the newest rows of a file as Markdown tables.
+
+    \b
+    Examples:
+      dyzoo bench table nvidia-h100.csv
+    """
+    from .report import markdown
+    from .rows import latest, read
+
+    print(markdown(latest(read(path))))
+
+
+@app.command()
+def plot(
+    path: FileArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="PNG", show_default="beside the CSV", help="File to write.")
+    ] = None,
+    case: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Only these, repeatable.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(metavar="T", help="Only these, repeatable.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(metavar="N", help="Only these, repeatable.")] = None,
+) -> None:
+    """Draw the newest rows of a file as a PNG.
+
+    \b
+    Examples:
+      dyzoo bench plot nvidia-h100.csv --case head --dtype bfloat16
+    """
+    from . import session
+
+    print(session.plot(path, out, case, dtype, batch))
+
+
+def main(arguments: Sequence[str] | None = None, prog_name: str = "python -m benchmarks") -> int:
+    """Run the command line and give its exit code; a user's mistake is one line on stderr."""
+    from dyzoo.errors import DyzooError
+
+    try:
+        code = app(
+            args=list(sys.argv[1:] if arguments is None else arguments), prog_name=prog_name, standalone_mode=False
+        )
+        return int(code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except (DyzooError, OSError, typer.TyperException) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

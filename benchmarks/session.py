@@ -1,0 +1,179 @@
+"""What the commands do: choose cases and providers, measure them one by one, keep and show the rows."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+
+from dyzoo.errors import first_line
+
+from . import rows as results
+from .cases import CASES, Setup
+from .command import CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES
+from .machine import OP as MACHINE
+from .machine import machine, peaks
+from .plot import save_plot
+from .precision import ALIASES, PRECISIONS
+from .providers import PROVIDERS, Provider
+from .report import markdown
+from .runner import PASSES, Skipped, measure
+from .timing import Clock
+
+LEAST_PX = 8
+
+
+def run(
+    cases: Sequence[str] | None,
+    sizes: Sequence[str] | None,
+    batches: Sequence[int] | None,
+    dtypes: Sequence[str] | None,
+    passes: Sequence[str] | None,
+    providers: Sequence[str] | None,
+    device_name: str | None,
+    rounds: int | None,
+    compile_: bool | None,
+    out: Path | None,
+    save: bool,
+) -> int:
+    """Measure every combination; exit code 1 if one of our own providers computes something else than the others.
+
+    Raises:
+        typer.BadParameter: an option names what there is not.
+        ResultsError: the file to append to has other columns; found out before anything is measured.
+    """
+    device = _device(device_name)
+    on_gpu = device.type == "cuda"
+    defaults: dict[str, Any] = GPU_DEFAULTS if on_gpu else CPU_DEFAULTS
+    names = [_choose(name, CASES, "CASE") for name in cases or defaults["cases"]]
+    shapes = [_size(text) for text in sizes or [defaults["size"]]]
+    precisions = [
+        PRECISIONS[_choose(ALIASES.get(name, name), PRECISIONS, "--dtype")] for name in dtypes or [defaults["dtype"]]
+    ]
+    if not on_gpu and any(precision.name == "tf32" for precision in precisions):
+        raise typer.BadParameter("tf32 is a rounding of GPUs: choose float32", param_hint="--dtype")
+    chosen_passes = [PASS_NAMES[_choose(name, PASS_NAMES, "--pass")] for name in passes or PASSES]
+    chosen, left_out = _providers(providers, on_gpu)
+    folder = out or results.default_folder()
+    where, clock = machine(device), Clock(device)
+    if save and (file := results.path_for(where.device, folder)).is_file():
+        results.read(file)  # a file that cannot be appended to is found out now
+
+    rows: list[results.Row] = []
+    skipped: list[Skipped] = []
+
+    def keep(measured: list[results.Row]) -> None:
+        rows.extend(measured)
+        if save and measured:
+            results.append(measured, folder)
+
+    console = Console(stderr=True)
+    with console.status("the machine's peaks", spinner="dots") as status:
+        for precision in precisions:
+            keep(peaks(precision, clock, where))
+        for name, (height, width), batch, precision in product(names, shapes, batches or [1], precisions):
+            case = CASES[name](Setup(height, width, batch, precision, device))
+            for pass_ in chosen_passes:
+                measured, not_timed = measure(
+                    case,
+                    chosen,
+                    pass_,
+                    clock,
+                    where,
+                    rounds or defaults["rounds"],
+                    _compiles(compile_, on_gpu),
+                    status.update,
+                )
+                keep(measured)
+                skipped += not_timed
+            del case
+    print(markdown(rows, skipped))
+    if left_out:
+        print(f"\nNot asked for, being slow on a CPU: {', '.join(f'--provider {key}' for key in left_out)}.")
+    print(f"\n{where.device}, {where.threads} threads, torch {where.torch}, triton {where.triton or 'none'}.")
+    if not on_gpu:
+        print("Nothing was timed on a GPU.")
+    if save:
+        file = results.path_for(where.device, folder)
+        print(f"Rows appended to {file}, drawn in {plot(file)}")
+    return _report_wrong(skipped, chosen)
+
+
+def plot(
+    path: Path,
+    out: Path | None = None,
+    cases: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    batches: Sequence[int] | None = None,
+) -> Path:
+    """Draw the newest rows of a file, those of some cases, dtypes and batches only, and give the picture's path.
+
+    Cases that are no longer measured appear only if named, or if there are no others.
+    """
+    found = results.latest(results.read(path))
+    wanted = cases or [name for name in CASES if any(row.op == name for row in found)]
+    rows = [
+        row
+        for row in found
+        if (not wanted or row.op in (*wanted, MACHINE))
+        and (not dtypes or row.dtype in [ALIASES.get(name, name) for name in dtypes])
+        and (not batches or row.op == MACHINE or row.shape.split("x")[0] in map(str, batches))
+    ]
+    target = out or path.with_suffix(".png")
+    try:
+        save_plot(rows, target)
+    except ValueError as error:
+        raise results.ResultsError(f"{path}: {error}") from None
+    return target
+
+
+def _compiles(wanted: bool | None, on_gpu: bool) -> bool:
+    return on_gpu if wanted is None else wanted
+
+
+def _providers(keys: Sequence[str] | None, on_gpu: bool) -> tuple[list[Provider], list[str]]:
+    """The providers asked for, and the keys of those left out because a CPU takes minutes for them."""
+    if keys:
+        return [PROVIDERS[_choose(key, PROVIDERS, "--provider")] for key in dict.fromkeys(keys)], []
+    left_out = [] if on_gpu else [key for key, provider in PROVIDERS.items() if provider.slow_on_cpu]
+    return [provider for key, provider in PROVIDERS.items() if key not in left_out], left_out
+
+
+def _report_wrong(skipped: Sequence[Skipped], providers: Sequence[Provider]) -> int:
+    own = tuple(provider.label for provider in providers if provider.key.startswith("ours"))
+    wrong = [entry for entry in skipped if entry.wrong and entry.provider in own]
+    for entry in wrong:
+        print(f"error: {entry.op}, {entry.pass_}, {entry.dtype}: {entry.provider} is {entry.reason}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise typer.BadParameter(f"{name!r} cannot be used: {first_line(error)}", param_hint="--device") from None
+    if device.type not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{name!r} is neither a CPU nor a CUDA device", param_hint="--device")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and graphs are made on the current one
+    return device
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or min(map(int, found.groups())) < LEAST_PX:
+        raise typer.BadParameter(f"{text!r} is no HEIGHTxWIDTH in pixels, as in 800x1344", param_hint="--size")
+    return int(found[1]), int(found[2])
+
+
+def _choose(name: str, known: Any, option: str) -> str:
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
+    return name
