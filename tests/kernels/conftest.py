@@ -1,11 +1,17 @@
-"""Fixtures for the operators' tests."""
+"""Fixtures for the operators' tests. Without a CUDA device Triton kernels run in Triton's interpreter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +46,51 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
     monkeypatch.setattr("dyhead_kernels.sampled_conv.CHUNK_BYTES", 5000)
     monkeypatch.setattr("dyhead_kernels.sampled_conv.MIN_CONV_ROWS", 2)
+
+
+@pytest.fixture(scope="session")
+def _interpreter_rounds_like_a_gpu() -> Iterator[None]:
+    """Round float32 to the nearest bfloat16, as GPUs do: Triton's interpreter cuts the digits off."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    import triton.language as tl
+
+    convert: Callable[..., np.ndarray] = interpreter._convert_float
+
+    def rounded(values: np.ndarray, source: Any, target: Any, mode: Any) -> np.ndarray:
+        if source == tl.float32 and target == tl.bfloat16:
+            tensor = torch.from_numpy(np.ascontiguousarray(values).view(np.float32))
+            return tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
+        return convert(values, source, target, mode)
+
+    interpreter._convert_float = rounded
+    yield
+    interpreter._convert_float = convert
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request: pytest.FixtureRequest) -> torch.device:
+    """Where Triton kernels run: a GPU if there is one, else the interpreter, on CPU tensors."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return torch.device("cuda")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("kernels are compiled here, for the CUDA device")
+    request.getfixturevalue("_interpreter_rounds_like_a_gpu")
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like `poisoned_memory`, but PyTorch's deterministic algorithms stay off. Integers are filled with -1."""
+
+    def poisoning(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def allocate_poisoned(*arguments: Any, **options: Any) -> torch.Tensor:
+            tensor = allocate(*arguments, **options)
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
+
+        return allocate_poisoned
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))
+    assert torch.zeros(2).new_empty(3).isnan().all()
