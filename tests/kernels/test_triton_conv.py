@@ -36,9 +36,7 @@ def compare(case: Case, dtype: torch.dtype, device: torch.device, **drawing: Any
     actual = forward_and_gradients(modulated_deform_conv2d, tensors, **case.geometry, backend="triton")
     stepwise = forward_and_gradients(modulated_deform_conv2d, tensors, **case.geometry, backend="reference")
     exact = forward_and_gradients(modulated_deform_conv2d, doubles, **case.geometry, backend="reference")
-    for name in exact:
-        assert actual[name].dtype == dtype
-        assert_as_good(actual[name], stepwise[name], exact[name], dtype, name)
+    assert_as_good(actual, stepwise, exact, dtype)
 
 
 @pytest.mark.parametrize("case", TRITON_CASES.values(), ids=TRITON_CASES)

@@ -1,0 +1,172 @@
+"""What the Triton forms are put together from: tables, parts of sums, the choice of precision, launch parameters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+from test_dyhead_block import random_parameters, random_pyramid
+from test_ops import OPS, block_arguments, conv_arguments, detached
+from test_triton_block import tiles
+
+pytest.importorskip("triton")
+
+from dyhead_kernels import tuning
+from dyhead_kernels.dyhead_block.layout import HIGH, LOW, MID, Layout
+from dyhead_kernels.triton_kernels import launching
+from dyhead_kernels.triton_kernels.block_tables import BlockTables, block_tables
+
+SHAPES = ((9, 6), (5, 3), (3, 2))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def _few_tiles() -> Iterator[None]:
+    """Interpreted programs are slow."""
+    with tuning.overriding(tiles(128, 8)):
+        yield
+
+
+@pytest.mark.usefixtures("_few_tiles")
+@pytest.mark.parametrize(("batch", "bias"), [(1, True), (0, False)])
+def test_opcheck(batch: int, bias: bool, triton_device: torch.device) -> None:
+    def moved(arguments: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(
+            a.detach().to(triton_device).requires_grad_() if isinstance(a, torch.Tensor) else a for a in arguments
+        )
+
+    arguments = moved(conv_arguments(batch, torch.float32, bias, "triton"))
+    torch.library.opcheck(OPS.deform_conv.default, arguments)
+    output = OPS.deform_conv(*detached(arguments))
+    needs = [a is not None for a in arguments[:5]]
+    torch.library.opcheck(OPS.deform_conv_backward.default, (torch.ones_like(output), *detached(arguments), needs))
+
+    arguments = moved(block_arguments(batch, torch.float32, bias, "triton"))
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(OPS.dyhead_block.default, arguments, test_utils=checks)
+    output, *state = OPS.dyhead_block(*detached(arguments))
+    for needs in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(
+            OPS.dyhead_block_backward.default, (torch.ones_like(output), *detached(arguments), state, *needs)
+        )
+
+
+def test_compiles_into_one_graph(triton_device: torch.device) -> None:
+    from dyhead_kernels import BlockParameters, Pyramid, dyhead_block
+
+    parameters = BlockParameters(
+        *(t.detach().float().to(triton_device).requires_grad_() for t in vars(random_parameters()).values())
+    )
+    values = random_pyramid(((4, 3), (2, 2)), batch=1).values.detach().float().to(triton_device).requires_grad_()
+
+    def twice(values: torch.Tensor) -> torch.Tensor:
+        pyramid = Pyramid(values * 2, ((4, 3), (2, 2)))
+        return dyhead_block(pyramid, parameters, offset_mode="flat", norm_groups=4, backend="triton").values.sin()
+
+    (eager,) = torch.autograd.grad(twice(values).sum(), values)
+    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad(compiled(values).sum(), values)
+    torch.testing.assert_close(found, eager, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["flat", "crop", "resize"])
+def test_every_row_of_every_branch_is_in_one_tile(mode: str) -> None:
+    plan = BlockTables(Layout(SHAPES), mode, images=2)
+    made = plan.segments.tables(4, 4, CPU)
+    rows: list[int] = []
+    for index, first, end in zip(range(len(plan.branch_levels)), made.first_tile, made.first_tile[1:], strict=False):
+        segment = plan.segments.maps[index]
+        for which, top, left in made.tiles[first:end].tolist():
+            assert which == index
+            for y in range(top, min(top + 4, segment.height)):
+                for x in range(left, min(left + 4, segment.width)):
+                    rows += (segment.row_start + image * segment.row_image + y * segment.width + x for image in (0, 1))
+    assert sorted(rows) == list(range(plan.rows))
+
+
+def test_steering_of_a_branch_stays_within_its_image() -> None:
+    for mode in ("flat", "crop", "resize"):
+        plan = BlockTables(Layout(SHAPES), mode, images=1)
+        for (branch, level), segment in zip(plan.branch_levels, plan.segments.maps, strict=True):
+            height, width = segment.height, segment.width
+            last = (height - 1) * segment.steering_line + width - 1
+            assert segment.offset_start + 17 * segment.steering_channel + last < segment.mask_start
+            assert segment.mask_start + 8 * segment.steering_channel + last < plan.steering_size
+            if branch != HIGH:
+                assert segment.offset_start == 27 * plan.starts[level]
+            assert segment.grad_mask_start + 9 * height * width <= plan.branch_steering_size
+
+
+def test_shares_of_tiles_add_up_to_one_for_each_map() -> None:
+    plan = BlockTables(Layout(((13, 10), (7, 5), (4, 3), (2, 2), (1, 1))), "flat", images=1)
+    made = plan.segments.tables(2, 4, CPU)
+    shares = plan.tile_shares(made)
+    for (branch, _), (first, end) in zip(plan.branch_levels, pairwise(made.first_tile), strict=True):
+        assert shares[first:end].sum() == pytest.approx(1, abs=1e-6)
+        if branch in (MID, LOW):
+            assert (shares[first:end] > 0).all()
+
+
+def test_a_plan_is_made_once() -> None:
+    layout = Layout(SHAPES)
+    assert block_tables(layout, "flat", 2) is block_tables(Layout(SHAPES), "flat", 2)
+    assert block_tables(layout, "flat", 2) is not block_tables(layout, "flat", 1)
+
+
+@pytest.mark.parametrize("groups", [((0, 7),), ((0, 90), (90, 95), (95, 95)), ((3, 4),), ((0, 0),)])
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_parts_of_a_sum_cover_every_tile_of_every_image_once(groups: tuple[tuple[int, int], ...], images: int) -> None:
+    parts = launching.parts_table(groups, images, CPU)
+    assert len(parts.of_group) == len(groups)
+    for (first, end), part in zip(groups, parts.of_group, strict=True):
+        seen = []
+        for start, count, low, high in parts.table[part].tolist():
+            seen += [(index // count, start + index % count) for index in range(low, high)]
+        assert sorted(seen) == [(image, tile) for image in range(images) for tile in range(first, end)]
+    assert len(parts.table) <= launching.MOST_PARTS + len(groups)
+
+
+@pytest.mark.parametrize(("size", "block"), [(1, 16), (16, 16), (17, 32), (256, 256), (500, 512)])
+def test_blocks_are_powers_of_two_that_hold_all(size: int, block: int) -> None:
+    assert launching.power_of_two(size) == block
+    assert launching.block_size(64, size) == min(64, block)
+
+
+def test_float32_products_follow_pytorch() -> None:
+    values = torch.zeros(1)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        assert launching.dot_precision(values) == "tf32x3"
+        torch.set_float32_matmul_precision("high")
+        assert launching.dot_precision(values) == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_an_unknown_gpu_gets_the_defaults_and_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Unheard Of 9000")
+    tuning._table_of.cache_clear()
+    device = torch.device("cuda", 0)
+    with pytest.warns(UserWarning, match=r"Unheard Of 9000.*python -m benchmarks tune"):
+        first = tuning.launch_parameters("apply_forward", torch.float32, device)
+    assert first == tuning.load_table(tuning.DEFAULT)["apply_forward"]["any"]
+    assert tuning.launch_parameters("apply_forward", torch.float32, device) == first  # and no second warning
+    tuning._table_of.cache_clear()
+
+
+def test_parameters_can_be_overridden_for_one_kernel() -> None:
+    other = {"apply_forward": {"any": {"BLOCK_P": 64, "TILE_W": 8, "BLOCK_C": 16, "num_warps": 2}}}
+    with tuning.overriding(other):
+        assert tuning.launch_parameters("apply_forward", torch.float32, CPU)["BLOCK_P"] == 64
+        assert tuning.launch_parameters("apply_backward", torch.float32, CPU)["BLOCK_P"] != 64
+    assert tuning.launch_parameters("apply_forward", torch.float32, CPU)["BLOCK_P"] != 64
+
+
+def test_importing_the_operators_does_not_define_kernels() -> None:
+    code = "import sys, dyhead_kernels; sys.exit('dyhead_kernels.triton_kernels' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
