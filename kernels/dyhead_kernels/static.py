@@ -18,15 +18,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from dyhead_kernels.triton_kernels.launching import Launch
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # What one multiprocessor (compute unit) has: bytes of shared memory a program may use, 32-bit registers, threads.
 SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
+LEAST_SHARED_BYTES = 101_376  # of NVIDIA's other GPUs since sm_86
 REGISTERS = {"sm_80": 65_536, "sm_90": 65_536, "sm_100": 65_536, "gfx942": 131_072}
 THREADS = 2_048
 
@@ -114,13 +118,13 @@ def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Jo
             torch.use_deterministic_algorithms(deterministic)
             form.backward(output, values, parameters, layout, "resize", 16, state, (True, True))
     torch.use_deterministic_algorithms(before)
-    found = (_job(*launch, dtype, channels, target) for target in targets for launch in launches)
+    found = (job_of(launch, dtype, channels, target) for target in targets for launch in launches)
     return list(dict.fromkeys(found))
 
 
-def _job(
-    kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], dtype: str, channels: int, target: str
-) -> Job:
+def job_of(launch: Launch, dtype: str, channels: int, target: str) -> Job:
+    """The compilation that a recorded launch needs."""
+    kernel, arguments, constants, _ = launch
     names = list(kernel.arg_names)
     signature, values, divisible = [], [], []
     for index, name in enumerate(names):
@@ -173,7 +177,7 @@ def compile_job(job: Job) -> Resources:
         kernel,
         dict(job.signature),
         {(index,): value for index, value in job.constants},
-        {(index,): [["tt.divisibility", 16]] for index in job.divisible},
+        _attributes(job),
     )
     compiled = triton.compile(source, target=target, options=dict(job.options))
     warps = compiled.metadata.num_warps
@@ -198,12 +202,34 @@ def compile_job(job: Job) -> Resources:
         spill_bytes=spill_bytes,
         shared_bytes=shared,
         programs=min(
-            SHARED_BYTES[job.target] // max(1, shared),
-            REGISTERS[job.target] // (threads * -(-registers // 8) * 8),
+            SHARED_BYTES.get(job.target, LEAST_SHARED_BYTES) // max(1, shared),
+            REGISTERS.get(job.target, 65_536) // (threads * -(-registers // 8) * 8),
             THREADS // threads,
         ),
         matrix=", ".join(name for name in _MATRIX_INSTRUCTIONS if name in text),
     )
+
+
+def compile_or_reason(job: Job) -> Resources | str:
+    """As `compile_job`, or in one line why it does not compile: what another process can always be sent."""
+    try:
+        return compile_job(job)
+    except Exception as error:
+        return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _attributes(job: Job) -> dict[tuple[int], list[list[Any]]]:
+    """What Triton is told of each argument, spelled as a launch spells it, so that a launch finds it in the cache."""
+    import triton
+
+    all_have_one = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+    constants, found = dict(job.constants), {}
+    for index in range(len(job.signature)):
+        if index in job.divisible:
+            found[index,] = [["tt.divisibility", 16]]
+        elif all_have_one or index not in constants or isinstance(constants[index], str):
+            found[index,] = []
+    return found
 
 
 def _fixed(job: Job) -> bool:

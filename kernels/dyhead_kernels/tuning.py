@@ -18,10 +18,20 @@ import torch
 FOLDER = Path(__file__).parent / "configs"
 DEFAULT = "default"
 
+KINDS = ("half", "float32", "any")
+OPTIONAL = ("num_stages", "maxnreg")
+"""Parameters that an entry may have though the default's has not."""
+FLAGS = ("ASYNC_CORNERS",)
+"""Parameters that are 0 or 1."""
+
 Parameters = Mapping[str, int]
 Table = Mapping[str, Mapping[str, Parameters]]
 
 _overrides: list[Table] = []
+
+
+class TableError(ValueError):
+    """A table that this version of the kernels cannot use."""
 
 
 def table_name(device: torch.device) -> str:
@@ -30,26 +40,91 @@ def table_name(device: torch.device) -> str:
 
 
 @lru_cache(maxsize=16)
-def load_table(name: str) -> Table:
-    """The table `configs/<name>.json`, missing entries filled from the default one.
+def load_table(name: str, folder: Path = FOLDER) -> Table:
+    """The table `<folder>/<name>.json`, missing entries filled from the default one.
 
     Raises:
         FileNotFoundError: there is no such table.
+        TableError: it is not one, or has an entry that these kernels do not know.
     """
-    table: dict[str, dict[str, Parameters]] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     if name == DEFAULT:
-        return table
+        return json.loads((FOLDER / f"{DEFAULT}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    own, default = read_table(folder / f"{name}.json"), load_table(DEFAULT)
+    merged = {}
+    for kernel, entries in default.items():
+        found = own.get(kernel, {})
+        merged[kernel] = found if "any" in found else {**entries, **found}
+    return merged
+
+
+def read_table(path: Path) -> Table:
+    """What a file has, and no more.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TableError: as `load_table`.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError too
+        raise TableError(f"{path} is not JSON ({error}): mend or delete it") from None
+    fault = _fault(table)
+    if fault:
+        raise TableError(f"{path}: {fault}: mend or delete it, then `python -m benchmarks tune` makes a new one")
+    return table  # type: ignore[no-any-return]
+
+
+def _fault(table: object) -> str | None:
+    """What is wrong with a table, None if nothing is."""
     default = load_table(DEFAULT)
-    return {kernel: {**default[kernel], **table.get(kernel, {})} for kernel in default}
+    if not isinstance(table, dict):
+        return f"a table of launch parameters is an object of kernels, this is a {type(table).__name__}"
+    for kernel, entries in table.items():
+        if kernel not in default:
+            return f"there is no kernel {kernel!r}, expected some of {', '.join(default)}"
+        if not isinstance(entries, dict) or not entries:
+            return f"{kernel} has no entries, expected some of {', '.join(KINDS)}"
+        needed = {name for parameters in default[kernel].values() for name in parameters} - set(OPTIONAL)
+        for kind, parameters in entries.items():
+            if kind not in KINDS:
+                return f"{kernel} has an entry {kind!r}, expected some of {', '.join(KINDS)}"
+            names = set(parameters) if isinstance(parameters, dict) else set()
+            if missing := sorted(needed - names):
+                return f"{kernel}, {kind}, lacks {', '.join(missing)}"
+            if unknown := sorted(names - needed - set(OPTIONAL)):
+                return f"{kernel}, {kind}, has {', '.join(unknown)}, which it does not take"
+            for name, value in parameters.items():
+                if name in FLAGS:
+                    if type(value) is not int or value not in (0, 1):
+                        return f"{kernel}, {kind}: {name} is {value!r}, expected 0 or 1"
+                elif type(value) is not int or value < 1:
+                    return f"{kernel}, {kind}: {name} is {value!r}, expected a positive integer"
+            if parameters.get("BLOCK_P", 0) % parameters.get("TILE_W", 1):
+                return f"{kernel}, {kind}: BLOCK_P {parameters['BLOCK_P']} is no multiple of TILE_W"
+    return None
 
 
 def launch_parameters(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
     """Parameters of `kernel` for maps of `dtype`; warns once if the device has no table of its own."""
-    for table in [*reversed(_overrides), _table_of(device)]:
-        if kernel in table:
-            kinds = table[kernel]
-            return dict(kinds.get("any") or kinds["float32" if dtype == torch.float32 else "half"])
-    raise KeyError(f"no launch parameters for {kernel}")
+    kind = kind_of(dtype)
+    for table in reversed(_overrides):
+        found = _entry(table, kernel, kind)
+        if found:
+            return dict(found)
+    found = _entry(_table_of(device), kernel, kind)
+    if not found:
+        raise KeyError(f"no launch parameters for {kernel}")
+    return dict(found)
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """Which entry maps of a dtype take, if there is no "any"."""
+    return "float32" if dtype == torch.float32 else "half"
+
+
+def _entry(table: Table, kernel: str, kind: str) -> Parameters | None:
+    entries = table.get(kernel, {})
+    return entries.get(kind) or entries.get("any")
 
 
 @contextmanager

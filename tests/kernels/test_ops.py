@@ -104,13 +104,19 @@ def assert_same(actual: list[Tensor], expected: list[Tensor], tolerance: float =
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-def block_arguments(batch: int, dtype: torch.dtype, bias: bool = True, backend: str = "torch") -> tuple[Any, ...]:
+def block_arguments(
+    batch: int,
+    dtype: torch.dtype,
+    bias: bool = True,
+    backend: str = "torch",
+    shapes: tuple[tuple[int, int], ...] = SHAPES,
+) -> tuple[Any, ...]:
     module = Block(bias)
     tensors = [
         None if p is None else p.detach().to(dtype).requires_grad_() for p in vars(module.block_parameters).values()
     ]
-    values = Pyramid.from_levels(random_levels(batch)).values.detach().to(dtype).requires_grad_()
-    return values, *tensors, [length for shape in SHAPES for length in shape], "resize", 4, backend
+    values = Pyramid.from_levels(random_levels(batch, shapes)).values.detach().to(dtype).requires_grad_()
+    return values, *tensors, [length for shape in shapes for length in shape], "resize", 4, backend
 
 
 def conv_arguments(batch: int, dtype: torch.dtype, bias: bool = True, backend: str = "torch") -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ def _operands(input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None
     )
 
 
-@lru_cache(maxsize=256)
+@cache
 def _one_map(source_height: int, source_width: int, height: int, width: int, stride_y: int, stride_x: int) -> Maps:
     segment = Segment(
         height=height,

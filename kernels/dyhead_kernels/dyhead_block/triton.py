@@ -36,11 +36,11 @@ def state_like(
 ) -> tuple[Tensor, ...]:
     """The output (N, S, C) and the tensors of `State`, allocated and not filled."""
     images, positions, _ = values.shape
-    plan, levels = block_tables(layout, offset_mode, images), len(layout.shapes)
+    plan, levels = BlockTables(layout, offset_mode), len(layout.shapes)  # sizes may be symbols: not cached
     channels, hidden = parameters.conv_weight.shape[1], len(parameters.relu_bias1)
     state = State(
         values.new_empty(images, plan.steering_size, dtype=torch.float32),
-        values.new_empty(plan.rows, channels),
+        values.new_empty(images * plan.rows, channels),
         values.new_empty(images, levels, 8, channels, dtype=torch.float32),
         values.new_empty(images, levels, len(BRANCHES), 3, channels, dtype=torch.float32),
         values.new_empty(images, levels, hidden, dtype=torch.float32),
@@ -57,10 +57,10 @@ def forward(
         values: (N, S, C_in), in the dtype of the matrix product, like `parameters.conv_weight`.
     """
     values, parameters = values.contiguous(), _contiguous(parameters)
-    plan = block_tables(layout, offset_mode, len(values))
+    plan = block_tables(layout, offset_mode)
     channels = parameters.conv_weight.shape[1]
     steering = block.steer(plan, values, parameters)
-    convolved = values.new_empty(plan.rows, channels)
+    convolved = values.new_empty(len(values) * plan.rows, channels)
     operands = _operands(plan, values, steering, parameters)
     convolution = _convolution(values, parameters)
     partial = conv.forward(convolution, operands, None, convolved, plan.shares(values.device))
@@ -91,7 +91,7 @@ def backward(
     values_needed, parameters_needed = needs
     values, parameters = values.contiguous(), _contiguous(parameters)
     steering, convolved, *folded = State(*state)
-    plan, coefficients = block_tables(layout, offset_mode, len(values)), block.Coefficients(*folded)
+    plan, coefficients = block_tables(layout, offset_mode), block.Coefficients(*folded)
     convolution, operands = _convolution(values, parameters), _operands(plan, values, steering, parameters)
 
     grad_output = grad_output.to(values.dtype).contiguous()

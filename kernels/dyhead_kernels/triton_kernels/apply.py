@@ -1,9 +1,11 @@
 """The last pass of a block and its gradient, over all levels at once.
 
-    m = A_high U(Y_high) + A_mid Y_mid + A_low Y_low + D        out = max(slope1 m + shift1, slope2 m + shift2)
+    m = A_high (U(Y_high) - M_high) + A_mid (Y_mid - M_mid) + A_low (Y_low - M_low) + D
+    out = max(slope1 m + shift1, slope2 m + shift2)
 
-with U the bilinear upsampling with aligned corners. Coefficients of one image and level are eight rows of C channels:
-A_high, A_mid, A_low, D, slope1, shift1, slope2, shift2.
+with U the bilinear upsampling with aligned corners and M the mean of Y, so that maps far from zero lose no digits.
+Coefficients of one image and level are eight rows of C channels: A_high, A_mid, A_low, D, slope1, shift1, slope2,
+shift2. Moments are three rows for each of high, mid and low: mean, variance, and the mean of U(Y) - M.
 """
 
 from __future__ import annotations
@@ -66,14 +68,15 @@ def _branch_start(branch, image, packed_rows, coarse_rows):
 
 
 @triton.jit
-def _coefficient(coefficients_ptr, row: tl.constexpr, channel, C: tl.constexpr):
-    return tl.load(coefficients_ptr + row * C + channel, mask=channel < C, other=0.0)[None, :]
+def _row(rows_ptr, row: tl.constexpr, channel, C: tl.constexpr):
+    return tl.load(rows_ptr + row * C + channel, mask=channel < C, other=0.0)[None, :]
 
 
 @triton.jit
 def _mix(
     convolved_ptr,
     coefficients_ptr,
+    moments_ptr,
     level_ptr,
     levels_ptr,
     image,
@@ -86,7 +89,7 @@ def _mix(
     coarse_rows,
     C: tl.constexpr,
 ):
-    """m, the two lines of it, and U(Y_high), Y_mid, Y_low (zero where the level lacks a branch): (P, channels) each."""
+    """m, the two lines of it, and the branches less their means, zero where there is none: (P, channels) each."""
     height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
     finest_area = column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
     high = _upsampled(
@@ -102,18 +105,20 @@ def _mix(
         channel,
         C,
     )
+    high -= _row(moments_ptr, 3 * HIGH, channel, C)
     mid_ptr = convolved_ptr + _branch_start(MID, image, packed_rows, coarse_rows) * C
-    mid = _load(mid_ptr, start + position, inside, channel, C)
+    mid = _load(mid_ptr, start + position, inside, channel, C) - _row(moments_ptr, 3 * MID, channel, C)
     low_ptr = convolved_ptr + _branch_start(LOW, image, packed_rows, coarse_rows) * C
     low = _load(low_ptr, start - finest_area + position, if_any(inside, start), channel, C)
+    low -= _row(moments_ptr, 3 * LOW, channel, C)
 
-    mixed = _coefficient(coefficients_ptr, MID, channel, C) * mid + _coefficient(coefficients_ptr, SHIFT, channel, C)
-    mixed += _coefficient(coefficients_ptr, LOW, channel, C) * low
-    mixed += _coefficient(coefficients_ptr, HIGH, channel, C) * high
-    line1 = _coefficient(coefficients_ptr, SLOPE1, channel, C) * mixed
-    line1 += _coefficient(coefficients_ptr, SHIFT1, channel, C)
-    line2 = _coefficient(coefficients_ptr, SLOPE2, channel, C) * mixed
-    line2 += _coefficient(coefficients_ptr, SHIFT2, channel, C)
+    mixed = _row(coefficients_ptr, MID, channel, C) * mid + _row(coefficients_ptr, SHIFT, channel, C)
+    mixed += _row(coefficients_ptr, LOW, channel, C) * low
+    mixed += _row(coefficients_ptr, HIGH, channel, C) * high
+    line1 = _row(coefficients_ptr, SLOPE1, channel, C) * mixed
+    line1 += _row(coefficients_ptr, SHIFT1, channel, C)
+    line2 = _row(coefficients_ptr, SLOPE2, channel, C) * mixed
+    line2 += _row(coefficients_ptr, SHIFT2, channel, C)
     return mixed, line1, line2, high, mid, low
 
 
@@ -122,6 +127,7 @@ def _apply_forward_kernel(
     output_ptr,
     convolved_ptr,
     coefficients_ptr,
+    moments_ptr,
     tiles_ptr,
     levels_ptr,
     packed_rows,
@@ -137,10 +143,13 @@ def _apply_forward_kernel(
     tile = tl.program_id(0)
     level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    coefficients_ptr += (image * level_count + tl.load(tiles_ptr + tile * 3)) * (ROWS * C)
+    place = image * level_count + tl.load(tiles_ptr + tile * 3)
+    coefficients_ptr += place * (ROWS * C)
+    moments_ptr += place * (9 * C)
     _, line1, line2, _, _, _ = _mix(
         convolved_ptr,
         coefficients_ptr,
+        moments_ptr,
         level_ptr,
         levels_ptr,
         image,
@@ -173,6 +182,7 @@ def _apply_backward_kernel(
     grad_output_ptr,
     convolved_ptr,
     coefficients_ptr,
+    moments_ptr,
     tiles_ptr,
     levels_ptr,
     packed_rows,
@@ -191,10 +201,13 @@ def _apply_backward_kernel(
     tile = tl.program_id(0)
     level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    coefficients_ptr += (image * level_count + tl.load(tiles_ptr + tile * 3)) * (ROWS * C)
+    place = image * level_count + tl.load(tiles_ptr + tile * 3)
+    coefficients_ptr += place * (ROWS * C)
+    moments_ptr += place * (9 * C)
     mixed, line1, line2, high, mid, low = _mix(
         convolved_ptr,
         coefficients_ptr,
+        moments_ptr,
         level_ptr,
         levels_ptr,
         image,
@@ -211,8 +224,8 @@ def _apply_backward_kernel(
     grad = _load(grad_output_ptr + image * packed_rows * C, row, inside, channel, C)
     grad1 = tl.where(line1 >= line2, grad, 0.0)
     grad2 = grad - grad1
-    grad_mixed = _coefficient(coefficients_ptr, SLOPE1, channel, C) * grad1
-    grad_mixed += _coefficient(coefficients_ptr, SLOPE2, channel, C) * grad2
+    grad_mixed = _row(coefficients_ptr, SLOPE1, channel, C) * grad1
+    grad_mixed += _row(coefficients_ptr, SLOPE2, channel, C) * grad2
     tl.store(
         grad_mixed_ptr + (image * packed_rows + row)[:, None] * C + channel[None, :],
         grad_mixed.to(grad_mixed_ptr.dtype.element_ty),
@@ -277,10 +290,10 @@ def _convolved_backward_kernel(
 ):
     """The whole gradient of every raw convolution: through the formula and through the means.
 
-        dY = A dm + dmean / P + 2 (Y - mean) dvariance / P + share dmean_upsampled
+        dY = A dm + dmean / P + 2 (Y - mean) dvariance / P + (share - 1 / P) dlift
 
-    with U^T dm for the high branch; mid and low have shares of 1 / P. Moments, (N, L, 3 branches, 3, C), are mean,
-    variance and mean after upsampling. Grid: (tiles, blocks of channels x branches, images).
+    with U^T dm for the high branch. A lift is the third moment, the mean of U(Y) - M: zero for mid and low, where
+    shares are 1 / P. Grid: (tiles, blocks of channels x branches, images).
     """
     image = tl.program_id(2).to(tl.int64)
     tile = tl.program_id(0)
@@ -297,7 +310,7 @@ def _convolved_backward_kernel(
             )
         else:
             grad = _load(grad_mixed_ptr, row, inside, channel, C)
-            share = tl.full((BLOCK_P,), 1.0, tl.float32) / (height * width)
+            share = tl.full((BLOCK_P,), 1.0, tl.float32) / (height * width).to(tl.float32)
         if branch != MID:
             row -= column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
         first = _branch_start(branch, image, packed_rows, coarse_rows)
@@ -307,12 +320,13 @@ def _convolved_backward_kernel(
         owner = image * level_count + (level - 1 if branch == HIGH else level)
         coefficients_ptr += owner * (ROWS * C) + branch * C
         at = (owner * 3 + branch) * (3 * C)
-        grad *= _coefficient(coefficients_ptr, 0, channel, C)
-        mean = _coefficient(moments_ptr + at, 0, channel, C)
-        grad_mean = _coefficient(grad_moments_ptr + at, 0, channel, C)
-        grad_variance = _coefficient(grad_moments_ptr + at, 1, channel, C)
-        grad_upsampled = _coefficient(grad_moments_ptr + at, 2, channel, C)
-        grad += (grad_mean + 2 * (rows - mean) * grad_variance) / (height * width) + share[:, None] * grad_upsampled
+        grad *= _row(coefficients_ptr, 0, channel, C)
+        mean = _row(moments_ptr + at, 0, channel, C)
+        grad_mean = _row(grad_moments_ptr + at, 0, channel, C)
+        grad_variance = _row(grad_moments_ptr + at, 1, channel, C)
+        area = (height * width).to(tl.float32)
+        grad += (grad_mean + 2 * (rows - mean) * grad_variance) / area
+        grad += (share - 1 / area)[:, None] * _row(grad_moments_ptr + at, 2, channel, C)
         tl.store(
             grad_convolved_ptr + (first + row)[:, None] * C + channel[None, :],
             grad.to(grad_convolved_ptr.dtype.element_ty),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dyhead_kernels.dyhead_block.parameters import BlockParameters
-from dyhead_kernels.triton_kernels import apply, coefficients, steering
+from dyhead_kernels.triton_kernels import apply, coefficients, moments, steering
 from dyhead_kernels.triton_kernels.block_tables import CHANNELS, BlockTables
 from dyhead_kernels.triton_kernels.launching import (
     block_size,
@@ -40,7 +40,7 @@ def steer(plan: BlockTables, values: Tensor, parameters_: BlockParameters) -> Te
         plan.steering_size,
         C_IN=values.shape[2],
         SPLIT=values.dtype != torch.float32,
-        PRECISION=dot_precision(values),
+        PRECISION=dot_precision(exact=True),
         **options,
     )
     if plan.offset_mode == "resize" and plan.coarse_rows:
@@ -96,7 +96,7 @@ def steer_values_backward(plan: BlockTables, grad: Tensor, values: Tensor, weigh
         table.maps,
         plan.packed_rows,
         C_IN=channels,
-        PRECISION=dot_precision(values, exact_halves=True),
+        PRECISION=dot_precision(exact=True),
         **options,
     )
     return total
@@ -121,7 +121,7 @@ def steer_weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> tu
         table.maps,
         plan.packed_rows,
         C_IN=channels,
-        PRECISION=dot_precision(values, exact_halves=True),
+        PRECISION=dot_precision(exact=True),
         **options,
     )
     return weights.sum(dim=0).transpose(1, 2).unflatten(2, (3, 3)), biases.sum(dim=0)
@@ -132,7 +132,7 @@ class Coefficients(NamedTuple):
 
     Attributes:
         values: (N, L, 8, C).
-        moments: (N, L, 3, 3, C), mean, variance and mean after upsampling of high, mid and low.
+        moments: (N, L, 3, 3, C), of high, mid and low, see `triton_kernels/apply.py`.
         hidden: (N, L, hidden units), the dynamic ReLU's.
     """
 
@@ -144,19 +144,34 @@ class Coefficients(NamedTuple):
 def fold(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockParameters, groups: int) -> Coefficients:
     """Coefficients from the statistics of the tiles, (N, tiles, 3, C)."""
     images, levels, channels = len(partial), len(plan.layout.shapes), partial.shape[3]
-    found = Coefficients(
-        partial.new_empty(images, levels, 8, channels),
-        partial.new_empty(images, levels, 3, 3, channels),
-        partial.new_empty(images, levels, len(p.relu_bias1)),
+    merged = partial.new_empty(images, levels, 3, 3, channels)
+    options = parameters("merge_moments", partial)
+    options["BLOCK_C"] = block_size(options["BLOCK_C"], channels)
+    merges = plan.merges(conv_tables)
+    launch(
+        moments._merge_moments_kernel,
+        (3 * levels, -(-channels // options["BLOCK_C"]), images),
+        merged,
+        partial,
+        merges,
+        conv_tables.tiles,
+        plan.tile_shares(conv_tables),
+        conv_tables.maps,
+        conv_tables.tile_count,
+        C=channels,
+        TILE_H=conv_tables.tile_height,
+        TILE_W=conv_tables.tile_width,
+        **options,
     )
+    values = partial.new_empty(images, levels, 8, channels)
+    hidden = partial.new_empty(images, levels, len(p.relu_bias1))
     launch(
         coefficients._coefficients_forward_kernel,
         (levels, images),
-        *found,
-        partial,
-        plan.merges(conv_tables),
-        conv_tables.tiles,
-        conv_tables.maps,
+        values,
+        hidden,
+        merged,
+        merges,
         p.norm_weight,
         p.norm_bias,
         p.norm_bias if p.conv_bias is None else p.conv_bias,
@@ -166,19 +181,16 @@ def fold(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockParame
         p.relu_bias1,
         p.relu_weight2,
         p.relu_bias2,
-        conv_tables.tile_count,
-        TILE_H=conv_tables.tile_height,
-        TILE_W=conv_tables.tile_width,
         BLOCK_H=power_of_two(len(p.relu_bias1)),
         **_fold_constants(p, channels, groups),
         **parameters("coefficients_forward", partial),
     )
-    return found
+    return Coefficients(values, merged, hidden)
 
 
 def fold_backward(
     plan: BlockTables,
-    sums: Tensor,
+    partial: Tensor,
     level_tables: Tables,
     conv_tables: Tables,
     found: Coefficients,
@@ -186,8 +198,21 @@ def fold_backward(
     groups: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradients of the coefficients, summed by tile (N, tiles, 8, C) -> of the moments, and of each parameter."""
-    images, levels, channels = len(sums), len(plan.layout.shapes), sums.shape[3]
+    images, levels, channels = len(partial), len(plan.layout.shapes), partial.shape[3]
     hidden = found.hidden.shape[2]
+    sums = partial.new_empty(images, levels, 8, channels)
+    options = parameters("sum_tiles", partial)
+    options["BLOCK_C"] = block_size(options["BLOCK_C"], 8 * channels)
+    launch(
+        moments._sum_tiles_kernel,
+        (levels, -(-8 * channels // options["BLOCK_C"]), images),
+        sums,
+        partial,
+        plan.first_tiles(level_tables),
+        level_tables.tile_count,
+        COLUMNS=8 * channels,
+        **options,
+    )
     grad_moments = torch.empty_like(found.moments)
     rows = sums.new_empty(images * levels, 14 * channels + hidden + 1)
     pooled = sums.new_empty(images * levels, channels)
@@ -198,7 +223,6 @@ def fold_backward(
         rows,
         pooled,
         sums,
-        plan.first_tiles(level_tables),
         *found,
         plan.merges(conv_tables),
         p.norm_weight,
@@ -208,7 +232,6 @@ def fold_backward(
         p.scale_bias,
         p.relu_weight1,
         p.relu_weight2,
-        level_tables.tile_count,
         **_fold_constants(p, channels, groups),
         **parameters("coefficients_backward", sums),
     )
@@ -240,6 +263,7 @@ def mix(plan: BlockTables, convolved: Tensor, found: Coefficients, output: Tenso
         output,
         convolved,
         found.values,
+        found.moments,
         table.tiles,
         table.maps,
         plan.packed_rows,
@@ -266,6 +290,7 @@ def mix_backward(
         grad_output,
         convolved,
         found.values,
+        found.moments,
         table.tiles,
         table.maps,
         plan.packed_rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
-from dyhead_kernels.triton_kernels.tables import Level, Maps, Segment, Tables, int_table
+from dyhead_kernels.triton_kernels.tables import Level, Maps, Segment, Tables, int_table, to_device
 
 OFFSETS, CHANNELS = 18, 27  # of the offset convolution; the rest are masks
 
 
 @dataclass(frozen=True, eq=False)
 class BlockTables:
-    """Of one pyramid, offset mode and batch size.
+    """Of one pyramid and offset mode.
 
     Results of all branches share a buffer of rows: high of all images, then mid, then low. Steering of an image is
     (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
@@ -26,7 +26,6 @@ class BlockTables:
 
     layout: Layout
     offset_mode: str
-    images: int
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -45,8 +44,8 @@ class BlockTables:
 
     @property
     def rows(self) -> int:
-        """Of all branches and images."""
-        return self.images * (self.packed_rows + 2 * self.coarse_rows)
+        """Of all branches, for each image."""
+        return self.packed_rows + 2 * self.coarse_rows
 
     @property
     def steering_size(self) -> int:
@@ -110,8 +109,9 @@ class BlockTables:
         return Segment(
             height=height,
             width=width,
-            row_start=self.images * before + within,
+            row_start=within,
             row_image=self.packed_rows if branch == MID else self.coarse_rows,
+            row_before=before,
             source_start=self.starts[source],
             source_height=shapes[source][0],
             source_width=shapes[source][1],
@@ -136,9 +136,8 @@ class BlockTables:
             position += sum(self.layout.shapes[self.layout.output(branch, level)])
         return starts
 
-    @lru_cache  # noqa: B019  (plans are few and cached themselves)
-    def shares(self, device: torch.device) -> Tensor:
-        """Of each line and each column of every segment in the mean of what is added to its level; float32."""
+    @cached_property
+    def _shares(self) -> Tensor:
         parts = []
         for branch, level in self.branch_levels:
             for small, large in zip(
@@ -147,23 +146,42 @@ class BlockTables:
                 eye = torch.eye(small, dtype=torch.float64)[None]
                 spread = F.interpolate(eye, large, mode="linear", align_corners=True) if branch == HIGH else eye
                 parts.append(spread[0].mean(dim=1))
-        with torch.inference_mode(False):
-            return torch.cat(parts).float().to(device)
+        return torch.cat(parts)
 
-    @lru_cache  # noqa: B019
+    @cache  # noqa: B019  (plans live as long as the process)
+    def shares(self, device: torch.device) -> Tensor:
+        """Of each line and each column of every segment in the mean of what is added to its level; float32."""
+        return to_device(self._shares.float(), device)
+
+    @cache  # noqa: B019
+    def tile_shares(self, conv_tables: Tables) -> Tensor:
+        """Of each tile in that mean: (tiles,) float32."""
+        shares, found = self._shares.tolist(), []
+        for segment in self.segments.maps:
+            lines, columns = (
+                [sum(shares[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
+                for start, size, step in (
+                    (segment.share_y, segment.height, conv_tables.tile_height),
+                    (segment.share_x, segment.width, conv_tables.tile_width),
+                )
+            )
+            found += [line * column for line in lines for column in columns]
+        return to_device(torch.tensor(found, dtype=torch.float32), conv_tables.tiles.device)
+
+    @cache  # noqa: B019
     def merges(self, conv_tables: Tables) -> Tensor:
         """(L * 3, 2) int32, first tile and end of the segment of each level and branch; (0, 0) where there is none."""
         spans = dict(zip(self.branch_levels, pairwise(conv_tables.first_tile), strict=True))
         places = ((branch, level) for level in self.layout.levels for branch in BRANCHES)
         return int_table([spans.get(place, (0, 0)) for place in places], 2, conv_tables.tiles.device)
 
-    @lru_cache  # noqa: B019
+    @cache  # noqa: B019
     def first_tiles(self, level_tables: Tables) -> Tensor:
         """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
         return int_table([(first,) for first in level_tables.first_tile], 1, level_tables.tiles.device)
 
 
-@lru_cache(maxsize=64)
-def block_tables(layout: Layout, offset_mode: str, images: int) -> BlockTables:
+@cache  # a graph that was captured holds addresses of these tables: they are never given up
+def block_tables(layout: Layout, offset_mode: str) -> BlockTables:
     """The same object for equal arguments, so that its tables are made once."""
-    return BlockTables(layout, offset_mode, images)
+    return BlockTables(layout, offset_mode)

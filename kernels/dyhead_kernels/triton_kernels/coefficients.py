@@ -1,7 +1,8 @@
 """GroupNorm, scale attention and dynamic ReLU as coefficients of one image and level, and their gradients.
 
-The formulas are those of `dyhead_block/coefficients.py`. One program has all channels of an image and level. Moments
-are (N, L, 3 branches, 3, C) float32: mean, variance, mean after upsampling; coefficients (N, L, 8, C), see `apply.py`.
+The formulas are those of `dyhead_block/coefficients.py`, arranged so that a large mean of the maps never meets its
+like: A multiplies Y - M, not Y. One program has all channels of an image and level. Moments, (N, L, 3 branches, 3, C),
+and coefficients, (N, L, 8, C), are those of `apply.py`, in float32.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ import triton
 import triton.language as tl
 
 from dyhead_kernels.triton_kernels.apply import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
-from dyhead_kernels.triton_kernels.columns import HEIGHT, SEGMENT_COLUMNS, WIDTH, column
 
 EPSILON = tl.constexpr(1e-5)
-MATRIX_ROWS = tl.constexpr(16)
 
 
 @triton.jit
@@ -29,79 +28,35 @@ def _hard_sigmoid(logit):
 @triton.jit
 def _group_sum(values, channel, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
     """Of each channel (BLOCK,): the sum over its group."""
-    total = tl.zeros_like(values)
-    for first in tl.static_range(0, GROUPS, BLOCK_G):
-        group = first + tl.arange(0, BLOCK_G)
-        member = (channel[None, :] // (C // GROUPS) == group[:, None]) & (channel < C)[None, :]
-        sums = tl.sum(tl.where(member, values[None, :], 0.0), axis=1)
-        total += tl.sum(tl.where(member, sums[:, None], 0.0), axis=0)
+    if GROUPS == C:
+        total = values
+    else:
+        total = tl.zeros_like(values)
+        for first in range(0, GROUPS, BLOCK_G):
+            group = first + tl.arange(0, BLOCK_G)
+            member = (channel[None, :] // (C // GROUPS) == group[:, None]) & (channel < C)[None, :]
+            sums = tl.sum(tl.where(member, values[None, :], 0.0), axis=1)
+            total += tl.sum(tl.where(member, sums[:, None], 0.0), axis=0)
     return total
 
 
 @triton.jit
 def _group_norm(mean, variance, bias, channel, C: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
-    """Of each channel: its mean with the bias, its group's mean and reciprocal deviation."""
+    """Of each channel: its mean, bias and all, less its group's, and the group's reciprocal deviation."""
     size: tl.constexpr = C // GROUPS
     mean += bias
-    group_mean = _group_sum(mean, channel, C, GROUPS, BLOCK_G) / size
     # The variance is centred per channel, then channels are pooled: groups of unlike channels lose no digits.
-    spread = mean - group_mean
+    spread = mean - _group_sum(mean, channel, C, GROUPS, BLOCK_G) / size
     group_variance = _group_sum(variance + spread * spread, channel, C, GROUPS, BLOCK_G) / size
-    return mean, group_mean, tl.rsqrt(group_variance + EPSILON)
-
-
-@triton.jit
-def _merge_tiles(
-    partial_ptr,
-    tiles_ptr,
-    segments_ptr,
-    first,
-    last,
-    channel,
-    exists,
-    C: tl.constexpr,
-    TILE_H: tl.constexpr,
-    TILE_W: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-):
-    """Mean, variance and weighted mean of a segment from those of its tiles, which may be cut off by its border."""
-    segment_ptr = segments_ptr + tl.load(tiles_ptr + first * 3) * SEGMENT_COLUMNS
-    height, width = column(segment_ptr, HEIGHT), column(segment_ptr, WIDTH)
-    area = (height * width).to(tl.float32)
-    mean = tl.zeros(channel.shape, tl.float32)
-    weighted = tl.zeros(channel.shape, tl.float32)
-    for start in range(first, last, BLOCK_T):
-        tile = start + tl.arange(0, BLOCK_T)
-        known = tile < last
-        lines = tl.minimum(height - tl.load(tiles_ptr + tile * 3 + 1, mask=known, other=0), TILE_H)
-        columns = tl.minimum(width - tl.load(tiles_ptr + tile * 3 + 2, mask=known, other=0), TILE_W)
-        at = partial_ptr + tile[:, None] * (3 * C) + channel[None, :]
-        here = known[:, None] & exists[None, :]
-        mean += tl.sum(tl.load(at, mask=here, other=0.0) * (lines * columns)[:, None], axis=0)
-        weighted += tl.sum(tl.load(at + 2 * C, mask=here, other=0.0), axis=0)
-    mean /= area
-    squares = tl.zeros(channel.shape, tl.float32)
-    for start in range(first, last, BLOCK_T):
-        tile = start + tl.arange(0, BLOCK_T)
-        known = tile < last
-        lines = tl.minimum(height - tl.load(tiles_ptr + tile * 3 + 1, mask=known, other=0), TILE_H)
-        columns = tl.minimum(width - tl.load(tiles_ptr + tile * 3 + 2, mask=known, other=0), TILE_W)
-        at = partial_ptr + tile[:, None] * (3 * C) + channel[None, :]
-        here = known[:, None] & exists[None, :]
-        away = tl.where(here, tl.load(at, mask=here, other=0.0) - mean[None, :], 0.0)
-        squares += tl.sum(tl.load(at + C, mask=here, other=0.0) + away * away * (lines * columns)[:, None], axis=0)
-    return mean, squares / area, weighted
+    return spread, tl.rsqrt(group_variance + EPSILON)
 
 
 @triton.jit
 def _coefficients_forward_kernel(
     coefficients_ptr,
-    moments_ptr,
     hidden_ptr,
-    partial_ptr,
+    moments_ptr,
     merges_ptr,
-    tiles_ptr,
-    segments_ptr,
     norm_weight_ptr,
     norm_bias_ptr,
     conv_bias_ptr,
@@ -111,22 +66,18 @@ def _coefficients_forward_kernel(
     bias1_ptr,
     weight2_ptr,
     bias2_ptr,
-    tile_count,
     C: tl.constexpr,
     HIDDEN: tl.constexpr,
     GROUPS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    TILE_H: tl.constexpr,
-    TILE_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_G: tl.constexpr,
-    BLOCK_T: tl.constexpr,
+    MATRIX_ROWS: tl.constexpr,
 ):
-    """Grid: (levels, images). `merges_ptr`, (L, 3, 2): first and last tile of each branch, equal if it is absent."""
+    """Grid: (levels, images). `merges_ptr`, (L, 3, 2): first tile and end of each branch, equal if it is absent."""
     level = tl.program_id(0)
     place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
-    partial_ptr += tl.program_id(1).to(tl.int64) * tile_count * (3 * C)
     coefficients_ptr += place * (ROWS * C)
     moments_ptr += place * (9 * C)
     hidden_ptr += place * HIDDEN
@@ -142,28 +93,22 @@ def _coefficients_forward_kernel(
     for branch in tl.static_range(3):
         at = merges_ptr + (level * 3 + branch) * 2
         first, last = tl.load(at), tl.load(at + 1)
-        mean = tl.zeros((BLOCK_C,), tl.float32)
-        variance = tl.zeros((BLOCK_C,), tl.float32)
-        upsampled = tl.zeros((BLOCK_C,), tl.float32)
         gain = tl.zeros((BLOCK_C,), tl.float32)
         if first < last:
-            mean, variance, upsampled = _merge_tiles(
-                partial_ptr, tiles_ptr, segments_ptr, first, last, channel, exists, C, TILE_H, TILE_W, BLOCK_T
-            )
+            mean = _vector(moments_ptr + branch * (3 * C), channel, exists)
+            variance = _vector(moments_ptr + branch * (3 * C) + C, channel, exists)
+            lift = _vector(moments_ptr + branch * (3 * C) + 2 * C, channel, exists)
             bias = _vector(conv_bias_ptr + branch * C, channel, exists) if HAS_BIAS else tl.zeros_like(mean)
-            _, group_mean, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
+            spread, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
             scale = _vector(norm_weight_ptr + branch * C, channel, exists) * reciprocal
-            shift = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * (bias - group_mean)
-            normed = scale * upsampled + shift
+            at_mean = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * spread
+            normed = scale * lift + at_mean
             logit = tl.sum(normed * _vector(scale_weight_ptr, channel, exists), axis=0)
             logit += tl.load(scale_bias_ptr).to(tl.float32)
             share = _hard_sigmoid(tl.maximum(logit, 0.0)) / branches
             gain = share * scale
-            total_shift += share * shift
+            total_shift += share * at_mean
             pooled += share * normed
-        tl.store(moments_ptr + branch * (3 * C) + channel, mean, mask=exists)
-        tl.store(moments_ptr + branch * (3 * C) + C + channel, variance, mask=exists)
-        tl.store(moments_ptr + branch * (3 * C) + 2 * C + channel, upsampled, mask=exists)
         tl.store(coefficients_ptr + branch * C + channel, gain, mask=exists)
     tl.store(coefficients_ptr + SHIFT * C + channel, total_shift, mask=exists)
 
@@ -187,17 +132,6 @@ def _coefficients_forward_kernel(
 
 
 @triton.jit
-def _sum_of_tiles(sums_ptr, row: tl.constexpr, first, last, channel, exists, C: tl.constexpr, BLOCK_T: tl.constexpr):
-    """Of (tiles, 8, C): the sum of one row over the tiles from `first` to `last`."""
-    total = tl.zeros(channel.shape, tl.float32)
-    for start in range(first, last, BLOCK_T):
-        tile = start + tl.arange(0, BLOCK_T)
-        at = sums_ptr + tile[:, None].to(tl.int64) * (ROWS * C) + row * C + channel[None, :]
-        total += tl.sum(tl.load(at, mask=(tile < last)[:, None] & exists[None, :], other=0.0), axis=0)
-    return total
-
-
-@triton.jit
 def _theta_backward(grad, theta, factor: tl.constexpr):
     """The gradient of the logit of theta = hard_sigmoid(logit), from that of factor * theta."""
     return tl.where((theta > 0.0) & (theta < 1.0), grad * (factor / 6.0), 0.0)
@@ -209,7 +143,6 @@ def _coefficients_backward_kernel(
     rows_ptr,
     pooled_ptr,
     sums_ptr,
-    levels_tiles_ptr,
     coefficients_ptr,
     moments_ptr,
     hidden_ptr,
@@ -221,16 +154,16 @@ def _coefficients_backward_kernel(
     scale_bias_ptr,
     weight1_ptr,
     weight2_ptr,
-    tile_count,
     C: tl.constexpr,
     HIDDEN: tl.constexpr,
     GROUPS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_G: tl.constexpr,
-    BLOCK_T: tl.constexpr,
+    MATRIX_ROWS: tl.constexpr,
 ):
-    """Gradients of the moments, (N, L, 3, 3, C), and the parts that parameters get from each image and level.
+    """From the gradients of the coefficients, those of the moments, (N, L, 3, 3, C), and the parts that
+    parameters get from each image and level.
 
     A row of `rows_ptr`, (N * L, 14 C + HIDDEN + 1), holds the gradients of the norms' weights, their biases, the
     convolutions' biases (3 C each), of the scale weight (C), of the dynamic ReLU's logits (4 C) and hidden units before
@@ -240,24 +173,23 @@ def _coefficients_backward_kernel(
     GROUP_SIZE: tl.constexpr = C // GROUPS
     level = tl.program_id(0)
     place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
-    sums_ptr += tl.program_id(1).to(tl.int64) * tile_count * (ROWS * C)
+    sums_ptr += place * (ROWS * C)
     coefficients_ptr += place * (ROWS * C)
     moments_ptr += place * (9 * C)
     grad_moments_ptr += place * (9 * C)
     hidden_ptr += place * HIDDEN
     rows_ptr += place * (14 * C + HIDDEN + 1)
-    first, last = tl.load(levels_tiles_ptr + level), tl.load(levels_tiles_ptr + level + 1)
     channel = tl.arange(0, BLOCK_C)
     exists = channel < C
 
     # Dynamic ReLU.
-    grad = _sum_of_tiles(sums_ptr, SLOPE1, first, last, channel, exists, C, BLOCK_T)
+    grad = _vector(sums_ptr + SLOPE1 * C, channel, exists)
     grad_slope1 = _theta_backward(grad, _vector(coefficients_ptr + SLOPE1 * C, channel, exists) / 2, 2.0)
-    grad = _sum_of_tiles(sums_ptr, SHIFT1, first, last, channel, exists, C, BLOCK_T)
+    grad = _vector(sums_ptr + SHIFT1 * C, channel, exists)
     grad_shift1 = _theta_backward(grad, _vector(coefficients_ptr + SHIFT1 * C, channel, exists) + 0.5, 1.0)
-    grad = _sum_of_tiles(sums_ptr, SLOPE2, first, last, channel, exists, C, BLOCK_T)
+    grad = _vector(sums_ptr + SLOPE2 * C, channel, exists)
     grad_slope2 = _theta_backward(grad, (_vector(coefficients_ptr + SLOPE2 * C, channel, exists) + 1) / 2, 2.0)
-    grad = _sum_of_tiles(sums_ptr, SHIFT2, first, last, channel, exists, C, BLOCK_T)
+    grad = _vector(sums_ptr + SHIFT2 * C, channel, exists)
     grad_shift2 = _theta_backward(grad, _vector(coefficients_ptr + SHIFT2 * C, channel, exists) + 0.5, 1.0)
     tl.store(rows_ptr + 10 * C + channel, grad_slope1, mask=exists)
     tl.store(rows_ptr + 11 * C + channel, grad_shift1, mask=exists)
@@ -284,7 +216,8 @@ def _coefficients_backward_kernel(
     for branch in tl.static_range(3):
         at = merges_ptr + (level * 3 + branch) * 2
         branches += (tl.load(at) < tl.load(at + 1)).to(tl.int32)
-    grad_total_shift = _sum_of_tiles(sums_ptr, SHIFT, first, last, channel, exists, C, BLOCK_T) + grad_pooled
+    grad_mixed = _vector(sums_ptr + SHIFT * C, channel, exists)
+    grad_total_shift = grad_mixed + grad_pooled
     pooled = _vector(coefficients_ptr + SHIFT * C, channel, exists)
     scale_weight = _vector(scale_weight_ptr, channel, exists)
     grad_scale_weight = tl.zeros((BLOCK_C,), tl.float32)
@@ -292,44 +225,46 @@ def _coefficients_backward_kernel(
     for branch in tl.static_range(3):
         mean = _vector(moments_ptr + branch * (3 * C), channel, exists)
         variance = _vector(moments_ptr + branch * (3 * C) + C, channel, exists)
-        upsampled = _vector(moments_ptr + branch * (3 * C) + 2 * C, channel, exists)
+        lift = _vector(moments_ptr + branch * (3 * C) + 2 * C, channel, exists)
         gain = _vector(coefficients_ptr + branch * C, channel, exists)
         bias = _vector(conv_bias_ptr + branch * C, channel, exists) if HAS_BIAS else tl.zeros_like(mean)
         at = merges_ptr + (level * 3 + branch) * 2
         present = (tl.load(at) < tl.load(at + 1)).to(tl.float32)
-        mean, group_mean, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
+        spread, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
         norm_weight = _vector(norm_weight_ptr + branch * C, channel, exists)
         scale = norm_weight * reciprocal
-        shift = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * (bias - group_mean)
-        normed = scale * upsampled + shift
+        at_mean = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * spread
+        normed = scale * lift + at_mean
         logit = tl.sum(normed * scale_weight, axis=0) + tl.load(scale_bias_ptr).to(tl.float32)
         attention = _hard_sigmoid(tl.maximum(logit, 0.0))
-        pooled += gain * upsampled
+        pooled += gain * lift
 
-        # gain = attention scale / branches, shift += attention shift / branches, pooled += gain upsampled + shift
-        grad_gain = _sum_of_tiles(sums_ptr, HIGH + branch, first, last, channel, exists, C, BLOCK_T)
-        grad_gain += grad_pooled * upsampled
-        grad_attention = tl.sum(grad_gain * scale + grad_total_shift * shift, axis=0) * present / branches
+        # gain = attention scale / branches, shift += attention at_mean / branches, pooled += gain lift + that
+        grad_gain = _vector(sums_ptr + (HIGH + branch) * C, channel, exists)
+        grad_gain += grad_pooled * lift
+        grad_attention = tl.sum(grad_gain * scale + grad_total_shift * at_mean, axis=0) * present / branches
         grad_logit = tl.where((logit > 0.0) & (logit < 3.0), grad_attention / 6.0, 0.0)
         share = attention * present / branches
         grad_normed = grad_logit * scale_weight
-        grad_upsampled = grad_pooled * gain + grad_normed * scale
-        grad_shift = grad_total_shift * share + grad_normed
-        grad_scale = grad_gain * share + grad_normed * upsampled + grad_shift * (bias - group_mean)
+        grad_lift = grad_pooled * gain + grad_normed * scale
+        grad_at_mean = grad_total_shift * share + grad_normed
+        grad_scale = grad_gain * share + grad_normed * lift + grad_at_mean * spread
         grad_scale_weight += grad_logit * normed
         grad_scale_bias += grad_logit
 
-        # scale = weight reciprocal, shift = bias of the norm + scale (bias - group_mean)
-        grad_mean = _group_sum(-grad_shift * scale, channel, C, GROUPS, BLOCK_G) / GROUP_SIZE
+        # scale = weight reciprocal, at_mean = bias of the norm + scale spread, spread = mean + bias - group mean. The
+        # mean is also taken from Y, which takes back what the sum of the gradients of m sends it through at_mean.
+        group_grad = _group_sum(grad_at_mean * scale, channel, C, GROUPS, BLOCK_G) / GROUP_SIZE
         grad_variance = _group_sum(grad_scale * norm_weight, channel, C, GROUPS, BLOCK_G)
         grad_variance *= -0.5 / GROUP_SIZE * reciprocal * reciprocal * reciprocal
-        grad_mean += grad_variance * 2 * (mean - group_mean)
+        grad_spread = grad_variance * 2 * spread - group_grad
+        grad_mean = (grad_pooled * share + grad_normed) * scale + grad_spread
         tl.store(rows_ptr + branch * C + channel, grad_scale * reciprocal, mask=exists)
-        tl.store(rows_ptr + (3 + branch) * C + channel, grad_shift, mask=exists)
-        tl.store(rows_ptr + (6 + branch) * C + channel, grad_shift * scale + grad_mean, mask=exists)
+        tl.store(rows_ptr + (3 + branch) * C + channel, grad_at_mean, mask=exists)
+        tl.store(rows_ptr + (6 + branch) * C + channel, grad_at_mean * scale + grad_spread, mask=exists)
         tl.store(grad_moments_ptr + branch * (3 * C) + channel, grad_mean, mask=exists)
         tl.store(grad_moments_ptr + branch * (3 * C) + C + channel, grad_variance, mask=exists)
-        tl.store(grad_moments_ptr + branch * (3 * C) + 2 * C + channel, grad_upsampled, mask=exists)
+        tl.store(grad_moments_ptr + branch * (3 * C) + 2 * C + channel, grad_lift, mask=exists)
     tl.store(rows_ptr + 9 * C + channel, grad_scale_weight, mask=exists)
     tl.store(rows_ptr + 14 * C + HIDDEN, grad_scale_bias)
     tl.store(pooled_ptr + place * C + channel, pooled, mask=exists)

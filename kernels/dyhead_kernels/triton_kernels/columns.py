@@ -17,6 +17,7 @@ WIDTH = tl.constexpr(_SEGMENT.index("width"))
 
 SEGMENT_COLUMNS = tl.constexpr(len(_SEGMENT))
 ROW_START = tl.constexpr(_SEGMENT.index("row_start"))
+ROW_BEFORE = tl.constexpr(_SEGMENT.index("row_before"))
 ROW_IMAGE = tl.constexpr(_SEGMENT.index("row_image"))
 SOURCE_START = tl.constexpr(_SEGMENT.index("source_start"))
 SOURCE_HEIGHT = tl.constexpr(_SEGMENT.index("source_height"))
@@ -55,6 +56,13 @@ def tile_positions(tiles_ptr, maps_ptr, tile, COLUMNS: tl.constexpr, BLOCK_P: tl
     width = column(map_ptr, WIDTH)
     inside = (y < column(map_ptr, HEIGHT)) & (x < width)
     return map_ptr, y, x, y * width + x, inside
+
+
+@triton.jit
+def first_row(segment_ptr, image, images):
+    """The first output row of a segment, of one of so many images."""
+    before = column(segment_ptr, ROW_BEFORE).to(tl.int64) * images
+    return before + image * column(segment_ptr, ROW_IMAGE) + column(segment_ptr, ROW_START)
 
 
 @triton.jit

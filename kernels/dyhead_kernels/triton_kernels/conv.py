@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ def forward(
         **conv.constants,
         HAS_BIAS=bias is not None,
         HAS_MOMENTS=shares is not None,
-        PRECISION=dot_precision(values),
+        PRECISION=dot_precision(),
         **options,
     )
     return moments
@@ -137,9 +137,9 @@ class ValuesGradient:
             return cls(torch.zeros_like(values, dtype=torch.float32), None)
         # The gradient of a column is at most max |dY| times the largest sum of weights that one of its channels meets,
         # and a pixel gets no more than one share of each position and tap, of each branch.
-        largest = operands.weight.float().abs().sum(dim=1).amax() * grad_output.abs().amax().float()
+        largest = operands.weight.float().abs().sum(dim=1).amax() * _largest(grad_output)
         if conv.has_mask and not masks_below_one:
-            largest *= operands.mask.abs().amax().float()
+            largest *= _largest(operands.mask)
         positions = sum(segment.height * segment.width for segment in operands.segments.maps)
         most = largest.clamp(min=torch.finfo(torch.float32).tiny) * (4 * conv.taps * positions)
         scale = torch.exp2(torch.floor(61 - torch.log2(most)).clamp(max=126))
@@ -168,7 +168,7 @@ def backward(
     table = _tables(operands, options)
     launch(
         sampled_conv._sampled_conv_backward_kernel,
-        (table.tile_count, conv.offset_groups * conv.taps, len(values)),
+        (table.tile_count * conv.offset_groups * conv.taps, 1, len(values)),
         values if total is None else total.buffer,
         values if grad_offset is None else grad_offset,
         values if grad_mask is None else grad_mask,
@@ -187,7 +187,7 @@ def backward(
         NEEDS_VALUES=total is not None,
         NEEDS_STEERING=grad_offset is not None,
         FIXED_POINT=fixed_point,
-        PRECISION=dot_precision(values),
+        PRECISION=dot_precision(),
         **options,
     )
 
@@ -212,12 +212,18 @@ def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) 
         parts.table,
         table.tiles,
         table.maps,
+        len(values),
         *operands.image_strides,
         **conv.constants,
-        PRECISION=dot_precision(values),
+        PRECISION=dot_precision(),
         **options,
     )
     return torch.stack([sums[part].sum(dim=0) for part in parts.of_group])
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """The largest magnitude, float32."""
+    return torch.linalg.vector_norm(tensor, torch.inf, dtype=torch.promote_types(tensor.dtype, torch.float32)).float()
 
 
 def _options(kernel: str, conv: Convolution, operands: Operands) -> dict[str, int]:
@@ -233,7 +239,7 @@ def _tables(operands: Operands, options: dict[str, int]) -> Tables:
     return operands.segments.tables(options["BLOCK_P"] // width, width, operands.values.device)
 
 
-@lru_cache(maxsize=256)
+@cache
 def _tiles_by_weight(segments: Maps, table: Tables, weights: int) -> tuple[tuple[int, int], ...]:
     """(first tile, end) of each weight."""
     spans = []

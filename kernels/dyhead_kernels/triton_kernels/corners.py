@@ -62,7 +62,7 @@ def find_corners(
     KERNEL_W: tl.constexpr = GEOMETRY[1]
     place = y * column(segment_ptr, STEERING_LINE) + x
     channel_step = column(segment_ptr, STEERING_CHANNEL)
-    tap_channel = offset_group * TAPS + tap
+    tap_channel = (offset_group * TAPS + tap).to(tl.int64)
     at = offset_ptr + column(segment_ptr, OFFSET_START) + 2 * tap_channel * channel_step + place
     dy = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     dx = tl.load(at + channel_step, mask=inside, other=0.0).to(tl.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,7 +18,10 @@ from dyhead_kernels.tuning import launch_parameters
 SMALLEST_BLOCK = 16
 """Of a matrix product in Triton."""
 
-MOST_PARTS = 24
+MOST_PROGRAMS = 65_535
+"""Along the second and the third axis of a CUDA grid; images are on one of them."""
+
+MOST_PARTS = 12
 """Into which the tiles of one gradient sum are divided; with taps and channel blocks they fill a GPU."""
 
 
@@ -37,17 +40,15 @@ def power_of_two(size: int) -> int:
     return max(SMALLEST_BLOCK, 1 << (size - 1).bit_length())
 
 
-def dot_precision(values: Tensor, exact_halves: bool = False) -> str:
+def dot_precision(exact: bool = False) -> str:
     """How products of float32 are taken: by TF32 where PyTorch's matrix products may, else by three of them.
 
     Three TF32 products carry 21 bits of each factor, as good as float32 sums of products are, and run on matrix units;
-    AMD's have float32 of their own. `exact_halves`: a factor is a half-precision number, which TF32 holds exactly.
+    AMD's have float32 of their own. `exact`: never by a single TF32 product, for what moves sampling positions.
     """
     if torch.version.hip is not None:
         return "ieee"
-    if exact_halves and values.dtype != torch.float32:
-        return "tf32"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" and not exact else "tf32x3"
 
 
 class Launch(NamedTuple):
@@ -56,6 +57,7 @@ class Launch(NamedTuple):
     kernel: Any
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
+    grid: tuple[int, ...]
 
 
 _recorded: list[Launch] | None = None
@@ -77,8 +79,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     if 0 in grid:
         return
     if _recorded is not None:
-        _recorded.append(Launch(kernel, arguments, constants))
+        _recorded.append(Launch(kernel, arguments, constants, grid))
         return
+    if max(grid[1:], default=0) > MOST_PROGRAMS:
+        raise ValueError(
+            f"a batch of {grid[-1]} is more than a launch can hold, expected {MOST_PROGRAMS} or fewer images"
+        )
     device = arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](*arguments, **constants)
@@ -97,7 +103,7 @@ class Parts:
     of_group: tuple[slice, ...]
 
 
-@lru_cache(maxsize=128)
+@cache
 def parts_table(groups: tuple[tuple[int, int], ...], images: int, device: torch.device) -> Parts:
     """Divide the tiles (first, end) of each group, over all images, into parts of about the same length."""
     total = images * sum(end - first for first, end in groups)

@@ -17,14 +17,14 @@ from dyhead_kernels.triton_kernels.columns import (
     GRAD_MASK_START,
     GRAD_OFFSET_START,
     HEIGHT,
-    ROW_IMAGE,
-    ROW_START,
     SEGMENT_COLUMNS,
     SHARE_X,
     SHARE_Y,
+    SOURCE_WIDTH,
     WEIGHT,
     WIDTH,
     column,
+    first_row,
     tile_positions,
 )
 from dyhead_kernels.triton_kernels.corners import blend, find_corners, load_rows
@@ -56,6 +56,7 @@ def _sampled_conv_forward_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
     PRECISION: tl.constexpr,
+    ASYNC_CORNERS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -63,8 +64,8 @@ def _sampled_conv_forward_kernel(
 ):
     """Grid: (tiles, weight groups x blocks of output channels, images).
 
-    With HAS_MOMENTS it also writes, per tile and channel, the mean, the sum of squared deviations from it and the
-    weighted sum of Y, (N, tiles, 3, C_OUT) float32: what the statistics of a segment are merged from.
+    With HAS_MOMENTS it also writes, per tile and channel, the mean and the sums of squared and of weighted deviations
+    from it, (N, tiles, 3, C_OUT) float32: what the statistics of a segment are merged from.
     """
     TAPS: tl.constexpr = GEOMETRY[0]
     GROUP_IN: tl.constexpr = C_IN // GROUPS
@@ -80,10 +81,13 @@ def _sampled_conv_forward_kernel(
     group_output = tl.program_id(1) % OUT_BLOCKS * BLOCK_O + tl.arange(0, BLOCK_O)
     output_exists = group_output < GROUP_OUT
     output_channel = group * GROUP_OUT + group_output
+    weight_type = weight_ptr.dtype.element_ty
     weight_ptr += (column(segment_ptr, WEIGHT) * C_OUT + output_channel).to(tl.int64)[None, :] * (TAPS * GROUP_IN)
     values_ptr += image * values_image
     offset_ptr += image * offset_image
     mask_ptr += image * mask_image
+
+    source_width = column(segment_ptr, SOURCE_WIDTH)
 
     total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for run in range(GROUP_IN // RUN):
@@ -105,25 +109,26 @@ def _sampled_conv_forward_kernel(
             for block in range((RUN + BLOCK_C - 1) // BLOCK_C):
                 run_channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
                 channel_exists = run_channel < RUN
-                columns = blend(
-                    values_ptr,
-                    corners,
-                    first_channel + run_channel,
-                    channel_exists,
-                    C_IN,
-                    EVEN,
-                )
+                channel = first_channel + run_channel
+                if ASYNC_CORNERS:
+                    columns = blend(values_ptr, corners, channel, channel_exists, C_IN, EVEN).to(weight_type)
+                else:
+                    # Loads under a condition, always true here, are not turned into asynchronous copies. Those would
+                    # go past the first cache, where taps and neighbours find most of what they read.
+                    columns = tl.zeros((BLOCK_P, BLOCK_C), weight_type)
+                    if source_width > 0:
+                        columns = blend(values_ptr, corners, channel, channel_exists, C_IN, EVEN).to(weight_type)
                 weights = tl.load(
                     weight_ptr + tap * GROUP_IN + run * RUN + run_channel[:, None],
                     mask=channel_exists[:, None] & output_exists[None, :],
                     other=0.0,
                 )
-                total = add_product(total, columns.to(weights.dtype), weights, PRECISION)
+                total = add_product(total, columns, weights, PRECISION)
 
     if HAS_BIAS:
         bias = tl.load(bias_ptr + output_channel, mask=output_exists, other=0.0).to(tl.float32)
         total += bias[None, :]
-    row = column(segment_ptr, ROW_START) + image * column(segment_ptr, ROW_IMAGE) + position
+    row = first_row(segment_ptr, image, tl.num_programs(2)) + position
     tl.store(
         output_ptr + row[:, None] * C_OUT + output_channel[None, :],
         total.to(output_ptr.dtype.element_ty),
@@ -138,7 +143,7 @@ def _sampled_conv_forward_kernel(
         moments_ptr += ((image * tl.num_programs(0) + tile) * 3) * C_OUT + output_channel
         tl.store(moments_ptr, mean, mask=output_exists)
         tl.store(moments_ptr + C_OUT, tl.sum(deviation * deviation, axis=0), mask=output_exists)
-        weighted = tl.sum(total * (share_y * share_x)[:, None], axis=0)
+        weighted = tl.sum(deviation * (share_y * share_x)[:, None], axis=0)
         tl.store(moments_ptr + 2 * C_OUT, weighted, mask=output_exists)
 
 
@@ -189,7 +194,7 @@ def _sampled_conv_backward_kernel(
 ):
     """Gradients of values (added to what is there), offsets and masks (written).
 
-    Grid: (tiles, offset groups x taps, images).
+    Grid: (tiles x offset groups x taps, 1, images); the taps of a tile run side by side and share the cache.
 
     With G = W^T dY, the gradient of a column, and v_ij a corner's values, all that steering needs is the four sums over
     channels s_ij = sum_c G v_ij: the derivative of sum_ij share_ij s_ij by the shares.
@@ -200,12 +205,14 @@ def _sampled_conv_backward_kernel(
     OFFSET_RUN: tl.constexpr = C_IN // OFFSET_GROUPS
     RUN_BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
-    offset_group, tap = tl.program_id(1) // TAPS, tl.program_id(1) % TAPS
+    tap = tl.program_id(0) % TAPS
+    offset_group = tl.program_id(0) // TAPS % OFFSET_GROUPS
+    tile = tl.program_id(0) // (TAPS * OFFSET_GROUPS)
     image = tl.program_id(2).to(tl.int64)
     segment_ptr, y, x, position, inside = tile_positions(
-        tiles_ptr, segments_ptr, tl.program_id(0), SEGMENT_COLUMNS, BLOCK_P, TILE_W
+        tiles_ptr, segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
     )
-    output_row = column(segment_ptr, ROW_START) + image * column(segment_ptr, ROW_IMAGE) + position
+    output_row = first_row(segment_ptr, image, tl.num_programs(2)) + position
     weight_ptr += column(segment_ptr, WEIGHT).to(tl.int64) * (C_OUT * TAPS * GROUP_IN) + tap * GROUP_IN
     values_ptr += image * values_image
     grad_values_ptr += image * values_image
@@ -278,7 +285,7 @@ def _sampled_conv_backward_kernel(
         grad_y = left * (sum_bottom_left - sum_top_left) + right * (sum_bottom_right - sum_top_right)
         grad_x = above * (sum_top_right - sum_top_left) + below * (sum_bottom_right - sum_bottom_left)
         channel_step = column(segment_ptr, HEIGHT) * column(segment_ptr, WIDTH)
-        tap_channel = offset_group * TAPS + tap
+        tap_channel = (offset_group * TAPS + tap).to(tl.int64)
         at = grad_offset_ptr + image * grad_offset_image + column(segment_ptr, GRAD_OFFSET_START)
         at += 2 * tap_channel * channel_step + position
         tl.store(at, grad_y * modulation, mask=inside)
@@ -300,6 +307,7 @@ def _sampled_conv_weight_backward_kernel(
     parts_ptr,
     tiles_ptr,
     segments_ptr,
+    images,
     values_image,
     offset_image,
     mask_image,
@@ -365,7 +373,7 @@ def _sampled_conv_weight_backward_kernel(
             C_IN,
             EVEN,
         )
-        output_row = column(segment_ptr, ROW_START) + image * column(segment_ptr, ROW_IMAGE) + position
+        output_row = first_row(segment_ptr, image, images) + position
         grad_output = tl.load(
             grad_output_ptr + output_row[:, None] * C_OUT + output_channel[None, :],
             mask=inside[:, None] & output_exists[None, :],

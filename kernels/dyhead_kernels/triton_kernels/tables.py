@@ -23,11 +23,12 @@ class Segment:
 
     height: int
     width: int
-    row_start: int  # first row of the output, of image 0
+    row_start: int  # first row of the output within an image
     row_image: int  # output rows from one image to the next
     source_start: int  # first row of the sampled map within an image
     source_height: int
     source_width: int
+    row_before: int = 0  # output rows of each image that come before all images of this one
     stride_y: int = 1
     stride_x: int = 1
     offset_start: int = 0
@@ -105,6 +106,20 @@ class Maps:
 
 
 def int_table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
-    """(rows, columns) int32."""
-    with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
-        return torch.tensor(rows, dtype=torch.int32).view(-1, columns).to(device)
+    """(rows, columns) int32, on the device."""
+    return to_device(torch.tensor(rows, dtype=torch.int32).view(-1, columns), device)
+
+
+def to_device(table: Tensor, device: torch.device) -> Tensor:
+    """A copy that serves calls with and without gradients.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, which cannot hold a copy from the host.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "the first call at a size makes tables, which a CUDA graph cannot capture: run the operator once before, "
+            "forward and backward"
+        )
+    with torch.inference_mode(False):
+        return table.clone().to(device)
