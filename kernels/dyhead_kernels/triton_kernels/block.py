@@ -238,9 +238,8 @@ def fold_backward(
     sizes = [3 * channels] * 3 + [channels, 4 * channels, hidden, 1]
     logits, units = rows.split(sizes, dim=1)[4:6]
     # Copies, since the results of an operator may not share memory.
-    norm_weight, norm_bias, conv_bias, scale_weight, bias2, bias1, scale_bias = torch.split_with_sizes_copy(
-        rows.sum(dim=0), sizes
-    )
+    copies: tuple[Tensor, ...] = torch.split_with_sizes_copy(rows.sum(dim=0), sizes)  # type: ignore[func-returns-value,assignment]
+    norm_weight, norm_bias, conv_bias, scale_weight, bias2, bias1, scale_bias = copies
     return grad_moments, {
         "norm_weight": norm_weight.view(3, channels),
         "norm_bias": norm_bias.view(3, channels),

@@ -157,7 +157,7 @@ class BlockTables:
     def tile_shares(self, conv_tables: Tables) -> Tensor:
         """Of each tile in that mean: (tiles,) float32."""
         shares, found = self._shares.tolist(), []
-        for segment in self.segments.maps:
+        for segment in (self._segment(*place) for place in self.branch_levels):
             lines, columns = (
                 [sum(shares[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
                 for start, size, step in (

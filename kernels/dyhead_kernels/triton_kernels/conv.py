@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyhead_kernels.triton_kernels import sampled_conv
+from dyhead_kernels.triton_kernels import sampled_conv, sampled_conv_backward
 from dyhead_kernels.triton_kernels.launching import block_size, dot_precision, launch, parameters, parts_table
 from dyhead_kernels.triton_kernels.tables import Maps, Tables
 
@@ -167,7 +167,7 @@ def backward(
     options = _options("sampled_conv_backward" + ("_fixed_point" if fixed_point else ""), conv, operands)
     table = _tables(operands, options)
     launch(
-        sampled_conv._sampled_conv_backward_kernel,
+        sampled_conv_backward._sampled_conv_backward_kernel,
         (table.tile_count * conv.offset_groups * conv.taps, 1, len(values)),
         values if total is None else total.buffer,
         values if grad_offset is None else grad_offset,
@@ -202,7 +202,7 @@ def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) 
     sums = values.new_empty(len(parts.table), *shape, dtype=torch.float32)
     blocks = conv.in_channels // conv.run * -(-conv.run // options["BLOCK_C"])
     launch(
-        sampled_conv._sampled_conv_weight_backward_kernel,
+        sampled_conv_backward._sampled_conv_weight_backward_kernel,
         (len(sums), conv.taps * blocks, -(-conv.out_channels // conv.groups // options["BLOCK_O"])),
         sums,
         grad_output,

@@ -79,7 +79,7 @@ class Tables:
 class Maps:
     """The maps that a launch serves, with the tables made of them so far."""
 
-    maps: tuple[Segment, ...] | tuple[Level, ...]
+    maps: tuple[Segment | Level, ...]
     _made: dict[tuple[int, int, torch.device], Tables] = field(default_factory=dict)
 
     def tables(self, tile_height: int, tile_width: int, device: torch.device) -> Tables:
