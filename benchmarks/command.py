@@ -151,6 +151,50 @@ def plot(
     print(session.plot(path, out, case, dtype, batch))
 
 
+@app.command()
+def tune(
+    kernels: Annotated[
+        list[str] | None, typer.Argument(metavar="KERNEL", help="Names as in configs/default.json; all without one.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="T",
+            help="bfloat16 or float16 for the half-precision entries, float32 or tf32 for the others.",
+            show_default="bfloat16, float32",
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Image size.")] = "800x1344",
+    channels: Annotated[int, typer.Option(metavar="C", min=16, help="Channels of a level.")] = 256,
+    seconds: Annotated[float, typer.Option(metavar="S", min=1, help="Time to spend, roughly.")] = 480.0,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Compiling processes.", show_default="all cores but one")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="D", help="cuda, cuda:1.", show_default="the first GPU")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder.", show_default="where the kernels look for tables"),
+    ] = None,
+) -> None:
+    """Find the kernels' launch parameters for this GPU, and write them to <gpu>.json.
+
+    Only kernels and dtypes that were tuned change in a table that is there. The table is written after each kernel.
+
+    \b
+    Examples:
+      dyzoo bench tune
+      dyzoo bench tune sampled_conv_forward --dtype bfloat16 --seconds 60
+    """
+    from .options import device_of, size_of
+    from .tune import check_device
+
+    place = device_of(device)
+    check_device(place)
+    from .tune.run import run as run_tuning
+
+    run_tuning(kernels, size_of(size), channels, dtype or ["bfloat16", "float32"], seconds, workers, place, out)
+
+
 def main(arguments: Sequence[str] | None = None, prog_name: str = "python -m benchmarks") -> int:
     """Run the command line and give its exit code; a user's mistake is one line on stderr."""
     from dyzoo.errors import DyzooError

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 import typer
 from rich.console import Console
-
-from dyzoo.errors import first_line
 
 from . import rows as results
 from .cases import CASES, Setup
 from .command import CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES
 from .machine import OP as MACHINE
 from .machine import machine, peaks
+from .options import device_of, size_of
 from .plot import save_plot
 from .precision import ALIASES, PRECISIONS
 from .providers import PROVIDERS, Provider
 from .report import markdown
 from .runner import PASSES, Skipped, measure
 from .timing import Clock
-
-LEAST_PX = 8
 
 
 def run(
@@ -49,11 +44,11 @@ def run(
         typer.BadParameter: an option names what there is not.
         ResultsError: the file to append to has other columns; found out before anything is measured.
     """
-    device = _device(device_name)
+    device = device_of(device_name)
     on_gpu = device.type == "cuda"
     defaults: dict[str, Any] = GPU_DEFAULTS if on_gpu else CPU_DEFAULTS
     names = [_choose(name, CASES, "CASE") for name in cases or defaults["cases"]]
-    shapes = [_size(text) for text in sizes or [defaults["size"]]]
+    shapes = [size_of(text) for text in sizes or [defaults["size"]]]
     precisions = [
         PRECISIONS[_choose(ALIASES.get(name, name), PRECISIONS, "--dtype")] for name in dtypes or [defaults["dtype"]]
     ]
@@ -152,25 +147,6 @@ def _report_wrong(skipped: Sequence[Skipped], providers: Sequence[Provider]) -> 
     for entry in wrong:
         print(f"error: {entry.op}, {entry.pass_}, {entry.dtype}: {entry.provider} is {entry.reason}", file=sys.stderr)
     return 1 if wrong else 0
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise typer.BadParameter(f"{name!r} cannot be used: {first_line(error)}", param_hint="--device") from None
-    if device.type not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"{name!r} is neither a CPU nor a CUDA device", param_hint="--device")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # events and graphs are made on the current one
-    return device
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or min(map(int, found.groups())) < LEAST_PX:
-        raise typer.BadParameter(f"{text!r} is no HEIGHTxWIDTH in pixels, as in 800x1344", param_hint="--size")
-    return int(found[1]), int(found[2])
 
 
 def _choose(name: str, known: Any, option: str) -> str:

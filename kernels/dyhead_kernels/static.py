@@ -25,13 +25,13 @@ import torch
 if TYPE_CHECKING:
     from dyhead_kernels.triton_kernels.launching import Launch
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # What one multiprocessor (compute unit) has: bytes of shared memory a program may use, 32-bit registers, threads.
-SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
+SHARED_BYTES = {"sm_80": 166_912, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
 LEAST_SHARED_BYTES = 101_376  # of NVIDIA's other GPUs since sm_86
-REGISTERS = {"sm_80": 65_536, "sm_90": 65_536, "sm_100": 65_536, "gfx942": 131_072}
+REGISTERS = {"sm_80": 65_536, "sm_89": 65_536, "sm_90": 65_536, "sm_100": 65_536, "gfx942": 131_072}
 THREADS = 2_048
 
 _POINTERS = {
@@ -87,6 +87,7 @@ class Job:
 
 def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
     """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic."""
+    from dyhead_kernels import tuning
     from dyhead_kernels.dyhead_block import triton as form
     from dyhead_kernels.dyhead_block.layout import Layout
     from dyhead_kernels.dyhead_block.parameters import BlockParameters
@@ -113,14 +114,16 @@ def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Jo
         empty(4 * channels, hidden),
         empty(4 * channels),
     )
-    before = torch.are_deterministic_algorithms_enabled()
-    with recording() as launches:
-        output, state = form.forward(values, parameters, layout, "resize", 16)
-        for deterministic in (False, True):
-            torch.use_deterministic_algorithms(deterministic)
-            form.backward(output, values, parameters, layout, "resize", 16, state, (True, True))
-    torch.use_deterministic_algorithms(before)
-    found = (job_of(launch, dtype, channels, target) for target in targets for launch in launches)
+    before, found = torch.are_deterministic_algorithms_enabled(), []
+    for target in targets:
+        table = tuning.load_table(tuning.architecture_table(target))
+        with recording() as launches, tuning.overriding(table, weakest=True):
+            output, state = form.forward(values, parameters, layout, "resize", 16)
+            for deterministic in (False, True):
+                torch.use_deterministic_algorithms(deterministic)
+                form.backward(output, values, parameters, layout, "resize", 16, state, (True, True))
+            torch.use_deterministic_algorithms(before)
+        found += [job_of(launch, dtype, channels, target) for launch in launches]
     return list(dict.fromkeys(found))
 
 

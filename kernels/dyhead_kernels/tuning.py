@@ -1,4 +1,7 @@
-"""Launch parameters of the Triton kernels: a table per GPU in `configs/`, a default for all others.
+"""Launch parameters of the Triton kernels: a table per GPU in `configs/`, for other GPUs one that fits.
+
+`default.json` fits every GPU with 99 KiB of shared memory; `sm_80.json` and its like hold what an architecture needs or
+can have instead; a GPU's own table holds what was measured on it. Each lies over the one before.
 
 A table maps kernel -> "half", "float32" or "any" -> parameters: block sizes, tile width, warps, pipeline stages.
 """
@@ -39,9 +42,16 @@ def table_name(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "_", torch.cuda.get_device_name(device).lower()).strip("_")
 
 
+def architecture_of(device: torch.device) -> str:
+    """The name of the table of a device's architecture: "sm_90", "gfx942"."""
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
 @lru_cache(maxsize=16)
-def load_table(name: str, folder: Path = FOLDER) -> Table:
-    """The table `<folder>/<name>.json`, missing entries filled from the default one.
+def load_table(name: str, folder: Path = FOLDER, base: str = DEFAULT) -> Table:
+    """The table `<folder>/<name>.json`, missing entries filled from the shipped table `base`.
 
     Raises:
         FileNotFoundError: there is no such table.
@@ -49,12 +59,17 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     """
     if name == DEFAULT:
         return json.loads((FOLDER / f"{DEFAULT}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    own, default = read_table(folder / f"{name}.json"), load_table(DEFAULT)
+    own, beneath = read_table(folder / f"{name}.json"), load_table(base)
     merged = {}
-    for kernel, entries in default.items():
+    for kernel, entries in beneath.items():
         found = own.get(kernel, {})
         merged[kernel] = found if "any" in found else {**entries, **found}
     return merged
+
+
+def architecture_table(architecture: str) -> str:
+    """The name of the table for GPUs of an architecture that have none of their own."""
+    return architecture if (FOLDER / f"{architecture}.json").is_file() else DEFAULT
 
 
 def read_table(path: Path) -> Table:
@@ -128,25 +143,25 @@ def _entry(table: Table, kernel: str, kind: str) -> Parameters | None:
 
 
 @contextmanager
-def overriding(table: Table) -> Iterator[None]:
-    """Use `table` where it has an entry for a kernel: for tuning, and for tests."""
-    _overrides.append(table)
+def overriding(table: Table, weakest: bool = False) -> Iterator[None]:
+    """Use `table` where it has an entry for a kernel, for tuning and tests; `weakest`: other overrides come first."""
+    _overrides.insert(0 if weakest else len(_overrides), table)
     try:
         yield
     finally:
-        _overrides.remove(table)
+        del _overrides[next(index for index, each in enumerate(_overrides) if each is table)]
 
 
 @lru_cache(maxsize=16)
 def _table_of(device: torch.device) -> Table:
     if device.type != "cuda":  # the interpreter
         return load_table(DEFAULT)
-    name = table_name(device)
-    if not (FOLDER / f"{name}.json").is_file():
-        warnings.warn(
-            f"no tuned launch parameters for {torch.cuda.get_device_name(device)}; using the defaults. "
-            "`python -m benchmarks tune` makes a table",
-            stacklevel=2,
-        )
-        name = DEFAULT
-    return load_table(name)
+    name, base = table_name(device), architecture_table(architecture_of(device))
+    if (FOLDER / f"{name}.json").is_file():
+        return load_table(name, base=base)
+    warnings.warn(
+        f"no tuned launch parameters for {torch.cuda.get_device_name(device)}; using the defaults. "
+        "`python -m benchmarks tune` makes a table",
+        stacklevel=2,
+    )
+    return load_table(base)

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
-
 
 @pytest.fixture(autouse=True)
 def _seeded_and_single_threaded() -> Iterator[None]:

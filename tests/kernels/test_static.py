@@ -23,7 +23,7 @@ PRODUCTS = {
 }
 # Products whose output tile is too narrow for the larger matrix instructions: 32 rows, one per steering channel.
 NARROW = {"steering_weight_backward"}
-INSTRUCTIONS = {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
+INSTRUCTIONS = {"sm_80": "mma.sync", "sm_89": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
 
 
 def static(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,8 +21,12 @@ TRITON_CASES = {
     "empty batch": Case(batch=0),
 }
 SMALL_BLOCKS = {
-    name: {"any": {"BLOCK_P": 16, "TILE_W": 4, "BLOCK_C": 16, "BLOCK_O": 16, "num_warps": 4}}
-    for name in ("sampled_conv_forward", "sampled_conv_backward", "sampled_conv_weight_backward")
+    name: {"any": {"BLOCK_P": 16, "TILE_W": 4, "BLOCK_C": 16, "BLOCK_O": 16, "num_warps": 4, **more}}
+    for name, more in {
+        "sampled_conv_forward": {"ASYNC_CORNERS": 1},
+        "sampled_conv_backward": {},
+        "sampled_conv_weight_backward": {},
+    }.items()
 }
 
 

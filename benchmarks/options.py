@@ -1,0 +1,33 @@
+"""What options mean, for all commands. Imports no part of a benchmark."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import typer
+
+from dyzoo.errors import first_line
+
+LEAST_PX = 8
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name, made the current one; without a name a GPU if there is one."""
+    try:
+        device = torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise typer.BadParameter(f"{name!r} cannot be used: {first_line(error)}", param_hint="--device") from None
+    if device.type not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{name!r} is neither a CPU nor a CUDA device", param_hint="--device")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and graphs are made on the current one
+    return device
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "800x1344"."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or min(map(int, found.groups())) < LEAST_PX:
+        raise typer.BadParameter(f"{text!r} is no HEIGHTxWIDTH in pixels, as in 800x1344", param_hint="--size")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,28 @@
+"""Launch parameters for the GPU at hand: `python -m benchmarks tune`, or `dyzoo bench tune`."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from dyzoo.errors import DyzooError
+
+
+class TuneError(DyzooError, RuntimeError):
+    """Tuning that cannot start or go on."""
+
+
+def check_device(device: torch.device) -> None:
+    """Before anything that needs Triton is imported.
+
+    Raises:
+        TuneError: nothing can be measured on `device`.
+    """
+    if device.type != "cuda":
+        raise TuneError(
+            "launch parameters can only be measured on the GPU they are for, and there is none here that PyTorch can "
+            "use: run this where there is one"
+        )
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise TuneError("TRITON_INTERPRET is 1, so nothing would run on the GPU: unset it")

@@ -1,0 +1,133 @@
+"""What is tried for each kernel of the default table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+Parameters = dict[str, int]
+Axes = Mapping[str, Sequence[int | None]]
+
+MOST_SUMS = 128
+"""Float32 sums that a thread can hold in registers beside everything else: half of the 255 there are."""
+WARP = 32
+
+
+@dataclass(frozen=True)
+class Space:
+    """Combinations of launch parameters; None leaves a parameter out.
+
+    Attributes:
+        axes: every combination is tried, with the default's values of all other parameters.
+        later: combinations tried with the few best of those.
+        sums: the blocks whose product is the number of sums that a program holds, to leave out what cannot fit.
+        every_dtype: the kernel works on float32 whatever the maps are, so there is one entry, "any".
+    """
+
+    axes: Axes
+    later: Axes = field(default_factory=dict)
+    sums: tuple[str, ...] = ()
+    every_dtype: bool = False
+
+
+TILES: Axes = {"TILE_W": (4, 8, 16, 32)}
+
+SPACES: dict[str, Space] = {
+    "steering_forward": Space(
+        {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2, 3)}, TILES
+    ),
+    "sampled_conv_forward": Space(
+        {
+            "BLOCK_P": (64, 128),
+            "BLOCK_C": (32, 64, 128),
+            "BLOCK_O": (128, 256),
+            "num_warps": (4, 8, 16),
+            "num_stages": (1, 2, 3),
+            "ASYNC_CORNERS": (0, 1),
+        },
+        {"TILE_W": (8, 16), "maxnreg": (None, 128)},
+        sums=("BLOCK_P", "BLOCK_O"),
+    ),
+    "merge_moments": Space(
+        {"BLOCK_T": (8, 16, 32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (2, 4, 8)}, every_dtype=True
+    ),
+    "coefficients_forward": Space({"MATRIX_ROWS": (16, 32, 64, 128), "num_warps": (4, 8, 16)}, every_dtype=True),
+    "apply_forward": Space({"BLOCK_P": (8, 16, 32, 64), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, TILES),
+    "apply_backward": Space({"BLOCK_P": (16, 32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (2, 4, 8)}, TILES),
+    "sum_tiles": Space(
+        {"BLOCK_T": (8, 16, 32, 64), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, every_dtype=True
+    ),
+    "coefficients_backward": Space({"MATRIX_ROWS": (16, 32, 64), "num_warps": (4, 8, 16)}, every_dtype=True),
+    "convolved_backward": Space({"BLOCK_P": (8, 16, 32), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, TILES),
+    "sampled_conv_backward": Space(
+        {
+            "BLOCK_P": (32, 64, 128),
+            "BLOCK_C": (16, 32, 64),
+            "BLOCK_O": (32, 64, 128),
+            "num_warps": (4, 8),
+            "num_stages": (1, 2),
+        },
+        {"TILE_W": (8, 16), "maxnreg": (None, 128)},
+        sums=("BLOCK_P", "BLOCK_C"),
+    ),
+    "sampled_conv_backward_fixed_point": Space(
+        {"BLOCK_P": (32, 64), "BLOCK_C": (16, 32), "BLOCK_O": (32, 64), "num_warps": (4, 8), "num_stages": (1, 2)},
+        {"TILE_W": (8, 16), "maxnreg": (None, 128)},
+        sums=("BLOCK_P", "BLOCK_C"),
+    ),
+    "sampled_conv_weight_backward": Space(
+        {
+            "BLOCK_P": (32, 64),
+            "BLOCK_C": (32, 64, 128),
+            "BLOCK_O": (64, 128, 256),
+            "num_warps": (4, 8),
+            "num_stages": (1, 2, 3),
+        },
+        {"TILE_W": (8, 16), "maxnreg": (None, 128)},
+        sums=("BLOCK_C", "BLOCK_O"),
+    ),
+    "steering_pointwise": Space({"BLOCK_P": (16, 32, 64, 128), "num_warps": (2, 4, 8)}, TILES, every_dtype=True),
+    "steering_values_backward": Space(
+        {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
+        TILES,
+        sums=("BLOCK_P", "BLOCK_C"),
+    ),
+    "steering_weight_backward": Space(
+        {"BLOCK_P": (32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)}, TILES
+    ),
+}
+"""In the order of tuning: what a kernel reads, and how it is cut into tiles, is settled before it."""
+
+
+def first_candidates(space: Space, default: Parameters) -> list[Parameters]:
+    """The default, then all combinations, those that differ least from it first: time may run out."""
+    found = sorted(_combinations(space, space.axes, default), key=lambda candidate: differences(candidate, default))
+    return [default, *(candidate for candidate in found if candidate != default)]
+
+
+def later_candidates(space: Space, best: Sequence[Parameters]) -> list[Parameters]:
+    """Variations of the best."""
+    found: list[Parameters] = []
+    for start in best:
+        for candidate in _combinations(space, space.later, start):
+            if candidate not in found and candidate != start:
+                found.append(candidate)
+    return found
+
+
+def differences(candidate: Parameters, other: Parameters) -> int:
+    """How many parameters differ."""
+    return sum(candidate.get(name) != other.get(name) for name in candidate.keys() | other.keys())
+
+
+def _combinations(space: Space, axes: Axes, start: Parameters) -> Iterator[Parameters]:
+    for values in product(*axes.values()):
+        changed = {**start, **dict(zip(axes, values, strict=True))}
+        candidate = {name: value for name, value in changed.items() if value is not None}
+        sums = 1
+        for name in space.sums:
+            sums *= candidate[name]
+        fits = not space.sums or sums <= MOST_SUMS * WARP * candidate["num_warps"]
+        if fits and candidate.get("TILE_W", 1) <= candidate.get("BLOCK_P", 1 << 30):
+            yield candidate
