@@ -137,19 +137,29 @@ def test_blocks_are_powers_of_two_that_hold_all(size: int, block: int) -> None:
     assert launching.block_size(64, size) == min(64, block)
 
 
-def test_float32_products_follow_pytorch() -> None:
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("highest")
-        assert launching.dot_precision() == "tf32x3"
-        torch.set_float32_matmul_precision("high")
-        assert launching.dot_precision() == "tf32"
-    finally:
-        torch.set_float32_matmul_precision(before)
+@pytest.mark.parametrize(
+    ("switch", "precision"),
+    [
+        ("pass", "tf32x3"),
+        ("torch.set_float32_matmul_precision('high')", "tf32"),
+        ("torch.backends.cuda.matmul.allow_tf32 = True", "tf32"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "tf32"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", "tf32x3"),
+    ],
+)
+def test_float32_products_follow_pytorch_s_switches(switch: str, precision: str) -> None:
+    """In a process of their own: PyTorch refuses old and new switches in one."""
+    code = (
+        f"import torch; {switch}; from dyhead_kernels.triton_kernels.launching import dot_precision as dot;"
+        "print(dot(), dot(exact=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [precision, "tf32x3"]
 
 
 def test_an_unknown_gpu_gets_the_defaults_and_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Unheard Of 9000")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
     tuning._table_of.cache_clear()
     device = torch.device("cuda", 0)
     with pytest.warns(UserWarning, match=r"Unheard Of 9000.*python -m benchmarks tune"):
@@ -170,3 +180,23 @@ def test_parameters_can_be_overridden_for_one_kernel() -> None:
 def test_importing_the_operators_does_not_define_kernels() -> None:
     code = "import sys, dyhead_kernels; sys.exit('dyhead_kernels.triton_kernels' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_batch_too_large_for_a_launch_is_named() -> None:
+    with pytest.raises(ValueError, match="a batch of 70000 is more than a launch can hold, expected 65535"):
+        launching.launch(None, (1, 1, 70_000), torch.zeros(1))
+
+
+def test_tables_are_not_made_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="run the operator once before, forward and backward"):
+        BlockTables(Layout(SHAPES), "flat").levels.tables(4, 4, torch.device("cuda"))
+
+
+def test_tables_for_an_architecture_lie_over_the_defaults() -> None:
+    """Every shipped table is whole, and has no entry that the kernels do not know."""
+    for path in tuning.FOLDER.glob("*.json"):
+        table = tuning.load_table(path.stem)
+        assert table.keys() == tuning.load_table(tuning.DEFAULT).keys()
+    assert tuning.architecture_table("sm_90") == "sm_90"
+    assert tuning.architecture_table("sm_89") == tuning.DEFAULT
