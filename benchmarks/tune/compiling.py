@@ -10,7 +10,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 
-import torch
 from dyhead_kernels.static import Job, Resources, compile_or_reason
 
 ATTEMPTS = 2
@@ -74,11 +73,3 @@ class Compiler:
             for process in own:
                 process.terminate()
             self._pool = None
-
-
-def target_of(device: torch.device) -> str:
-    """The architecture to compile for: "sm_90", "gfx942"."""
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        return str(properties.gcnArchName).split(":")[0]
-    return f"sm_{properties.major}{properties.minor}"

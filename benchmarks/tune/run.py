@@ -17,7 +17,7 @@ from dyzoo.errors import first_line
 from ..precision import ALIASES, PRECISIONS, Precision, tf32
 from ..work import level_shapes
 from . import TuneError
-from .compiling import Compiler, default_workers, target_of
+from .compiling import Compiler, default_workers
 from .problem import Problem
 from .search import NothingRunsError, Outcome, Search, shown
 from .space import SPACES, Parameters, first_candidates
@@ -71,7 +71,7 @@ def run(
                     search = Search(
                         Problem(shapes, channels, precision.dtype, device),
                         Problem(shapes, channels, precision.dtype, torch.device("meta")),
-                        target_of(device),
+                        tuning.architecture_of(device),
                         shared_bytes,
                         compiler,
                         GpuTimer(device),
@@ -103,7 +103,8 @@ def tune_all(
         keep: given each outcome at once.
     """
     kind = tuning.kind_of(search.problem.values.dtype)
-    starts = {name: _starts(name, kind, found) for name in names}
+    base = tuning.load_table(tuning.architecture_table(search.target))
+    starts = {name: _starts(name, kind, base, found) for name in names}
     sizes = [len(first_candidates(SPACES[name], starts[name][0])) for name in names]
     ends = time.monotonic() + seconds
     for index, name in enumerate(names):
@@ -111,10 +112,10 @@ def tune_all(
         keep(search.tune(name, starts[name], max(LEAST_SECONDS, share * (ends - time.monotonic()))))
 
 
-def _starts(kernel: str, kind: str, found: tuning.Table) -> list[Parameters]:
-    """The default's parameters, then those that have been found before."""
+def _starts(kernel: str, kind: str, base: tuning.Table, found: tuning.Table) -> list[Parameters]:
+    """The parameters of a GPU without a table of its own, then those that have been found before."""
     starts = []
-    for table in (tuning.load_table(tuning.DEFAULT), found):
+    for table in (base, found):
         entries = table.get(kernel, {})
         entry = entries.get(kind) or entries.get("any")
         if entry and dict(entry) not in starts:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from dyhead_kernels import tuning
+
+from dyzoo.files import write_text
 
 from .search import Chosen
 
@@ -21,13 +22,7 @@ def merge(path: Path, found: Chosen) -> None:
     table = {kernel: dict(entries) for kernel, entries in (tuning.read_table(path) if path.is_file() else {}).items()}
     for kernel, entries in found.items():
         table[kernel] = {**table.get(kernel, {}), **entries}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(_text(table), encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(path, _text(table))
 
 
 def _text(table: tuning.Table) -> str:

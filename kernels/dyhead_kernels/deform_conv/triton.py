@@ -63,13 +63,12 @@ def backward(
         grad_offset = torch.empty_like(offset, dtype=torch.float32, memory_format=torch.contiguous_format)
         if mask is not None:
             grad_mask = torch.empty_like(mask, dtype=torch.float32, memory_format=torch.contiguous_format)
-    if input_needed:
-        sums = conv.ValuesGradient.like(convolution, operands, grad_rows, masks_below_one=False)
+    sums = conv.ValuesGradient.like(convolution, operands, grad_rows, False) if input_needed else None
+    if sums is not None or grad_offset is not None:
         conv.backward(convolution, operands, grad_rows, sums, grad_offset, grad_mask)
+    if sums is not None:
         grad_map = sums.total().view(len(input), *input.shape[2:], input.shape[1])
         grad_input = grad_map.permute(0, 3, 1, 2).to(input.dtype)
-    elif grad_offset is not None:
-        conv.backward(convolution, operands, grad_rows, None, grad_offset, grad_mask)
     if weight_needed:
         taps_last = conv.weight_backward(convolution, operands, grad_rows)[0].transpose(1, 2)
         grad_weight = taps_last.reshape(weight.shape).to(weight.dtype)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 OffsetMode = Literal["flat", "crop", "resize"]
 
+OFFSETS, STEERING = 18, 27
+"""Channels of the offset convolution: so many are offsets, and all of them; the rest are mask logits."""
+
 
 @dataclass(frozen=True, eq=False)
 class BlockParameters:

@@ -13,12 +13,10 @@ from dyhead_kernels.dyhead_block.coefficients import Moments
 from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
 from dyhead_kernels.dyhead_block.mix import mix_branches, mix_branches_backward, moments_of
 from dyhead_kernels.dyhead_block.offset_modes import high_branch_steering, high_branch_steering_backward
-from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, BlockParameters, OffsetMode
 from dyhead_kernels.precision import sampling_dtype
 from dyhead_kernels.pyramid import Pyramid
 from dyhead_kernels.sampled_conv import Samples, sampled_conv, sampled_conv_backward
-
-OFFSETS = 18  # channels of the offset convolution before the masks
 
 
 class State(NamedTuple):

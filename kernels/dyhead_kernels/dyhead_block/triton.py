@@ -115,9 +115,7 @@ def backward(
         grads["offset_weight"], grads["offset_bias"] = block.steer_weight_backward(plan, grad_steering, values)
     grad_values = None
     if total is not None:
-        grad_values = block.steer_values_backward(
-            plan, grad_steering, values, parameters.offset_weight, total.total()
-        ).to(values.dtype)
+        grad_values = block.steer_values_backward(plan, grad_steering, values, parameters.offset_weight, total.total())
     wanted = ((field.name, getattr(parameters, field.name)) for field in fields(BlockParameters))
     return grad_values, [
         grads[name].to(tensor.dtype) if parameters_needed and tensor is not None else None for name, tensor in wanted

@@ -13,6 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from dyhead_kernels.dyhead_block import layout
 from dyhead_kernels.triton_kernels.columns import (
     COARSE_HEIGHT,
     COARSE_WIDTH,
@@ -20,13 +21,14 @@ from dyhead_kernels.triton_kernels.columns import (
     LEVEL_COLUMNS,
     START,
     WIDTH,
+    aligned_step,
     column,
     if_any,
     tile_positions,
 )
 
 ROWS = tl.constexpr(8)
-HIGH, MID, LOW = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+HIGH, MID, LOW = tl.constexpr(layout.HIGH), tl.constexpr(layout.MID), tl.constexpr(layout.LOW)
 SHIFT, SLOPE1, SHIFT1, SLOPE2, SHIFT2 = (tl.constexpr(row) for row in range(3, 8))
 
 
@@ -40,8 +42,8 @@ def _load(rows_ptr, row, exists, channel, C: tl.constexpr):
 def _upsampled(high_ptr, start, y, x, inside, height, width, fine_height, fine_width, channel, C: tl.constexpr):
     """U of the map (height, width) that begins at row `start`; zero if it has no size."""
     exists = if_any(inside, height)
-    source_y = y.to(tl.float32) * ((height - 1).to(tl.float32) / tl.maximum(fine_height - 1, 1).to(tl.float32))
-    source_x = x.to(tl.float32) * ((width - 1).to(tl.float32) / tl.maximum(fine_width - 1, 1).to(tl.float32))
+    source_y = y.to(tl.float32) * aligned_step(height, fine_height)
+    source_x = x.to(tl.float32) * aligned_step(width, fine_width)
     top, left = tl.floor(source_y), tl.floor(source_x)
     below, right = (source_y - top)[:, None], (source_x - left)[:, None]
     top, left = tl.minimum(top.to(tl.int32), height - 1), tl.minimum(left.to(tl.int32), width - 1)
@@ -77,19 +79,27 @@ def _mix(
     convolved_ptr,
     coefficients_ptr,
     moments_ptr,
-    level_ptr,
+    tiles_ptr,
     levels_ptr,
-    image,
-    y,
-    x,
-    position,
-    inside,
-    channel,
     packed_rows,
     coarse_rows,
+    level_count,
+    channel,
     C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
 ):
-    """m, the two lines of it, and the branches less their means, zero where there is none: (P, channels) each."""
+    """Of the program's tile (axis 0) and image (axis 2), (P, channels) each and zero where there is none.
+
+    Returns a tuple: m, the two lines of it, U(Y_high), Y_mid and Y_low less their means; then of the positions the
+    packed row, counted over all images, and whether it exists; and where the coefficients begin.
+    """
+    image = tl.program_id(2).to(tl.int64)
+    tile = tl.program_id(0)
+    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
+    place = image * level_count + tl.load(tiles_ptr + tile * 3)
+    coefficients_ptr += place * (ROWS * C)
+    moments_ptr += place * (9 * C)
     height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
     finest_area = column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
     high = _upsampled(
@@ -119,7 +129,8 @@ def _mix(
     line1 += _row(coefficients_ptr, SHIFT1, channel, C)
     line2 = _row(coefficients_ptr, SLOPE2, channel, C) * mixed
     line2 += _row(coefficients_ptr, SHIFT2, channel, C)
-    return mixed, line1, line2, high, mid, low
+    row = image * packed_rows + start + position
+    return mixed, line1, line2, high, mid, low, row, inside, coefficients_ptr
 
 
 @triton.jit
@@ -139,30 +150,21 @@ def _apply_forward_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Grid: (tiles, blocks of channels, images)."""
-    image = tl.program_id(2).to(tl.int64)
-    tile = tl.program_id(0)
-    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    place = image * level_count + tl.load(tiles_ptr + tile * 3)
-    coefficients_ptr += place * (ROWS * C)
-    moments_ptr += place * (9 * C)
-    _, line1, line2, _, _, _ = _mix(
+    _, line1, line2, _, _, _, row, inside, _ = _mix(
         convolved_ptr,
         coefficients_ptr,
         moments_ptr,
-        level_ptr,
+        tiles_ptr,
         levels_ptr,
-        image,
-        y,
-        x,
-        position,
-        inside,
-        channel,
         packed_rows,
         coarse_rows,
+        level_count,
+        channel,
         C,
+        BLOCK_P,
+        TILE_W,
     )
-    row = image * packed_rows + column(level_ptr, START) + position
     tl.store(
         output_ptr + row[:, None] * C + channel[None, :],
         tl.maximum(line1, line2, propagate_nan=tl.PropagateNan.ALL).to(output_ptr.dtype.element_ty),
@@ -197,41 +199,32 @@ def _apply_backward_kernel(
 
     Grid: (tiles, blocks of channels, images).
     """
-    image = tl.program_id(2).to(tl.int64)
-    tile = tl.program_id(0)
-    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    place = image * level_count + tl.load(tiles_ptr + tile * 3)
-    coefficients_ptr += place * (ROWS * C)
-    moments_ptr += place * (9 * C)
-    mixed, line1, line2, high, mid, low = _mix(
+    mixed, line1, line2, high, mid, low, row, inside, coefficients_ptr = _mix(
         convolved_ptr,
         coefficients_ptr,
         moments_ptr,
-        level_ptr,
+        tiles_ptr,
         levels_ptr,
-        image,
-        y,
-        x,
-        position,
-        inside,
-        channel,
         packed_rows,
         coarse_rows,
+        level_count,
+        channel,
         C,
+        BLOCK_P,
+        TILE_W,
     )
-    row = column(level_ptr, START) + position
-    grad = _load(grad_output_ptr + image * packed_rows * C, row, inside, channel, C)
+    grad = _load(grad_output_ptr, row, inside, channel, C)
     grad1 = tl.where(line1 >= line2, grad, 0.0)
     grad2 = grad - grad1
     grad_mixed = _row(coefficients_ptr, SLOPE1, channel, C) * grad1
     grad_mixed += _row(coefficients_ptr, SLOPE2, channel, C) * grad2
     tl.store(
-        grad_mixed_ptr + (image * packed_rows + row)[:, None] * C + channel[None, :],
+        grad_mixed_ptr + row[:, None] * C + channel[None, :],
         grad_mixed.to(grad_mixed_ptr.dtype.element_ty),
         mask=inside[:, None] & (channel < C)[None, :],
     )
-    sums_ptr += (image * tl.num_programs(0) + tile) * (ROWS * C)
+    sums_ptr += (tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * (ROWS * C)
     _store_sum(sums_ptr, HIGH, grad_mixed * high, channel, C)
     _store_sum(sums_ptr, MID, grad_mixed * mid, channel, C)
     _store_sum(sums_ptr, LOW, grad_mixed * low, channel, C)
@@ -251,8 +244,7 @@ def _upsampled_backward(
     A coarse pixel gathers from the fine ones less than a coarse pixel away, at most WINDOW lines and columns.
     """
     fine_height, fine_width = column(fine_ptr, HEIGHT), column(fine_ptr, WIDTH)
-    step_y = (height - 1).to(tl.float32) / tl.maximum(fine_height - 1, 1)
-    step_x = (width - 1).to(tl.float32) / tl.maximum(fine_width - 1, 1)
+    step_y, step_x = aligned_step(height, fine_height), aligned_step(width, fine_width)
     # Where the step is zero every fine pixel falls on the only coarse one.
     first_y = tl.where(step_y > 0, tl.floor((y - 1) / tl.where(step_y > 0, step_y, 1.0)) + 1, 0.0).to(tl.int32)
     first_x = tl.where(step_x > 0, tl.floor((x - 1) / tl.where(step_x > 0, step_x, 1.0)) + 1, 0.0).to(tl.int32)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dyhead_kernels.dyhead_block.parameters import BlockParameters
+from dyhead_kernels.dyhead_block.parameters import STEERING, BlockParameters
 from dyhead_kernels.triton_kernels import apply, coefficients, moments, steering
-from dyhead_kernels.triton_kernels.block_tables import CHANNELS, BlockTables
+from dyhead_kernels.triton_kernels.block_tables import BlockTables
 from dyhead_kernels.triton_kernels.launching import (
     block_size,
     dot_precision,
@@ -62,7 +62,7 @@ def steer(plan: BlockTables, values: Tensor, parameters_: BlockParameters) -> Te
 def steer_backward(plan: BlockTables, grad_branches: Tensor, steering_: Tensor) -> Tensor:
     """Gradients of the branches' own steering -> of the offset convolution, (N, 27 S) laid out like the steering."""
     options, table = _options("steering_pointwise", plan, steering_)
-    grad = steering_.new_empty(len(steering_), CHANNELS * plan.packed_rows)
+    grad = steering_.new_empty(len(steering_), STEERING * plan.packed_rows)
     launch(
         steering._steering_backward_kernel,
         (table.tile_count, len(steering_)),
@@ -107,8 +107,8 @@ def steer_weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> tu
     options, table = _options("steering_weight_backward", plan, values)
     channels = values.shape[2]
     parts = parts_table(((0, table.tile_count),), len(values), values.device).table
-    weights = grad.new_empty(len(parts), CHANNELS, 9, channels)
-    biases = grad.new_empty(len(parts), CHANNELS)
+    weights = grad.new_empty(len(parts), STEERING, 9, channels)
+    biases = grad.new_empty(len(parts), STEERING)
     launch(
         steering._steering_weight_backward_kernel,
         (len(parts), 9 * -(-channels // options["BLOCK_C"])),

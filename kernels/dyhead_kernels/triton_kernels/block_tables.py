@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, STEERING
 from dyhead_kernels.triton_kernels.tables import Level, Maps, Segment, Tables, int_table, to_device
-
-OFFSETS, CHANNELS = 18, 27  # of the offset convolution; the rest are masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +49,12 @@ class BlockTables:
     @property
     def steering_size(self) -> int:
         """Elements of an image's steering."""
-        return CHANNELS * (self.packed_rows + (self.coarse_rows if self.offset_mode == "resize" else 0))
+        return STEERING * (self.packed_rows + (self.coarse_rows if self.offset_mode == "resize" else 0))
 
     @property
     def branch_steering_size(self) -> int:
         """Elements of the branches' own steering gradients of an image."""
-        return CHANNELS * (self.packed_rows + 2 * self.coarse_rows)
+        return STEERING * (self.packed_rows + 2 * self.coarse_rows)
 
     @cached_property
     def levels(self) -> Maps:
@@ -96,15 +95,15 @@ class BlockTables:
         within = self.starts[output] - (0 if branch == MID else self.starts[1])
         before = {HIGH: 0, MID: self.coarse_rows, LOW: self.coarse_rows + self.packed_rows}[branch]
 
-        offset_start = CHANNELS * self.starts[level]
+        offset_start = STEERING * self.starts[level]
         mask_start = offset_start + OFFSETS * fine_area
         channel, line = fine_area, fine_width
         if branch == HIGH and self.offset_mode != "crop":
             channel, line = area, width
             if self.offset_mode == "resize":
-                offset_start = CHANNELS * (self.packed_rows + within)
+                offset_start = STEERING * (self.packed_rows + within)
                 mask_start = offset_start + OFFSETS * area
-        grad_start = CHANNELS * (before + within)
+        grad_start = STEERING * (before + within)
         shares_start = self._shares_start[branch, level]
         return Segment(
             height=height,

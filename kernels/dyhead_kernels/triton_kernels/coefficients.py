@@ -10,9 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from dyhead_kernels.dyhead_block.reference import GROUP_NORM_EPS
 from dyhead_kernels.triton_kernels.apply import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
 
-EPSILON = tl.constexpr(1e-5)
+EPSILON = tl.constexpr(GROUP_NORM_EPS)
 
 
 @triton.jit
@@ -23,6 +24,13 @@ def _vector(ptr, channel, exists):
 @triton.jit
 def _hard_sigmoid(logit):
     return tl.minimum(tl.maximum(logit + 3.0, 0.0), 6.0) / 6.0
+
+
+@triton.jit
+def _present(merges_ptr, level, branch):
+    """1 if the level has the branch, else 0."""
+    at = merges_ptr + (level * 3 + branch) * 2
+    return (tl.load(at) < tl.load(at + 1)).to(tl.int32)
 
 
 @triton.jit
@@ -84,17 +92,12 @@ def _coefficients_forward_kernel(
     channel = tl.arange(0, BLOCK_C)
     exists = channel < C
 
-    branches = 0
-    for branch in tl.static_range(3):
-        at = merges_ptr + (level * 3 + branch) * 2
-        branches += (tl.load(at) < tl.load(at + 1)).to(tl.int32)
+    branches = _present(merges_ptr, level, 0) + _present(merges_ptr, level, 1) + _present(merges_ptr, level, 2)
     pooled = tl.zeros((BLOCK_C,), tl.float32)
     total_shift = tl.zeros((BLOCK_C,), tl.float32)
     for branch in tl.static_range(3):
-        at = merges_ptr + (level * 3 + branch) * 2
-        first, last = tl.load(at), tl.load(at + 1)
         gain = tl.zeros((BLOCK_C,), tl.float32)
-        if first < last:
+        if _present(merges_ptr, level, branch) > 0:
             mean = _vector(moments_ptr + branch * (3 * C), channel, exists)
             variance = _vector(moments_ptr + branch * (3 * C) + C, channel, exists)
             lift = _vector(moments_ptr + branch * (3 * C) + 2 * C, channel, exists)
@@ -212,12 +215,8 @@ def _coefficients_backward_kernel(
         grad_pooled += tl.sum(matrix * grad_unit[:, None], axis=0)
 
     # Scale attention and GroupNorm, branch by branch.
-    branches = 0
-    for branch in tl.static_range(3):
-        at = merges_ptr + (level * 3 + branch) * 2
-        branches += (tl.load(at) < tl.load(at + 1)).to(tl.int32)
-    grad_mixed = _vector(sums_ptr + SHIFT * C, channel, exists)
-    grad_total_shift = grad_mixed + grad_pooled
+    branches = _present(merges_ptr, level, 0) + _present(merges_ptr, level, 1) + _present(merges_ptr, level, 2)
+    grad_total_shift = _vector(sums_ptr + SHIFT * C, channel, exists) + grad_pooled
     pooled = _vector(coefficients_ptr + SHIFT * C, channel, exists)
     scale_weight = _vector(scale_weight_ptr, channel, exists)
     grad_scale_weight = tl.zeros((BLOCK_C,), tl.float32)
@@ -228,8 +227,7 @@ def _coefficients_backward_kernel(
         lift = _vector(moments_ptr + branch * (3 * C) + 2 * C, channel, exists)
         gain = _vector(coefficients_ptr + branch * C, channel, exists)
         bias = _vector(conv_bias_ptr + branch * C, channel, exists) if HAS_BIAS else tl.zeros_like(mean)
-        at = merges_ptr + (level * 3 + branch) * 2
-        present = (tl.load(at) < tl.load(at + 1)).to(tl.float32)
+        present = _present(merges_ptr, level, branch).to(tl.float32)
         spread, reciprocal = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
         norm_weight = _vector(norm_weight_ptr + branch * C, channel, exists)
         scale = norm_weight * reciprocal

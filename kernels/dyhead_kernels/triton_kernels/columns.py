@@ -69,3 +69,9 @@ def first_row(segment_ptr, image, images):
 def if_any(inside, count):
     """`inside` where `count` is positive, else false. The interpreter cannot combine a block and a scalar condition."""
     return inside & (tl.zeros(inside.shape, tl.int32) < count)
+
+
+@triton.jit
+def aligned_step(size, points):
+    """Pixels of a map of `size` from one of so many points to the next, spread from its first pixel to its last."""
+    return (size - 1).to(tl.float32) / tl.maximum(points - 1, 1).to(tl.float32)

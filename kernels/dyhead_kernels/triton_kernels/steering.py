@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from dyhead_kernels.dyhead_block import parameters
 from dyhead_kernels.triton_kernels.columns import (
     COARSE_HEIGHT,
     COARSE_WIDTH,
@@ -17,14 +18,15 @@ from dyhead_kernels.triton_kernels.columns import (
     LEVEL_COLUMNS,
     START,
     WIDTH,
+    aligned_step,
     column,
     if_any,
     tile_positions,
 )
 from dyhead_kernels.triton_kernels.products import add_product
 
-OFFSETS = tl.constexpr(18)
-CHANNELS = tl.constexpr(27)
+OFFSETS = tl.constexpr(parameters.OFFSETS)
+CHANNELS = tl.constexpr(parameters.STEERING)
 PADDED = tl.constexpr(32)
 
 
@@ -92,12 +94,6 @@ def _steering_forward_kernel(
 
 
 @triton.jit
-def _source(position, size, small):
-    """Where `position` of `small` points, spread from corner to corner over `size` pixels, lies among these."""
-    return position.to(tl.float32) * ((size - 1).to(tl.float32) / tl.maximum(small - 1, 1).to(tl.float32))
-
-
-@triton.jit
 def _steering_resize_kernel(
     steering_ptr,
     tiles_ptr,
@@ -122,7 +118,8 @@ def _steering_resize_kernel(
     channel = tl.arange(0, PADDED)
     exists = inside[:, None] & (channel < CHANNELS)[None, :]
 
-    source_y, source_x = _source(y, fine_height, height), _source(x, fine_width, width)
+    source_y = y.to(tl.float32) * aligned_step(fine_height, height)
+    source_x = x.to(tl.float32) * aligned_step(fine_width, width)
     top, left = tl.floor(source_y), tl.floor(source_x)
     below, right = (source_y - top)[:, None], (source_x - left)[:, None]
     top, left = tl.minimum(top.to(tl.int32), fine_height - 1), tl.minimum(left.to(tl.int32), fine_width - 1)
@@ -200,8 +197,7 @@ def _steering_backward_kernel(
     else:
         # A coarse pixel reads the fine pixels less than one away from it, so at most three of them read a fine one.
         per_pixel = _per_pixel(channel, coarse_height, coarse_width, height, width)
-        ratio_y = (height - 1).to(tl.float32) / tl.maximum(coarse_height - 1, 1)
-        ratio_x = (width - 1).to(tl.float32) / tl.maximum(coarse_width - 1, 1)
+        ratio_y, ratio_x = aligned_step(height, coarse_height), aligned_step(width, coarse_width)
         near_y = tl.floor(y / tl.maximum(ratio_y, 1.0) + 0.5).to(tl.int32)
         near_x = tl.floor(x / tl.maximum(ratio_x, 1.0) + 0.5).to(tl.int32)
         for i in range(9):

@@ -61,6 +61,7 @@ class Tables:
         maps: (number of maps, fields) int32.
         tiles: (number of tiles, 3) int32: map, first line, first column; ordered by map.
         first_tile: index of each map's first tile, and the number of tiles at the end.
+        tile_height, tile_width: lines and columns of a tile; less at a map's end.
     """
 
     maps: Tensor
