@@ -1,73 +1,98 @@
-"""timm backbones as feature extractors of strides 8, 16 and 32."""
+"""timm backbones as feature extractors."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch.nn.functional as F
 from timm.layers import Format
 from timm.models import is_model_in_modules
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from dyzoo.config import BackboneConfig
 from dyzoo.errors import UnknownModelError, first_line
 
-STRIDES_PX = (8, 16, 32)
-
 
 class Backbone(nn.Module):
-    """Any timm model that supports `features_only` and has maps of strides 8, 16 and 32.
+    """Any timm model that supports `features_only` and has maps of the strides asked for.
 
     Args:
         config: the timm model and the deviations from timm's own layout.
-        pretrained: load timm's published weights (needs the network or a filled cache).
+        strides_px: of the maps, finest first.
+        pretrained: load timm's published weights (needs the network or a filled cache), or those of a file.
 
     Attributes:
-        channels: of the three maps, finest first.
+        channels: of the maps, finest first.
 
     Raises:
         UnknownModelError: timm has no such model, its maps have other strides, or its weights cannot be loaded.
     """
 
-    def __init__(self, config: BackboneConfig, pretrained: bool = False) -> None:
+    def __init__(
+        self, config: BackboneConfig, strides_px: Sequence[int] = (8, 16, 32), pretrained: bool | Path = False
+    ) -> None:
         super().__init__()
         self.config = config
-        self.model = _create_timm_model(config.name, pretrained)
+        self.model = _create_timm_model(config, pretrained)
         strides = self.model.feature_info.reduction()
-        if not set(STRIDES_PX) <= set(strides):
+        if missing := [stride for stride in strides_px if stride not in strides]:
             raise UnknownModelError(
-                f"backbone {config.name!r} has maps of strides {strides}, expected 8, 16 and 32 among them: "
-                "choose a hierarchical backbone such as resnet50, swin_tiny_patch4_window7_224 or convnext_tiny"
+                f"backbone {config.name!r} has maps of strides {strides}, expected {', '.join(map(str, missing))} "
+                "too: choose a hierarchical backbone such as resnet50, swin_tiny_patch4_window7_224 or convnext_tiny"
             )
         # the last map of a stride is the deepest one
-        self.indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES_PX]
+        self.indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in strides_px]
         self.channels = [self.model.feature_info.channels()[index] for index in self.indices]
         self.channels_last = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
+        self.output_norms = nn.ModuleList(map(nn.LayerNorm, self.channels)) if config.output_norm else None
         if config.stride_in_1x1:
             _move_stride_to_first_conv(self.model)
-        if config.frozen_norm:
-            for norm in self._batch_norms():
-                norm.requires_grad_(False)
+        if config.norm == "frozen":
+            self.model = freeze_batch_norm_2d(self.model)
+        for block in self.model.modules():
+            if type(block) is SwinTransformerBlock:
+                block.__class__ = _PaddedSwinBlock
 
     def forward(self, batch: Tensor) -> list[Tensor]:
-        """Normalised images (N, 3, H, W), sides multiples of 32 -> three maps (N, C, h, w), finest first."""
+        """Normalised images (N, 3, H, W), sides multiples of 32 -> maps (N, C, h, w), finest first."""
         outputs = self.model(batch)
         maps = [outputs[index] for index in self.indices]
-        return [level.permute(0, 3, 1, 2) for level in maps] if self.channels_last else maps
+        if not self.channels_last:
+            maps = [level.permute(0, 2, 3, 1) for level in maps]
+        if self.output_norms is not None:
+            maps = [norm(level) for norm, level in zip(self.output_norms, maps, strict=True)]
+        return [level.permute(0, 3, 1, 2) for level in maps]
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        if self.config.frozen_norm:
-            for norm in self._batch_norms():
-                norm.eval()
+        if self.config.norm == "eval":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
-    def _batch_norms(self) -> list[nn.Module]:
-        return [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+class _PaddedSwinBlock(SwinTransformerBlock):
+    """A Swin block that pads to whole windows before it shifts them, as microsoft's detection code and mmdetection do.
+
+    timm shifts first. The two agree where the map is a multiple of the window, so timm's weights mean the same.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        window_height, window_width = self.window_size
+        padded = F.pad(x, (0, 0, 0, -width % window_width, 0, -height % window_height))
+        return super()._attn(padded)[:, :height, :width].contiguous()
 
 
-def _create_timm_model(name: str, pretrained: bool) -> Any:
+def _create_timm_model(config: BackboneConfig, pretrained: bool | Path) -> Any:
+    name = config.name
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
@@ -77,8 +102,14 @@ def _create_timm_model(name: str, pretrained: bool) -> Any:
     if is_model_in_modules(architecture, ["swin_transformer", "swin_transformer_v2"]):
         # without always_partition a stage smaller than the window at 224 px silently loses its shift at larger sizes
         options = {"strict_img_size": False, "always_partition": True}
+    if config.drop_path_rate:
+        options["drop_path_rate"] = config.drop_path_rate
+    if isinstance(pretrained, Path):
+        if not pretrained.is_file():
+            raise UnknownModelError(f"backbone weights {pretrained} are no file: name a .safetensors or .pth of {name}")
+        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise UnknownModelError(f"backbone {name!r} gives no feature maps: {first_line(error)}") from error

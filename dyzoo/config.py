@@ -15,38 +15,78 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dyzoo.errors import CheckpointError
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 
 OffsetMode = Literal["flat", "crop", "resize"]
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A timm backbone. `stride_in_1x1` moves a bottleneck's stride to its first convolution (MSRA/caffe ResNets)."""
+    """A timm backbone and where it departs from timm's own layout.
+
+    Attributes:
+        name: timm's name, with or without a tag.
+        stride_in_1x1: a bottleneck strides in its first convolution (MSRA and caffe ResNets).
+        norm: what batch norms do in training. "batch" normalises by the batch and learns; "eval" keeps the running
+            statistics and learns scale and shift (mmdetection's `norm_eval`); "frozen" learns nothing: all four are
+            buffers (detectron2's `FrozenBatchNorm2d`).
+        output_norm: a LayerNorm of its own on each map given to the pyramid (Swin as a detection backbone).
+        drop_path_rate: stochastic depth in training, where timm's model has it.
+    """
 
     name: str = "resnet50"
     stride_in_1x1: bool = False
-    frozen_norm: bool = False  # batch norms keep their statistics and affine parameters while training
+    norm: Literal["batch", "eval", "frozen"] = "batch"
+    output_norm: bool = False
+    drop_path_rate: float = 0.0
 
 
 @dataclass(frozen=True)
 class FPNConfig:
-    """Feature pyramid of Lin et al. (CVPR 2017) over strides 8, 16, 32 with P6 and P7 made from P5's output."""
+    """Feature pyramid of Lin et al. (CVPR 2017).
+
+    Attributes:
+        channels: of every level.
+        finest_stride: 8 for P3 as the first level (dense heads), 4 for P2 (Faster R-CNN).
+        top: levels above P5, made from P5's output. "convs": P6 and P7 by 3x3 convolutions of stride 2 (RetinaNet);
+            "pool": P6 alone, every second position of P5 (Faster R-CNN).
+        relu_before_p7: for "convs"; detectron2 yes, mmdetection's `on_output` no.
+    """
 
     channels: int = 256
-    relu_before_p7: bool = True  # detectron2 yes; mmdetection's `on_output` no
+    finest_stride: Literal[4, 8] = 8
+    top: Literal["convs", "pool"] = "convs"
+    relu_before_p7: bool = True
+
+    @property
+    def backbone_strides_px(self) -> tuple[int, ...]:
+        """Of the backbone's maps that the pyramid is built on, finest first."""
+        return tuple(stride for stride in (4, 8, 16, 32) if stride >= self.finest_stride)
+
+    @property
+    def strides_px(self) -> tuple[int, ...]:
+        """Of the pyramid's levels, finest first."""
+        return (*self.backbone_strides_px, 64, 128) if self.top == "convs" else (*self.backbone_strides_px, 64)
 
 
 @dataclass(frozen=True)
 class DyHeadConfig:
-    """Stack of DyHead blocks. `offset_mode`: how the `high` branch reads its oversize offset map.
+    """Stack of DyHead blocks.
 
-    Weights trained with microsoft/DynamicHead and with mmdetection both need "flat": either operator indexes the raw
-    offset buffer by the size of its output.
+    Attributes:
+        channels: of every block's output.
+        num_blocks: 0 leaves the attention out.
+        form: "pyramid" works on every level at its own size, as the published code and weights do; "tensor" on all
+            levels resized to the median one, as the paper writes it (section 3). The fields below are the pyramid's.
+        offset_mode: how the `high` branch reads its oversize offset map. Weights trained with microsoft/DynamicHead
+            and with mmdetection both need "flat": either operator indexes the raw offset buffer by the size of its
+            output.
+        conv_bias: deformable convolutions with a bias (official) or without (mmdetection).
     """
 
     channels: int = 256
     num_blocks: int = 6
+    form: Literal["pyramid", "tensor"] = "pyramid"
     offset_mode: OffsetMode = "resize"
     conv_bias: bool = True
 
@@ -77,7 +117,73 @@ class ATSSConfig:
     max_detections: int = 100
 
 
-HeadConfig = ATSSConfig
+@dataclass(frozen=True)
+class RetinaNetConfig:
+    """RetinaNet head (Lin et al., ICCV 2017) with detectron2's conventions."""
+
+    type: Literal["retinanet"] = "retinanet"
+    num_convs: int = 4  # 3x3 convolutions before the prediction layers, each tower its own
+    anchor_scale: float = 4.0  # side of the smallest anchor in units of the level's stride
+    octave_scales: int = 3  # sides per octave: 2 ** (i / octave_scales)
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
+    anchor_center_offset: float = 0.0
+    foreground_iou: float = 0.5  # anchors of at least this IoU learn the object
+    background_iou: float = 0.4  # those of less learn background, those between learn nothing
+    box_code_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    smooth_l1_beta: float = 0.1
+    prior_probability: float = 0.01
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    score_threshold: float = 0.05
+    candidates_per_level: int = 1000
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+
+
+@dataclass(frozen=True)
+class FCOSConfig:
+    """FCOS head (Tian et al., ICCV 2019) with centre sampling, GIoU and torchvision's conventions."""
+
+    type: Literal["fcos"] = "fcos"
+    num_convs: int = 0  # DyHead's blocks stand in for the towers; torchvision has 4
+    center_sampling_radius: float = 1.5  # in units of the level's stride
+    prior_probability: float = 0.01
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    score_threshold: float = 0.05  # on the square root of class probability times centerness
+    candidates_per_level: int = 1000
+    nms_threshold: float = 0.6
+    max_detections: int = 100
+
+
+@dataclass(frozen=True)
+class FasterRCNNConfig:
+    """Faster R-CNN (Ren et al., NeurIPS 2015) on a pyramid, with detectron2's conventions."""
+
+    type: Literal["faster_rcnn"] = "faster_rcnn"
+    anchor_scale: float = 8.0  # side of the anchors in units of the level's stride
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
+    anchor_center_offset: float = 0.0
+    rpn_foreground_iou: float = 0.7
+    rpn_background_iou: float = 0.3
+    rpn_batch_size: int = 256  # anchors per image that the proposal losses are taken on
+    rpn_positive_fraction: float = 0.5
+    rpn_candidates_train: int = 2000  # per level, before NMS
+    rpn_candidates_test: int = 1000
+    rpn_nms_threshold: float = 0.7
+    num_proposals: int = 1000  # per image, after NMS
+    roi_batch_size: int = 512  # proposals per image that the box losses are taken on
+    roi_positive_fraction: float = 0.25
+    roi_foreground_iou: float = 0.5
+    roi_size: int = 7
+    hidden_features: int = 1024  # of the two fully connected layers
+    box_code_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+
+
+HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig
 
 
 @dataclass(frozen=True)
@@ -118,11 +224,22 @@ class DetectorConfig:
         if not isinstance(values, dict):
             raise CheckpointError(f"{source} holds {type(values).__name__}, expected an object of settings")
         version = values.pop("version", CONFIG_VERSION)
-        if version != CONFIG_VERSION:
+        if version == 1:
+            values = _from_version_1(values)
+        elif version != CONFIG_VERSION:
             raise CheckpointError(
-                f"{source} has version {version}, this dyzoo reads version {CONFIG_VERSION}: update dyzoo"
+                f"{source} has version {version}, this dyzoo reads up to version {CONFIG_VERSION}: update dyzoo"
             )
         return from_dict(cls, values, str(source))
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 put `backbone.norm` in the place of `backbone.frozen_norm`."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict) or "frozen_norm" not in backbone:
+        return values
+    others = {name: value for name, value in backbone.items() if name != "frozen_norm"}
+    return {**values, "backbone": {**others, "norm": "frozen" if backbone["frozen_norm"] is True else "batch"}}
 
 
 ConfigT = TypeVar("ConfigT")
@@ -158,11 +275,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(item_hints) == len(value):
             return tuple(_convert(item, v, where) for item, v in zip(item_hints, value, strict=True))
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _convert(next(a for a in get_args(hint) if a is not type(None)), value, where)
+        return _convert(_member(get_args(hint), value, where), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
     raise CheckpointError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+
+
+def _member(union: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The dataclass of a union whose `type` is that of `value`."""
+    by_type = {get_args(get_type_hints(member)["type"])[0]: member for member in union}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is {value!r}, expected an object of settings")
+    if value.get("type") not in by_type:
+        raise CheckpointError(f"{where}: type is {value.get('type')!r}, expected one of {', '.join(by_type)}")
+    return by_type[value["type"]]

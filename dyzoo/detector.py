@@ -8,24 +8,19 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.backbones import Backbone
 from dyzoo.config import DetectorConfig
 from dyzoo.detections import Detections
 from dyzoo.dyhead import DyHead
-from dyzoo.errors import CheckpointError
-from dyzoo.files import replacing, write_text
-from dyzoo.fpn import FPN, STRIDES_PX
+from dyzoo.fpn import FPN
 from dyzoo.heads import build_head
+from dyzoo.heads.base import Raw
 from dyzoo.images import ImageSource, to_rgb
 from dyzoo.preprocess import batch_images, map_to_image, resize_image, resized_size
-
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
+from dyzoo.pretrained import PretrainedModel
 
 
 class Target(TypedDict):
@@ -35,7 +30,7 @@ class Target(TypedDict):
     labels: Tensor  # (M,) int64, indices into the detector's labels
 
 
-class Detector(nn.Module):
+class Detector(PretrainedModel):
     """A DyHead object detector.
 
     Called like torchvision's detectors: `model(images, targets)` gives a dict of losses in training mode,
@@ -44,30 +39,24 @@ class Detector(nn.Module):
 
     Args:
         config: everything but the weights.
-        pretrained_backbone: start from timm's published backbone weights.
+        pretrained_backbone: start from timm's published backbone weights, or from a local file of them.
 
     Raises:
         ValueError: the configuration names no labels.
         UnknownModelError: the backbone does not exist or does not fit.
     """
 
-    def __init__(self, config: DetectorConfig, pretrained_backbone: bool = False) -> None:
-        super().__init__()
+    def __init__(self, config: DetectorConfig, pretrained_backbone: bool | Path = False) -> None:
+        super().__init__(config)
         if not config.labels:
             raise ValueError("the configuration names no labels, expected at least one class name")
-        self.config = config
-        self.backbone = Backbone(config.backbone, pretrained_backbone)
+        self.backbone = Backbone(config.backbone, config.fpn.backbone_strides_px, pretrained_backbone)
         self.fpn = FPN(config.fpn, self.backbone.channels)
         self.dyhead = DyHead(config.dyhead, config.fpn.channels)
         channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
-        self.head = build_head(config.head, channels, len(config.labels), STRIDES_PX)
+        self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
         for part in (self.backbone, self.fpn, self.head):
             part.to(memory_format=torch.channels_last)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names; predicted labels index into them."""
-        return self.config.labels
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +71,7 @@ class Detector(nn.Module):
             targets: ground truth of every image, needed in training mode.
 
         Returns:
-            training: `{"loss_cls", "loss_box", "loss_centerness"}`, scalars, weighted and normalised.
+            training: `{"loss_cls", "loss_box", ...}`, scalars, weighted and normalised; their sum is to be minimised.
             evaluation: per image `{"boxes": (M, 4) xyxy px, "scores": (M,), "labels": (M,)}`, best first.
         """
         batch, image_sizes = batch_images(images, self.config.preprocess, self.device)
@@ -96,7 +85,7 @@ class Detector(nn.Module):
         self._check_targets(targets)
         raw = self.forward_head(self.forward_features(batch))
         on_device = [{key: target[key].to(self.device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
-        return self.head.losses(raw, on_device)
+        return self.head.losses(raw, on_device, image_sizes)
 
     def _check_targets(self, targets: Sequence[Target]) -> None:
         for index, target in enumerate(targets):
@@ -116,8 +105,12 @@ class Detector(nn.Module):
         """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""
         return self.dyhead(self.fpn(self.backbone(batch)))
 
-    def forward_head(self, features: list[Tensor]) -> dict[str, list[Tensor]]:
-        """DyHead outputs -> raw predictions by level: `cls` (N, K, h, w), `box` (N, 4, h, w), `centerness`."""
+    def forward_head(self, features: list[Tensor]) -> Raw:
+        """DyHead outputs -> raw predictions, a list over the levels for each kind; see the head for their shapes.
+
+        Dense heads give `cls` and `box`, ATSS and FCOS `centerness` too; Faster R-CNN its proposal network's
+        `objectness` and `box`.
+        """
         return self.head(features)
 
     @torch.inference_mode()
@@ -184,63 +177,3 @@ class Detector(nn.Module):
         if not isinstance(shortest, int) or shortest < 1:
             raise ValueError(f"size is {size!r}, expected a number of pixels, 'native' or None")
         return resized_size(*image_size, shortest, round(trained.longest_edge * shortest / trained.shortest_edge))
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`, each aside and then renamed.
-
-        Args:
-            folder: made if absent.
-            dtype: store floating-point weights in this type (`torch.float16` halves the file); None keeps theirs.
-        """
-        folder = Path(folder)
-        weights = {
-            name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-            for name, value in self.state_dict().items()
-        }
-        write_text(folder / CONFIG_NAME, self.config.to_json())
-        with replacing(folder / WEIGHTS_NAME) as aside:
-            save_file(weights, aside, metadata={"format": "pt", "architecture": self.config.architecture})
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Detector:
-        """Load what `save_pretrained` wrote, in evaluation mode.
-
-        Raises:
-            CheckpointError: the folder or one of its files is missing, damaged, or the weights are of another
-                architecture than `config.json` describes.
-        """
-        folder = Path(folder)
-        config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-        for path in (config_path, weights_path):
-            if not path.is_file():
-                raise CheckpointError(f"{folder} has no {path.name}, expected a folder written by save_pretrained")
-        try:
-            config_text = config_path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise CheckpointError(f"{config_path} is not a text file") from None
-        model = cls(DetectorConfig.from_json(config_text, config_path))
-        try:
-            weights = load_file(weights_path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{weights_path} is damaged or no safetensors file: {error}") from None
-        model.load_weights(weights, str(weights_path))
-        return model.eval().to(device)
-
-    def load_weights(self, weights: dict[str, Tensor], source: str) -> None:
-        """Fill every parameter and buffer from `weights`, cast to their types; `source` leads error messages.
-
-        Raises:
-            CheckpointError: a tensor is missing, unknown or of another shape; nothing has been changed then.
-        """
-        own = self.state_dict()
-        hint = f"these weights are not of {self.config.architecture} with {len(self.labels)} classes"
-        if missing := sorted(own.keys() - weights.keys()):
-            raise CheckpointError(f"{source} lacks {missing[0]!r} and {len(missing) - 1} more: {hint}")
-        if unknown := sorted(weights.keys() - own.keys()):
-            raise CheckpointError(f"{source} has the unknown {unknown[0]!r} and {len(unknown) - 1} more: {hint}")
-        for name, value in own.items():
-            if value.shape != weights[name].shape:
-                raise CheckpointError(
-                    f"{source}: {name!r} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}: {hint}"
-                )
-        self.load_state_dict(weights)

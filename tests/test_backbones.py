@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+from torchvision.models import swin_t
 
 from dyzoo.backbones import Backbone
 from dyzoo.config import BackboneConfig, FPNConfig
@@ -19,16 +23,56 @@ def test_maps_have_strides_8_16_32_at_a_size_the_model_was_not_made_for(name: st
     ]
 
 
-def test_swin_is_translation_consistent_at_other_sizes() -> None:
+def test_swin_is_timms_where_every_map_is_whole_windows() -> None:
     """With timm's plain `strict_img_size=False` the shift of the last stage is lost and features differ by ~0.3."""
     torch.manual_seed(0)
     adapter = Backbone(BackboneConfig("swin_tiny_patch4_window7_224")).eval()
-    exact = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, img_size=(256, 320)).eval()
+    exact = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, img_size=(448, 672)).eval()
     exact.load_state_dict(adapter.model.state_dict())
-    image = torch.randn(1, 3, 256, 320)
+    image = torch.randn(1, 3, 448, 672)
     with torch.inference_mode():
         for ours, theirs in zip(adapter(image), exact(image)[1:], strict=True):
             torch.testing.assert_close(ours, theirs.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_swin_pads_before_it_shifts() -> None:
+    """As torchvision's Swin does, and the detection code that published weights come from; timm shifts first."""
+    torch.manual_seed(0)
+    theirs = swin_t(weights=None).eval()
+    block = theirs.features[5][1]  # a shifted block of the third stage
+    ours = Backbone(BackboneConfig("swin_tiny_patch4_window7_224")).eval().model.layers_2.blocks[1]
+    names = {"norm1": "norm1", "attn.qkv": "attn.qkv", "attn.proj": "attn.proj", "norm2": "norm2"}
+    names |= {"mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2", "attn.relative_position_bias_table": ""}
+    own = dict(ours.named_parameters())
+    with torch.inference_mode():
+        for name, value in block.named_parameters():
+            prefix = next(prefix for prefix in names if name.startswith(prefix))
+            own[name.replace(prefix, names[prefix]) if names[prefix] else name].copy_(value)
+        features = torch.randn(2, 16, 11, 384)
+        torch.testing.assert_close(ours(features), block(features), atol=1e-5, rtol=1e-5)
+
+
+def test_a_norm_of_its_own_for_every_map() -> None:
+    for name in ("resnet10t", "swin_tiny_patch4_window7_224"):
+        backbone = Backbone(BackboneConfig(name, output_norm=True)).eval()
+        with torch.inference_mode():
+            maps = backbone(torch.randn(1, 3, 64, 64))
+        for level in maps:
+            assert level.mean(dim=1).abs().max() < 1e-4
+            torch.testing.assert_close(
+                level.var(dim=1, unbiased=False), torch.ones_like(level[:, 0]), atol=0.02, rtol=0
+            )
+
+
+def test_weights_from_a_local_file(tmp_path: Path) -> None:
+    published = timm.create_model("resnet10t")
+    path = tmp_path / "resnet10t.safetensors"
+    save_file(published.state_dict(), path)
+    backbone = Backbone(BackboneConfig("resnet10t"), pretrained=path)
+    for name, value in backbone.model.state_dict().items():
+        assert torch.equal(value, published.state_dict()[name]), name
+    with pytest.raises(UnknownModelError, match="are no file"):
+        Backbone(BackboneConfig("resnet10t"), pretrained=tmp_path / "absent.pth")
 
 
 def test_stride_in_1x1_moves_every_bottleneck_stride() -> None:
@@ -38,21 +82,22 @@ def test_stride_in_1x1_moves_every_bottleneck_stride() -> None:
     assert all(block.conv2.stride == (1, 1) for block in blocks)
 
 
-def test_frozen_norm_keeps_statistics_and_parameters_while_training() -> None:
-    backbone = Backbone(BackboneConfig("resnet10t", frozen_norm=True)).train()
+@pytest.mark.parametrize(("norm", "learns"), [("eval", True), ("frozen", False)])
+def test_norms_that_do_not_follow_the_batch(norm: str, learns: bool) -> None:
+    backbone = Backbone(BackboneConfig("resnet10t", norm=norm)).train()  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in backbone.named_buffers()}
     sum(level.sum() for level in backbone(torch.randn(2, 3, 64, 64))).backward()
     assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
     gradients = {name: parameter.grad for name, parameter in backbone.named_parameters()}
     assert gradients["model.conv1.0.weight"] is not None
-    assert gradients["model.conv1.1.weight"] is None
+    assert (gradients.get("model.conv1.1.weight") is not None) == learns
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("resnet51", "did you mean resnet"),
-        ("vit_tiny_patch16_224", "expected 8, 16 and 32"),
+        ("vit_tiny_patch16_224", "expected 8, 32 too"),
     ],
 )
 def test_an_unfit_backbone_is_refused_in_one_line(name: str, message: str) -> None:
@@ -71,6 +116,15 @@ def test_fpn_levels_halve_from_stride_8_to_128() -> None:
         (1, 16, 8, 12),
         (1, 16, 4, 6),
     ]
+
+
+def test_a_pyramid_from_stride_4_with_a_pooled_p6() -> None:
+    config = FPNConfig(channels=16, finest_stride=4, top="pool")
+    fpn = FPN(config, [4, 4, 8, 12])
+    maps = [torch.randn(1, c, 64 // s, 96 // s) for c, s in ((4, 1), (4, 2), (8, 4), (12, 8))]
+    levels = fpn(maps)
+    assert [64 // level.shape[2] * 4 for level in levels] == list(config.strides_px) == [4, 8, 16, 32, 64]
+    assert torch.equal(levels[4], levels[3][:, :, ::2, ::2])
 
 
 def test_relu_before_p7_changes_p7_only() -> None:

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from dyzoo.architectures import ARCHITECTURES
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import CheckpointError
-from dyzoo.zoo import ARCHITECTURES
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -25,7 +25,10 @@ def test_every_architecture_survives_its_json(name: str) -> None:
         ({"fpn": {"channels": "many"}}, "channels is 'many', expected int"),
         ({"fpn": 3}, "fpn is 3, expected an object"),
         ({"dyhead": {"offset_mode": "sideways"}}, "offset_mode is 'sideways', expected one of"),
-        ({"head": {"anchor_scale": True}}, "anchor_scale is True, expected float"),
+        ({"head": {"type": "atss", "anchor_scale": True}}, "anchor_scale is True, expected float"),
+        ({"head": {"type": "yolo"}}, "head: type is 'yolo', expected one of atss, retinanet"),
+        ({"head": {}}, "head: type is None"),
+        ({"head": 3}, "head is 3, expected an object"),
         ({"preprocess": {"mean": [1.0, 2.0]}}, "mean is"),
     ],
 )
@@ -33,6 +36,14 @@ def test_a_wrong_setting_is_named(change: dict[str, object], message: str) -> No
     values = {**json.loads(DetectorConfig(labels=("a",)).to_json()), **change}
     with pytest.raises(CheckpointError, match=message):
         DetectorConfig.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(("frozen_norm", "norm"), [(False, "batch"), (True, "frozen")])
+def test_version_1_is_still_read(frozen_norm: bool, norm: str) -> None:
+    values = json.loads(DetectorConfig(labels=("a",)).to_json())
+    del values["backbone"]["norm"]
+    values["backbone"]["frozen_norm"] = frozen_norm
+    assert DetectorConfig.from_json(json.dumps({**values, "version": 1})).backbone.norm == norm
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import dyzoo
-from dyzoo import zoo
+from dyzoo import catalog, zoo
 from dyzoo.data import open_dataset
 
 
@@ -13,7 +13,7 @@ from dyzoo.data import open_dataset
 def test_the_embedded_checkpoint_reaches_its_card_on_bccd_val(bccd_folder: Path) -> None:
     model = dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
     found = dyzoo.evaluate(model, open_dataset(bccd_folder, split="val")).metrics
-    promised = zoo.checkpoints()[zoo.DEFAULT_MODEL].metrics
+    promised = catalog.checkpoints()[zoo.DEFAULT_MODEL].metrics
     assert promised["AP"] >= 0.50
     assert promised["AP50"] >= 0.80
     for name, value in promised.items():

@@ -19,8 +19,8 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 # Lowest first. A module imports from layers below its own, never from beside or above it.
 LAYERS = (
     ("errors", "files", "labels", "colors", "boxes", "recipe"),
-    ("config", "images", "drawing", "losses", "plots"),
-    ("preprocess",),
+    ("config", "images", "drawing", "losses", "plots", "catalog"),
+    ("preprocess", "architectures", "pretrained"),
     ("backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("detector",),
     ("zoo", "evaluation"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import dyzoo
-from dyzoo import zoo
+from dyzoo import catalog, zoo
+from dyzoo.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
 
 
@@ -22,7 +23,7 @@ def test_list_models_takes_wildcards() -> None:
 
 
 def test_every_architecture_says_what_it_is() -> None:
-    for name, function in zoo.ARCHITECTURES.items():
+    for name, function in ARCHITECTURES.items():
         assert (function.__doc__ or "").splitlines()[0].endswith("."), name
 
 
@@ -54,7 +55,7 @@ def test_new_labels_and_another_backbone() -> None:
 def test_the_embedded_checkpoint_finds_cells_on_the_sample_image() -> None:
     model = dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
     assert model.labels == ("Platelets", "RBC", "WBC")
-    detections = model.predict(zoo.sample_image(), threshold=0.5)[0]
+    detections = model.predict(catalog.sample_image(), threshold=0.5)[0]
     assert {detections.names[label] for label in detections.labels.tolist()} >= {"RBC", "WBC"}
 
 
@@ -65,16 +66,16 @@ def test_the_tag_may_be_left_out_where_there_is_one() -> None:
 
 
 def test_every_checkpoint_of_the_catalogue_is_whole_and_small_enough_to_ship() -> None:
-    for checkpoint in zoo.checkpoints().values():
-        folder = zoo.weights_folder() / checkpoint.folder
+    for checkpoint in catalog.checkpoints().values():
+        folder = catalog.weights_folder() / checkpoint.folder
         assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
         assert (folder / "README.md").is_file()
         assert zoo.load_model(checkpoint.name).config.architecture == checkpoint.name.split(".")[0]
 
 
 def test_weights_that_are_not_the_catalogues_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(zoo.weights_folder(), tmp_path / "weights")
-    folder = tmp_path / "weights" / zoo.checkpoints()[zoo.DEFAULT_MODEL].folder
+    shutil.copytree(catalog.weights_folder(), tmp_path / "weights")
+    folder = tmp_path / "weights" / catalog.checkpoints()[zoo.DEFAULT_MODEL].folder
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)

@@ -53,7 +53,7 @@ def detector(setup: Setup, architecture: str = ARCHITECTURE) -> Case:
     def losses(outputs: Sequence[Tensor]) -> Mapping[str, Tensor]:
         count = len(outputs) // len(OUTPUTS)
         raw = {name: list(outputs[i * count : (i + 1) * count]) for i, name in enumerate(OUTPUTS)}
-        return head.losses(raw, targets)
+        return head.losses(raw, targets, [(setup.height_px, setup.width_px)] * setup.batch)
 
     return Case(
         "detector",

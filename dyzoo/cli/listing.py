@@ -23,7 +23,8 @@ def list_models(
     from rich.console import Console
     from rich.table import Table
 
-    from dyzoo.zoo import ARCHITECTURES, checkpoints
+    from dyzoo.architectures import ARCHITECTURES
+    from dyzoo.catalog import checkpoints
     from dyzoo.zoo import list_models as names
 
     trained = Table("checkpoint", "dataset", "metrics", "licence", box=box.SIMPLE_HEAD)

@@ -62,8 +62,9 @@ def predict(
       dyzoo predict photos/ 'more/**/*.png' --out seen --json seen.json
       dyzoo predict photos/ --model runs/mine --size 640 --device cuda
     """
+    from dyzoo.catalog import sample_image
     from dyzoo.images import list_images, read_image
-    from dyzoo.zoo import DEFAULT_MODEL, sample_image
+    from dyzoo.zoo import DEFAULT_MODEL
 
     size_px = parse_size(size)
     make_folder(out)

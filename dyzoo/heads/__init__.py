@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dyzoo.config import HeadConfig
+from dyzoo.config import ATSSConfig, HeadConfig
 from dyzoo.heads.atss import ATSSHead
+from dyzoo.heads.base import Head
 
-__all__ = ["ATSSHead", "build_head"]
+__all__ = ["ATSSHead", "Head", "build_head"]
 
 
-def build_head(config: HeadConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> ATSSHead:
+def build_head(config: HeadConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> Head:
     """The head that `config` describes, over levels of `channels` channels."""
-    return ATSSHead(config, channels, num_classes, strides_px)
+    match config:
+        case ATSSConfig():
+            return ATSSHead(config, channels, num_classes, strides_px)
+    raise ValueError(f"head is {config!r}, expected one of the configurations in dyzoo.config")

@@ -14,13 +14,14 @@ from dyzoo.boxes import box_centers, centerness, decode_boxes
 from dyzoo.config import ATSSConfig
 from dyzoo.heads.anchors import AnchorGrid
 from dyzoo.heads.assignment import assign_atss
-from dyzoo.heads.dense import Detected, Raw, Targets, flatten_levels, strongest_per_level, suppress
+from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, prediction_conv
+from dyzoo.heads.dense import flatten_levels, strongest_per_level, suppress
 from dyzoo.losses import BACKGROUND, focal_loss, giou_loss
 
 SMALLEST_SUM = torch.finfo(torch.float32).eps  # keeps 0 / 0 out of a batch without objects
 
 
-class ATSSHead(nn.Module):
+class ATSSHead(Head):
     """Class, box and centerness of one square anchor per position of every level.
 
     Losses and decoding follow microsoft/DynamicHead's `extra/atss.py`; `config` also reaches mmdetection's
@@ -34,14 +35,12 @@ class ATSSHead(nn.Module):
     """
 
     def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
-        super().__init__()
+        super().__init__(num_classes, strides_px)
         self.config = config
-        self.num_classes = num_classes
-        self.strides_px = strides_px
         prior = config.prior_probability
-        self.cls = _prediction_conv(channels, num_classes, config.kernel_size, bias=-math.log((1 - prior) / prior))
-        self.box = _prediction_conv(channels, 4, config.kernel_size)
-        self.centerness = _prediction_conv(channels, 1, config.kernel_size)
+        self.cls = prediction_conv(channels, num_classes, config.kernel_size, bias=-math.log((1 - prior) / prior))
+        self.box = prediction_conv(channels, 4, config.kernel_size)
+        self.centerness = prediction_conv(channels, 1, config.kernel_size)
         self.box_scales = nn.Parameter(torch.ones(len(strides_px)))
 
     def forward(self, features: Sequence[Tensor]) -> Raw:
@@ -50,21 +49,21 @@ class ATSSHead(nn.Module):
         Returns:
             "cls" (N, K, H, W) and "centerness" (N, 1, H, W) logits; "box" (N, 4, H, W) weighted deltas.
         """
-        if len(features) != len(self.strides_px):
-            raise ValueError(f"got {len(features)} feature maps, expected {len(self.strides_px)}: one for each stride")
+        self.check_levels(features)
         return {
             "cls": [self.cls(level) for level in features],
             "box": [self.box(level) * scale for level, scale in zip(features, self.box_scales, strict=True)],
             "centerness": [self.centerness(level) for level in features],
         }
 
-    def losses(self, raw: Raw, targets: Targets) -> dict[str, Tensor]:
+    def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes = ()) -> dict[str, Tensor]:
         """Scalar losses of a batch, averaged over its positive anchors.
 
         Args:
             raw: what `forward` returned for N images.
             targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
                 the predictions; M may be 0.
+            image_sizes: not looked at: anchors over the padding count as background.
 
         Returns:
             "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
@@ -97,7 +96,7 @@ class ATSSHead(nn.Module):
         }
 
     @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: Sequence[tuple[int, int]]) -> list[Detected]:
+    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
         """Detections of every image; a score is class probability times centerness, without a square root.
 
         Args:
@@ -148,10 +147,3 @@ class ATSSHead(nn.Module):
             )
             for level, stride_px in zip(raw["box"], self.strides_px, strict=True)
         ]
-
-
-def _prediction_conv(channels: int, outputs: int, kernel_size: int, bias: float = 0.0) -> nn.Conv2d:
-    conv = nn.Conv2d(channels, outputs, kernel_size, padding=kernel_size // 2)
-    nn.init.normal_(conv.weight, std=0.01)
-    nn.init.constant_(conv.get_parameter("bias"), bias)
-    return conv

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-Raw = dict[str, list[Tensor]]  # what a head's forward returns: a list over the levels for each kind of prediction
-Detected = dict[str, Tensor]  # "boxes" (M, 4) float32 xyxy pixels, "scores" (M,) float32, "labels" (M,) int64
-Targets = Sequence[Mapping[str, Tensor]]  # for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64
+from dyzoo.heads.base import Detected
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

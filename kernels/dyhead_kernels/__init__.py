@@ -1,8 +1,8 @@
 """The fused attention chain of Dynamic Head (Dai et al., CVPR 2021): operators over packed feature pyramids."""
 
-from dyhead_kernels.deform_conv.op import modulated_deform_conv2d
-from dyhead_kernels.dyhead_block.op import dyhead_block
-from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
-from dyhead_kernels.pyramid import Pyramid
+from .deform_conv.op import modulated_deform_conv2d
+from .dyhead_block.op import dyhead_block
+from .dyhead_block.parameters import BlockParameters, OffsetMode
+from .pyramid import Pyramid
 
 __all__ = ["BlockParameters", "OffsetMode", "Pyramid", "dyhead_block", "modulated_deform_conv2d"]

@@ -61,4 +61,4 @@ def check_triton(device: torch.device, dtype: torch.dtype) -> None:
 @cache
 def form_of(operator: str, backend: Backend) -> ModuleType:
     """The module of an operator's form, imported when first asked for: Triton takes long, and is not everywhere."""
-    return import_module(f"dyhead_kernels.{operator}.{backend}")
+    return import_module(f".{operator}.{backend}", __package__)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyhead_kernels.sampling import Corners, SamplingGrid
+from .sampling import Corners, SamplingGrid
 
 # Columns of a chunk, in bytes: small enough for the outer cache, large enough for an efficient matrix product.
 CHUNK_BYTES = 8 * 2**20

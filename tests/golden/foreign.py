@@ -70,7 +70,7 @@ LABELS = tuple(f"class {index}" for index in range(80))
 CONFIGS = {
     "official_atss_r50": DetectorConfig(
         labels=LABELS,
-        backbone=BackboneConfig("resnet50", stride_in_1x1=True, frozen_norm=True),
+        backbone=BackboneConfig("resnet50", stride_in_1x1=True, norm="frozen"),
         fpn=FPNConfig(relu_before_p7=True),
         dyhead=DyHeadConfig(offset_mode="flat", conv_bias=True),
         head=ATSSConfig(),
@@ -80,7 +80,7 @@ CONFIGS = {
     ),
     "mmdet_atss_r50": DetectorConfig(
         labels=LABELS,
-        backbone=BackboneConfig("resnet50", frozen_norm=True),
+        backbone=BackboneConfig("resnet50", norm="eval"),
         fpn=FPNConfig(relu_before_p7=False),
         dyhead=DyHeadConfig(offset_mode="flat", conv_bias=False),
         head=ATSSConfig(kernel_size=3, anchor_center_offset=0.0, rank_by="class", clip_before_nms=True),

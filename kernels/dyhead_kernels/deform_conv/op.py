@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyhead_kernels.backends import check_triton, form_of, resolve_backend
-from dyhead_kernels.checks import check_kind, check_shape
-from dyhead_kernels.deform_conv import reference
-from dyhead_kernels.precision import matmul_dtype, without_autocast
+from .._ops import add_op_namespace_prefix, ops
+from ..backends import check_triton, form_of, resolve_backend
+from ..checks import check_kind, check_shape
+from ..precision import matmul_dtype, without_autocast
+from . import reference
 
 TENSORS = 5  # input, offset, weight, bias, mask
 GRADIENT_FORMATS = (torch.channels_last, *[torch.contiguous_format] * (TENSORS - 1))
@@ -63,13 +64,11 @@ def modulated_deform_conv2d(
         check_triton(input.device, dtype)
         input = input.to(dtype)  # the plain form blends in float32 whatever comes, so there it is spared the rounding
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    output: Tensor = torch.ops.dyhead_kernels.deform_conv(
-        input, offset, weight, bias, mask, stride, padding, dilation, form
-    )
+    output: Tensor = ops.deform_conv(input, offset, weight, bias, mask, stride, padding, dilation, form)
     return output
 
 
-@torch.library.custom_op("dyhead_kernels::deform_conv", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+@torch.library.custom_op(add_op_namespace_prefix("deform_conv"), mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
 def _forward(input: Tensor, *arguments: Any) -> Tensor:
     with without_autocast(input):
         output: Tensor = form_of("deform_conv", arguments[-1]).forward(input, *arguments[:-1])
@@ -83,7 +82,7 @@ def _(input: Tensor, offset: Tensor, weight: Tensor, *rest: Any) -> Tensor:
 
 
 @torch.library.custom_op(
-    "dyhead_kernels::deform_conv_backward",
+    add_op_namespace_prefix("deform_conv_backward"),
     mutates_args=(),
     schema=f"(Tensor grad_output, {_ARGUMENTS}, bool[] needs) -> Tensor[]",
 )
@@ -114,7 +113,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     needs = list(ctx.needs_input_grad[:TENSORS])
-    grads = torch.ops.dyhead_kernels.deform_conv_backward(grad_output, *ctx.saved_tensors, *ctx.options, needs)
+    grads = ops.deform_conv_backward(grad_output, *ctx.saved_tensors, *ctx.options, needs)
     wanted = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return *wanted, *(None for _ in ctx.options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyhead_kernels.precision import to_common_dtype
+from ..precision import to_common_dtype
 
 
 def modulated_deform_conv2d(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyhead_kernels.precision import sampling_dtype
-from dyhead_kernels.sampled_conv import Samples, sampled_conv, sampled_conv_backward
-from dyhead_kernels.sampling import OutputMap, sampling_grid
+from ..precision import sampling_dtype
+from ..sampled_conv import Samples, sampled_conv, sampled_conv_backward
+from ..sampling import OutputMap, sampling_grid
 
 Pair = tuple[int, int]
 

@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from dyhead_kernels.triton_kernels import conv
-from dyhead_kernels.triton_kernels.conv import Convolution, Operands
-from dyhead_kernels.triton_kernels.tables import Maps, Segment
+from ..triton_kernels import conv
+from ..triton_kernels.conv import Convolution, Operands
+from ..triton_kernels.tables import Maps, Segment
 
 Pair = tuple[int, int]
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dyhead_kernels.dyhead_block.coefficients import Coefficients, Moments, fold, fold_backward
-from dyhead_kernels.dyhead_block.layout import HIGH, LOW, MID, Layout
-from dyhead_kernels.dyhead_block.parameters import BlockParameters
+from .coefficients import Coefficients, Moments, fold, fold_backward
+from .layout import HIGH, LOW, MID, Layout
+from .parameters import BlockParameters
 
 Maps = dict[tuple[int, int], Tensor]  # (branch, level) -> (N, H * W, C)
 

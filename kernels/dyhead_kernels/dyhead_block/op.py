@@ -9,13 +9,14 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from dyhead_kernels.backends import check_triton, form_of, resolve_backend
-from dyhead_kernels.checks import check_kind, check_shape
-from dyhead_kernels.dyhead_block import reference
-from dyhead_kernels.dyhead_block.layout import Layout
-from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
-from dyhead_kernels.precision import matmul_dtype, without_autocast
-from dyhead_kernels.pyramid import Pyramid
+from .._ops import add_op_namespace_prefix, ops
+from ..backends import check_triton, form_of, resolve_backend
+from ..checks import check_kind, check_shape
+from ..precision import matmul_dtype, without_autocast
+from ..pyramid import Pyramid
+from . import reference
+from .layout import Layout
+from .parameters import BlockParameters, OffsetMode
 
 PARAMETERS = tuple(field.name for field in fields(BlockParameters))
 TENSORS = 1 + len(PARAMETERS)  # values, then the parameters
@@ -72,11 +73,11 @@ def dyhead_block(
     tensors = (getattr(parameters, name) for name in PARAMETERS)
     sizes = [length for shape in pyramid.shapes for length in shape]
     # What the backward pass needs follows the output and goes away here, unless autograd has kept it.
-    output = torch.ops.dyhead_kernels.dyhead_block(values, *tensors, sizes, offset_mode, norm_groups, form)[0]
+    output = ops.dyhead_block(values, *tensors, sizes, offset_mode, norm_groups, form)[0]
     return Pyramid(output, pyramid.shapes)
 
 
-@torch.library.custom_op("dyhead_kernels::dyhead_block", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]")
+@torch.library.custom_op(add_op_namespace_prefix("dyhead_block"), mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]")
 def _forward(values: Tensor, *arguments: Any) -> list[Tensor]:
     """The output (N, S, C), then the form's `State`."""
     block, backend = _parse(arguments)
@@ -92,7 +93,7 @@ def _(values: Tensor, *arguments: Any) -> list[Tensor]:
 
 
 @torch.library.custom_op(
-    "dyhead_kernels::dyhead_block_backward",
+    add_op_namespace_prefix("dyhead_block_backward"),
     mutates_args=(),
     schema=f"(Tensor grad_output, {_ARGUMENTS}, Tensor[] state, bool values_needed, bool parameters_needed)"
     " -> Tensor[]",
@@ -146,9 +147,7 @@ def _autograd(ctx: Any, grads: list[Tensor | None]) -> tuple[Tensor | None, ...]
     saved = ctx.saved_tensors  # checkpointing hands them out once
     inputs, state = saved[:TENSORS], list(saved[TENSORS:])
     needs = ctx.needs_input_grad[:TENSORS]
-    found = torch.ops.dyhead_kernels.dyhead_block_backward(
-        grads[0], *inputs, *ctx.options, state, needs[0], any(needs[1:])
-    )
+    found = ops.dyhead_block_backward(grads[0], *inputs, *ctx.options, state, needs[0], any(needs[1:]))
     return *(grad if need else None for grad, need in zip(found, needs, strict=True)), *options
 
 

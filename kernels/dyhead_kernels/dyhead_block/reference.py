@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyhead_kernels.deform_conv.reference import modulated_deform_conv2d
-from dyhead_kernels.dyhead_block.layout import HIGH, LOW, MID
-from dyhead_kernels.dyhead_block.offset_modes import high_branch_steering
-from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
-from dyhead_kernels.precision import to_common_dtype
-from dyhead_kernels.pyramid import Pyramid
+from ..deform_conv.reference import modulated_deform_conv2d
+from ..precision import to_common_dtype
+from ..pyramid import Pyramid
+from .layout import HIGH, LOW, MID
+from .offset_modes import high_branch_steering
+from .parameters import BlockParameters, OffsetMode
 
 GROUP_NORM_EPS = 1e-5
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyhead_kernels.dyhead_block.coefficients import Moments
-from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
-from dyhead_kernels.dyhead_block.mix import mix_branches, mix_branches_backward, moments_of
-from dyhead_kernels.dyhead_block.offset_modes import high_branch_steering, high_branch_steering_backward
-from dyhead_kernels.dyhead_block.parameters import OFFSETS, BlockParameters, OffsetMode
-from dyhead_kernels.precision import sampling_dtype
-from dyhead_kernels.pyramid import Pyramid
-from dyhead_kernels.sampled_conv import Samples, sampled_conv, sampled_conv_backward
+from ..precision import sampling_dtype
+from ..pyramid import Pyramid
+from ..sampled_conv import Samples, sampled_conv, sampled_conv_backward
+from .coefficients import Moments
+from .layout import BRANCHES, HIGH, LOW, MID, Layout
+from .mix import mix_branches, mix_branches_backward, moments_of
+from .offset_modes import high_branch_steering, high_branch_steering_backward
+from .parameters import OFFSETS, BlockParameters, OffsetMode
 
 
 class State(NamedTuple):

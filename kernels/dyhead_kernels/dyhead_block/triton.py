@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dyhead_kernels.dyhead_block.layout import BRANCHES, Layout
-from dyhead_kernels.dyhead_block.parameters import BlockParameters, OffsetMode
-from dyhead_kernels.triton_kernels import block, conv
-from dyhead_kernels.triton_kernels.block_tables import BlockTables, block_tables
-from dyhead_kernels.triton_kernels.conv import Convolution, Operands
+from ..triton_kernels import block, conv
+from ..triton_kernels.block_tables import BlockTables, block_tables
+from ..triton_kernels.conv import Convolution, Operands
+from .layout import BRANCHES, Layout
+from .parameters import BlockParameters, OffsetMode
 
 
 class State(NamedTuple):

@@ -13,8 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dyhead_kernels.dyhead_block import layout
-from dyhead_kernels.triton_kernels.columns import (
+from ..dyhead_block import layout
+from .columns import (
     COARSE_HEIGHT,
     COARSE_WIDTH,
     HEIGHT,

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dyhead_kernels.dyhead_block.parameters import STEERING, BlockParameters
-from dyhead_kernels.triton_kernels import apply, coefficients, moments, steering
-from dyhead_kernels.triton_kernels.block_tables import BlockTables
-from dyhead_kernels.triton_kernels.launching import (
+from ..dyhead_block.parameters import STEERING, BlockParameters
+from . import apply, coefficients, moments, steering
+from .block_tables import BlockTables
+from .launching import (
     block_size,
     dot_precision,
     launch,
@@ -18,7 +18,7 @@ from dyhead_kernels.triton_kernels.launching import (
     parts_table,
     power_of_two,
 )
-from dyhead_kernels.triton_kernels.tables import Tables
+from .tables import Tables
 
 MEMBERS = 4096  # elements of the matrix that says which channel is in which group
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyhead_kernels.dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
-from dyhead_kernels.dyhead_block.parameters import OFFSETS, STEERING
-from dyhead_kernels.triton_kernels.tables import Level, Maps, Segment, Tables, int_table, to_device
+from ..dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
+from ..dyhead_block.parameters import OFFSETS, STEERING
+from .tables import Level, Maps, Segment, Tables, int_table, to_device
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dyhead_kernels.dyhead_block.reference import GROUP_NORM_EPS
-from dyhead_kernels.triton_kernels.apply import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
+from ..dyhead_block.reference import GROUP_NORM_EPS
+from .apply import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
 
 EPSILON = tl.constexpr(GROUP_NORM_EPS)
 

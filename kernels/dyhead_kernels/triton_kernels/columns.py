@@ -7,7 +7,7 @@ from dataclasses import fields
 import triton
 import triton.language as tl
 
-from dyhead_kernels.triton_kernels.tables import Level, Segment
+from .tables import Level, Segment
 
 _SEGMENT = [field.name for field in fields(Segment)]
 _LEVEL = [field.name for field in fields(Level)]

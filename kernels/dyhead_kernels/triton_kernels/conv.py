@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyhead_kernels.triton_kernels import sampled_conv, sampled_conv_backward
-from dyhead_kernels.triton_kernels.launching import block_size, dot_precision, launch, parameters, parts_table
-from dyhead_kernels.triton_kernels.tables import Maps, Tables
+from . import sampled_conv, sampled_conv_backward
+from .launching import block_size, dot_precision, launch, parameters, parts_table
+from .tables import Maps, Tables
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dyhead_kernels.triton_kernels.tables import int_table
-from dyhead_kernels.tuning import launch_parameters
+from ..tuning import launch_parameters
+from .tables import int_table
 
 SMALLEST_BLOCK = 16
 """Of a matrix product in Triton."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dyhead_kernels.triton_kernels.columns import (
+from .columns import (
     SEGMENT_COLUMNS,
     SHARE_X,
     SHARE_Y,
@@ -23,8 +23,8 @@ from dyhead_kernels.triton_kernels.columns import (
     first_row,
     tile_positions,
 )
-from dyhead_kernels.triton_kernels.corners import blend, find_corners
-from dyhead_kernels.triton_kernels.products import add_product
+from .corners import blend, find_corners
+from .products import add_product
 
 
 @triton.jit

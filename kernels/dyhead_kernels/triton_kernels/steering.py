@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dyhead_kernels.dyhead_block import parameters
-from dyhead_kernels.triton_kernels.columns import (
+from ..dyhead_block import parameters
+from .columns import (
     COARSE_HEIGHT,
     COARSE_WIDTH,
     HEIGHT,
@@ -23,7 +23,7 @@ from dyhead_kernels.triton_kernels.columns import (
     if_any,
     tile_positions,
 )
-from dyhead_kernels.triton_kernels.products import add_product
+from .products import add_product
 
 OFFSETS = tl.constexpr(parameters.OFFSETS)
 CHANNELS = tl.constexpr(parameters.STEERING)
