@@ -51,6 +51,9 @@ class TrainConfig:
     Attributes:
         data: dataset folder, COCO JSON or Pascal VOC.
         model: architecture name, see `dyzoo.list_models()`.
+        backbone: a timm backbone in the place of the architecture's.
+        pretrained_backbone: start from timm's published weights.
+        backbone_weights: start from this local file of them instead, .safetensors or .pth.
         out: the run's folder; default `runs/<model>`.
         size_px: shortest edge of training and evaluation images; None keeps the architecture's.
         lr: peak learning rate of AdamW at batch size 16; scaled linearly with the batch size.
@@ -64,6 +67,7 @@ class TrainConfig:
 
     data: Path
     model: str = "dyhead_atss_resnet10t"
+    backbone: str | None = None
     out: Path | None = None
     train_split: str = "train"
     val_split: str = "val"
@@ -79,6 +83,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     precision: Precision = "auto"
     pretrained_backbone: bool = True
+    backbone_weights: Path | None = None
     validate_every: int = 1
     workers: int = 2
     device: str | None = None

@@ -11,14 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 
 import dyzoo
 from dyzoo.errors import DyzooError, TrainingError
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import STATE_NAME
-from dyzoo.training.loop import precision_dtype
+from dyzoo.training.loop import Trainer, precision_dtype
 from dyzoo.training.schedule import build_optimizer, lr_factor
 from dyzoo.zoo import load_model
 
@@ -65,6 +67,20 @@ def config(voc: Path, tmp_path: Path) -> TrainConfig:
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / STATE_NAME, weights_only=True)["parts"]["model"]
+
+
+def test_the_backbone_starts_from_a_local_file(config: TrainConfig, tmp_path: Path) -> None:
+    path = tmp_path / "atto.safetensors"
+    save_file(timm.create_model("convnext_atto").state_dict(), path)
+    config = replace(config, backbone="convnext_atto", backbone_weights=path)
+    started = Trainer(config).model.backbone.model.state_dict()
+    published = load_file(path)
+    assert all(
+        torch.equal(value, published[name.replace("stages_", "stages.").replace("stem_", "stem.")])
+        for name, value in started.items()
+    )
+    with pytest.raises(DyzooError, match="are no file"):
+        Trainer(replace(config, backbone_weights=tmp_path / "absent.pth"))
 
 
 def test_a_run_leaves_everything_it_promises(config: TrainConfig) -> None:

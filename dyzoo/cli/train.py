@@ -23,6 +23,10 @@ def train(
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="NAME", help="Architecture, see `dyzoo list`.")
     ] = TrainConfig.model,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Any other timm backbone.", show_default="the architecture's"),
+    ] = None,
     epochs: Annotated[int, Number] = TrainConfig.epochs,
     batch_size: Annotated[int, Number] = TrainConfig.batch_size,
     lr: Annotated[
@@ -48,6 +52,10 @@ def train(
             "--pretrained-backbone/--no-pretrained-backbone", help="Start from timm's published backbone weights."
         ),
     ] = TrainConfig.pretrained_backbone,
+    backbone_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Start the backbone from this file (.safetensors, .pth) instead."),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of matrix products; auto is bf16 where the hardware has it.")
     ] = TrainConfig.precision,
@@ -85,6 +93,7 @@ def train(
       dyzoo train --data DIR
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine --resume
+      dyzoo train --data DIR --backbone convnext_tiny --backbone-weights convnext_tiny.safetensors
       dyzoo train --data MICROSCOPY --vertical-flip 0.5 --rotate90 0.75
     """
     from dyzoo.training import train as run_training
@@ -101,6 +110,7 @@ def train(
         config = TrainConfig(
             data=data,
             model=model,
+            backbone=backbone,
             out=out,
             train_split=train_split,
             val_split=val_split,
@@ -114,6 +124,7 @@ def train(
             ema_decay=ema_decay,
             precision=precision,
             pretrained_backbone=pretrained_backbone,
+            backbone_weights=backbone_weights,
             validate_every=validate_every,
             workers=workers,
             device=str(choose_device(device)),

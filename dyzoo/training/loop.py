@@ -72,7 +72,8 @@ class Trainer:
         for dataset, split in ((train_set, config.train_split), (self.val_set, config.val_split)):
             _say_what_is_there(dataset, split)
         detector_config = _detector_config(config, train_set.labels)
-        self.model = Detector(detector_config, config.pretrained_backbone and not config.resume).to(self.device)
+        pretrained = False if config.resume else config.backbone_weights or config.pretrained_backbone
+        self.model = Detector(detector_config, pretrained).to(self.device)
         preprocess = detector_config.preprocess
         train_set.transform = train_transform((preprocess.shortest_edge, preprocess.longest_edge), config.transform)
         self.loader = build_loader(train_set, config.batch_size, seed=config.seed, workers=config.workers)
@@ -195,6 +196,8 @@ def precision_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 def _detector_config(config: TrainConfig, labels: tuple[str, ...]) -> DetectorConfig:
     detector = replace(model_config(config.model), labels=labels)
+    if config.backbone is not None:
+        detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
     if config.size_px is None:
         return detector
     known = detector.preprocess
