@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dyhead_kernels.flops import convolutions_flop
+
 TAPS = 9
 STEERING = 3 * TAPS  # channels of offsets and masks
 TRAINING_FACTOR = 3
@@ -54,7 +56,7 @@ def blocks_work(batch: int, shapes: Shapes, channels: int, blocks: int, value_by
     """
     sizes = [batch * height * width for height, width in shapes]
     steered, convolved = sum(sizes), sum(sizes) + 2 * sum(sizes[1:])
-    flop = 2.0 * TAPS * channels * (convolved * channels + steered * STEERING)
+    flop = convolutions_flop(sizes, (STEERING, channels, 3, 3), (3, channels, channels, 3, 3))
     values = 2 * steered * channels + 2 * convolved * channels + 2 * steered * STEERING
     values += TAPS * channels * (3 * channels + STEERING)
-    return Work(blocks * flop, float(blocks * values * value_bytes))
+    return Work(float(blocks * flop), float(blocks * values * value_bytes))

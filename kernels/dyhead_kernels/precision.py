@@ -18,7 +18,7 @@ def common_dtype(*tensors: Tensor | None) -> torch.dtype:
 def matmul_dtype(*operands: Tensor) -> torch.dtype:
     """Autocast's dtype where it is on, else the operands' common one; autocast leaves float64 alone."""
     dtype, device_type = common_dtype(*operands), operands[0].device.type
-    if torch.is_autocast_enabled(device_type) and dtype != torch.float64:
+    if _autocast_is_on(device_type) and dtype != torch.float64:
         return torch.get_autocast_dtype(device_type)
     return dtype
 
@@ -37,6 +37,11 @@ def to_common_dtype(*tensors: Tensor | None) -> tuple[Any, ...]:
 def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
     """Autocast off where it is on for `tensor`'s device: inside an operator every dtype is chosen already."""
     device_type = tensor.device.type
-    if torch.is_autocast_enabled(device_type):
+    if _autocast_is_on(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
+
+
+def _autocast_is_on(device_type: str) -> bool:
+    """False where there is no autocast at all, as on the meta device, too."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
