@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 from dyzoo.backbones import Backbone
 from dyzoo.config import DetectorConfig
 from dyzoo.detections import Detections
-from dyzoo.dyhead import DyHead
+from dyzoo.dyhead import build_dyhead
 from dyzoo.fpn import FPN
 from dyzoo.heads import build_head
 from dyzoo.heads.base import Raw
@@ -52,7 +52,7 @@ class Detector(PretrainedModel):
             raise ValueError("the configuration names no labels, expected at least one class name")
         self.backbone = Backbone(config.backbone, config.fpn.backbone_strides_px, pretrained_backbone)
         self.fpn = FPN(config.fpn, self.backbone.channels)
-        self.dyhead = DyHead(config.dyhead, config.fpn.channels)
+        self.dyhead = build_dyhead(config.dyhead, config.fpn.channels)
         channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
         self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
         for part in (self.backbone, self.fpn, self.head):

@@ -209,3 +209,15 @@ def test_refused_weights_change_nothing() -> None:
 def test_a_detector_needs_labels() -> None:
     with pytest.raises(ValueError, match="names no labels"):
         Detector(replace(model_config("dyhead_atss_resnet10t"), labels=()))
+
+
+def test_the_tensor_form_takes_the_pyramid_forms_place() -> None:
+    torch.manual_seed(0)
+    config = tiny_detector().config
+    model = Detector(replace(config, dyhead=replace(config.dyhead, form="tensor")))
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[8.0, 8.0, 40.0, 48.0]]), "labels": torch.tensor([0])}
+    losses = model.train()([image], [target])
+    sum(losses.values()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.dyhead.parameters())
+    assert len(model.eval().predict(image, size="native")) == 1

@@ -1,6 +1,33 @@
 """Dynamic Head (Dai et al., CVPR 2021): the attention blocks between the feature pyramid and the heads."""
 
+from __future__ import annotations
+
+from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead.block import DyHeadBlock
 from dyzoo.dyhead.head import DyHead
+from dyzoo.dyhead.median import concat_to_median, split_from_median
+from dyzoo.dyhead.tensor_form import (
+    ScaleAwareAttention,
+    SpatialAwareAttention,
+    TaskAwareAttention,
+    TensorDyHead,
+    TensorDyHeadBlock,
+)
 
-__all__ = ["DyHead", "DyHeadBlock"]
+__all__ = [
+    "DyHead",
+    "DyHeadBlock",
+    "ScaleAwareAttention",
+    "SpatialAwareAttention",
+    "TaskAwareAttention",
+    "TensorDyHead",
+    "TensorDyHeadBlock",
+    "build_dyhead",
+    "concat_to_median",
+    "split_from_median",
+]
+
+
+def build_dyhead(config: DyHeadConfig, in_channels: int) -> DyHead | TensorDyHead:
+    """The stack of blocks in the form that `config.form` names; either maps lists of levels to lists of levels."""
+    return TensorDyHead(config, in_channels) if config.form == "tensor" else DyHead(config, in_channels)

@@ -1,6 +1,6 @@
 """Where this package's operators are registered: `torch.ops.<the name that the package is imported under>`.
 
-Installed, that is `torch.ops.dyhead_kernels`. A copy from the Hugging Face Hub is imported under the id of its build, so
+Installed, that is `torch.ops.dyhead_kernels`. A copy from the Hugging Face Hub is imported under its build's id, so
 it lives beside an installed package and beside other builds, and none takes the operators of another: PyTorch replaces
 an operator that is registered twice without a word. The names are those of the `_ops.py` that Hugging Face's kernel
 builder writes.
