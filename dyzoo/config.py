@@ -119,7 +119,7 @@ class ATSSConfig:
 
 @dataclass(frozen=True)
 class RetinaNetConfig:
-    """RetinaNet head (Lin et al., ICCV 2017) with detectron2's conventions."""
+    """RetinaNet head (Lin et al., ICCV 2017) with detectron2's conventions and DynamicHead's settings."""
 
     type: Literal["retinanet"] = "retinanet"
     num_convs: int = 4  # 3x3 convolutions before the prediction layers, each tower its own
@@ -130,7 +130,7 @@ class RetinaNetConfig:
     foreground_iou: float = 0.5  # anchors of at least this IoU learn the object
     background_iou: float = 0.4  # those of less learn background, those between learn nothing
     box_code_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    smooth_l1_beta: float = 0.1
+    smooth_l1_beta: float = 0.0  # 0 is L1, which microsoft/DynamicHead trains with; detectron2's own default is 0.1
     prior_probability: float = 0.01
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0

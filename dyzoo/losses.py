@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 BACKGROUND = -1  # the label of a position that no object is assigned to
+IGNORED = -2  # the label of one that is neither object nor background: losses are taken on the others
 
 
 def focal_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:

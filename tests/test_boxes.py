@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from dyzoo.boxes import MAX_LOG_GROWTH, aligned_iou, centerness, decode_boxes, edge_distances, encode_boxes
+from dyzoo.boxes import (
+    MAX_LOG_GROWTH,
+    aligned_iou,
+    box_areas,
+    boxes_from_distances,
+    centerness,
+    decode_boxes,
+    edge_distances,
+    encode_boxes,
+    pairwise_iou,
+)
 
 UNIT = (1.0, 1.0, 1.0, 1.0)
 ATSS = (10.0, 10.0, 5.0, 5.0)
@@ -65,6 +75,21 @@ def test_aligned_iou_broadcasts_to_every_pair() -> None:
     torch.testing.assert_close(aligned_iou(first[:, None], second), box_iou(first, second))
 
 
+def test_pairwise_iou_is_torchvisions_to_the_last_bit() -> None:
+    first, second = random_boxes(30), random_boxes(50, seed=3)
+    assert torch.equal(pairwise_iou(first, second), box_iou(first, second))
+    assert pairwise_iou(first[:0], second).shape == (0, 50)
+    assert pairwise_iou(first, second[:0]).shape == (30, 0)
+
+
+def test_pairwise_iou_changes_neither_of_its_arguments() -> None:
+    first, second = random_boxes(3), random_boxes(4, seed=3)
+    before = first.clone(), second.clone()
+    pairwise_iou(first, second)
+    assert torch.equal(first, before[0])
+    assert torch.equal(second, before[1])
+
+
 def test_boxes_without_area_overlap_nothing() -> None:
     point = torch.tensor([5.0, 5.0, 5.0, 5.0])
     assert aligned_iou(point, point) == 0
@@ -75,6 +100,18 @@ def test_edge_distances_are_positive_inside_and_negative_beyond() -> None:
     box = torch.tensor([0.0, 0.0, 10.0, 20.0])
     assert edge_distances(torch.tensor([2.0, 5.0]), box).tolist() == [2, 5, 8, 15]
     assert edge_distances(torch.tensor([-1.0, 5.0]), box)[0] == -1
+
+
+def test_boxes_from_distances_invert_edge_distances() -> None:
+    points, boxes = random_boxes(30)[:, :2], random_boxes(30, seed=1)
+    torch.testing.assert_close(boxes_from_distances(points, edge_distances(points, boxes)), boxes, atol=1e-4, rtol=1e-6)
+    around = boxes_from_distances(torch.tensor([10.0, 20.0]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert around.tolist() == [9, 18, 13, 24]
+
+
+def test_areas_are_width_times_height() -> None:
+    boxes = torch.tensor([[1.0, 2.0, 4.0, 7.0], [3.0, 3.0, 3.0, 9.0]])
+    assert box_areas(boxes).tolist() == [15, 0]
 
 
 def test_centerness_is_one_in_the_middle_and_falls_towards_the_edges() -> None:

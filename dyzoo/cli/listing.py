@@ -8,23 +8,31 @@ import typer
 
 from dyzoo.errors import UnknownModelError
 
+LEGEND = """\
+parameters  with COCO's 80 classes, in millions; frozen norms are not counted
+GFLOPs      one image of 800 x 1344, a multiplication and an addition counted once
+AP          box AP on COCO in percent, as reported by others for this design; not measured here
+weights     a checkpoint that loads by name, or others' weights that `dyzoo convert --from NAME` reads"""
+
 
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Shell wildcards, in quotes.")] = "*",
 ) -> None:
-    """List the trained checkpoints and the architectures.
+    """List the trained checkpoints and the architectures; of a single one, say more.
 
     \b
     Examples:
       dyzoo list
       dyzoo list '*swin*'
+      dyzoo list official_atss_r50
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from dyzoo.architectures import ARCHITECTURES
+    from dyzoo.architectures import PUBLISHED
     from dyzoo.catalog import checkpoints
+    from dyzoo.complexity import complexities
     from dyzoo.zoo import list_models as names
 
     trained = Table("checkpoint", "dataset", "metrics", "licence", box=box.SIMPLE_HEAD)
@@ -32,12 +40,49 @@ def list_models(
         known = checkpoints()[name]
         metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in known.metrics.items())
         trained.add_row(name, known.dataset, metrics, known.licence)
-    untrained = Table("architecture", "what it is", box=box.SIMPLE_HEAD)
+    designs = Table("architecture", box=box.SIMPLE_HEAD)
+    for column in ("parameters", "GFLOPs", "AP"):
+        designs.add_column(column, justify="right")
+    designs.add_column("weights")
     for name in names(pattern):
-        untrained.add_row(name, (ARCHITECTURES[name].__doc__ or "").splitlines()[0])
-    tables = [table for table in (trained, untrained) if table.row_count]
+        cost, reported = complexities()[name], PUBLISHED.get(name)
+        designs.add_row(
+            name,
+            f"{cost.parameters / 1e6:.2f}",
+            f"{cost.gflops:.1f}",
+            f"{reported.ap:.1f}" if reported else "",
+            _weights(name),
+        )
+    tables = [table for table in (trained, designs) if table.row_count]
     if not tables:
         raise UnknownModelError(f"no model is called {pattern!r}: `dyzoo list` shows all of them")
     for table in tables:
         table.columns[0].no_wrap = True
         Console().print(table)
+    if designs.row_count == 1:
+        _print_more(names(pattern)[0])
+    elif designs.row_count:
+        print(LEGEND)
+
+
+def _weights(architecture: str) -> str:
+    from dyzoo.architectures import PUBLISHED
+    from dyzoo.catalog import checkpoints
+
+    tags = [name.removeprefix(architecture) for name in checkpoints() if name.split(".")[0] == architecture]
+    reported = PUBLISHED.get(architecture)
+    convertible = reported is not None and reported.weights_url is not None
+    return ", ".join([*tags, *(["convert"] if convertible else [])])
+
+
+def _print_more(architecture: str) -> None:
+    from inspect import getdoc
+
+    from dyzoo.architectures import ARCHITECTURES, PUBLISHED
+
+    print(getdoc(ARCHITECTURES[architecture]))
+    reported = PUBLISHED.get(architecture)
+    if reported is not None:
+        print(f"AP {reported.ap:.1f}: {reported.where}")
+    if reported is not None and reported.weights_url is not None:
+        print(f"weights: {reported.weights_url}\n         dyzoo convert FILE --from {architecture} --out DIR")

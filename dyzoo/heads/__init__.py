@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dyzoo.config import ATSSConfig, HeadConfig
+from dyzoo.config import ATSSConfig, FasterRCNNConfig, FCOSConfig, HeadConfig, RetinaNetConfig
 from dyzoo.heads.atss import ATSSHead
 from dyzoo.heads.base import Head
+from dyzoo.heads.faster_rcnn import FasterRCNNHead
+from dyzoo.heads.fcos import FCOSHead
+from dyzoo.heads.retinanet import RetinaNetHead
 
-__all__ = ["ATSSHead", "Head", "build_head"]
+__all__ = ["ATSSHead", "FCOSHead", "FasterRCNNHead", "Head", "RetinaNetHead", "build_head"]
 
 
 def build_head(config: HeadConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> Head:
@@ -14,4 +17,10 @@ def build_head(config: HeadConfig, channels: int, num_classes: int, strides_px: 
     match config:
         case ATSSConfig():
             return ATSSHead(config, channels, num_classes, strides_px)
+        case RetinaNetConfig():
+            return RetinaNetHead(config, channels, num_classes, strides_px)
+        case FCOSConfig():
+            return FCOSHead(config, channels, num_classes, strides_px)
+        case FasterRCNNConfig():
+            return FasterRCNNHead(config, channels, num_classes, strides_px)
     raise ValueError(f"head is {config!r}, expected one of the configurations in dyzoo.config")

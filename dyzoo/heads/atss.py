@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +10,11 @@ from torch import Tensor, nn
 
 from dyzoo.boxes import box_centers, centerness, decode_boxes
 from dyzoo.config import ATSSConfig
-from dyzoo.heads.anchors import AnchorGrid
+from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.heads.assignment import assign_atss
-from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, prediction_conv
-from dyzoo.heads.dense import flatten_levels, strongest_per_level, suppress
-from dyzoo.losses import BACKGROUND, focal_loss, giou_loss
+from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, prediction_conv, prior_bias
+from dyzoo.heads.dense import detect, flatten_levels, gather_positives
+from dyzoo.losses import focal_loss, giou_loss
 
 SMALLEST_SUM = torch.finfo(torch.float32).eps  # keeps 0 / 0 out of a batch without objects
 
@@ -37,8 +35,7 @@ class ATSSHead(Head):
     def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
         self.config = config
-        prior = config.prior_probability
-        self.cls = prediction_conv(channels, num_classes, config.kernel_size, bias=-math.log((1 - prior) / prior))
+        self.cls = prediction_conv(channels, num_classes, config.kernel_size, bias=prior_bias(config.prior_probability))
         self.box = prediction_conv(channels, 4, config.kernel_size)
         self.centerness = prediction_conv(channels, 1, config.kernel_size)
         self.box_scales = nn.Parameter(torch.ones(len(strides_px)))
@@ -69,25 +66,17 @@ class ATSSHead(Head):
             "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
         """
         cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
-        config, device = self.config, cls.device
-        grids = self.anchor_grids(raw)
-        anchors = torch.cat([grid.boxes(device) for grid in grids])
-        objects = [target["boxes"].float() for target in targets]
-        assigned = torch.stack([assign_atss(boxes, grids, config.num_candidates) for boxes in objects])  # (N, S)
+        config, grids = self.config, self.anchor_grids(raw)
+        assigned = [assign_atss(target["boxes"].float(), grids, config.num_candidates) for target in targets]
+        image, anchor, boxes, labels = gather_positives(torch.stack(assigned), targets)
+        anchors = all_boxes(grids, cls.device)[anchor]  # (P, 4) of the positive ones
 
-        image, position = (assigned != BACKGROUND).nonzero(as_tuple=True)  # of the P positive anchors
-        first_object = torch.tensor([0, *accumulate(map(len, objects))], device=device)
-        matched = first_object[image] + assigned[image, position]
-        boxes = torch.cat(objects)[matched]
-        labels = torch.full_like(assigned, BACKGROUND)
-        labels[image, position] = torch.cat([target["labels"].long() for target in targets])[matched]
-
-        predicted = decode_boxes(deltas[image, position], anchors[position], config.box_code_weights)
-        central = centerness(box_centers(anchors[position]), boxes)
-        num_positives = max(len(position), 1)
+        predicted = decode_boxes(deltas[image, anchor], anchors, config.box_code_weights)
+        central = centerness(box_centers(anchors), boxes)
+        num_positives = max(len(anchor), 1)
         loss_box = giou_loss(predicted, boxes, central) / central.sum().clamp(min=SMALLEST_SUM)
         loss_centerness = F.binary_cross_entropy_with_logits(
-            centerness_logits[image, position, 0], central, reduction="sum"
+            centerness_logits[image, anchor, 0], central, reduction="sum"
         )
         return {
             "loss_cls": focal_loss(cls, labels, config.focal_alpha, config.focal_gamma) / num_positives,
@@ -113,37 +102,22 @@ class ATSSHead(Head):
         score = probability * centerness_logits.sigmoid()
         passes = probability > config.score_threshold
         ranks = (score if config.rank_by == "product" else probability).masked_fill(~passes, -1.0)
-        chosen = strongest_per_level(ranks, [len(grid) for grid in grids], config.candidates_per_level)  # (N, T)
-        chosen_passes = passes.flatten(1).gather(1, chosen)
-        anchors = torch.cat([grid.boxes(cls.device) for grid in grids])
-
-        detections = []
-        for image, image_size in enumerate(image_sizes):
-            pairs = chosen[image, chosen_passes[image]]
-            position, label = pairs // self.num_classes, pairs % self.num_classes
-            boxes = decode_boxes(deltas[image, position], anchors[position], config.box_code_weights)
-            detections.append(
-                suppress(
-                    boxes,
-                    score[image, position, label],
-                    label,
-                    image_size,
-                    clip_before_nms=config.clip_before_nms,
-                    nms_threshold=config.nms_threshold,
-                    max_detections=config.max_detections,
-                )
-            )
-        return detections
+        anchors = all_boxes(grids, cls.device)
+        return detect(
+            score,
+            ranks,
+            lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
+            image_sizes,
+            level_sizes=[len(grid) for grid in grids],
+            candidates_per_level=config.candidates_per_level,
+            clip_before_nms=config.clip_before_nms,
+            nms_threshold=config.nms_threshold,
+            max_detections=config.max_detections,
+        )
 
     def anchor_grids(self, raw: Raw) -> list[AnchorGrid]:
         """The anchors of each level, from the sizes of its prediction maps."""
-        return [
-            AnchorGrid(
-                height=level.shape[2],
-                width=level.shape[3],
-                stride_px=stride_px,
-                side_px=self.config.anchor_scale * stride_px,
-                center_offset=self.config.anchor_center_offset,
-            )
-            for level, stride_px in zip(raw["box"], self.strides_px, strict=True)
-        ]
+        config = self.config
+        return anchor_grids(
+            raw["box"], self.strides_px, scale=config.anchor_scale, center_offset=config.anchor_center_offset
+        )

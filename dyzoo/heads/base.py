@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -50,3 +51,23 @@ def prediction_conv(channels: int, outputs: int, kernel_size: int, bias: float =
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.constant_(conv.get_parameter("bias"), bias)
     return conv
+
+
+def prior_bias(probability: float) -> float:
+    """The bias that gives every class this probability at the start."""
+    return -math.log((1 - probability) / probability)
+
+
+def conv_tower(channels: int, num_convs: int, group_norm: bool = False) -> nn.Sequential:
+    """3x3 convolutions, each followed by a ReLU, or by a GroupNorm and a ReLU.
+
+    The groups are 32, or what divides the channels and leaves each group two: one alone, on a map of one position, has
+    nothing to be normalised by.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers.append(prediction_conv(channels, channels, 3))
+        if group_norm:
+            layers.append(nn.GroupNorm(min(math.gcd(32, channels), max(channels // 2, 1)), channels))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)

@@ -1,27 +1,101 @@
-"""What dense heads share: the layout of their predictions and the way from candidates to detections."""
+"""What dense heads share: the layout of their predictions, their targets, and the way from scores to detections."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from dyzoo.heads.base import Detected
+from dyzoo.heads.base import Detected, ImageSizes, Targets
 
 
-def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """Pack the maps (N, C, H, W) of L levels into (N, S, C) float32, positions in row-major order, finest first."""
-    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1).float()
+def flatten_levels(maps: Sequence[Tensor], anchors_per_position: int = 1) -> Tensor:
+    """Pack the maps (N, A * C, H, W) of L levels into (N, S, C) float32, S = sum of H * W * A.
+
+    Finest first, positions in row-major order, the A anchors of a position one after the other.
+    """
+    packed = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1).float()
+    return packed.unflatten(2, (anchors_per_position, -1)).flatten(1, 2)
+
+
+class Positives(NamedTuple):
+    """The P anchors of a batch that learn an object."""
+
+    image: Tensor  # (P,) int64
+    anchor: Tensor  # (P,) int64, index into the S anchors
+    boxes: Tensor  # (P, 4) float32 xyxy pixels, of the object
+    labels: Tensor  # (N, S) int64: the class of every anchor's object, else what `assigned` says of it
+
+
+def gather_positives(assigned: Tensor, targets: Targets) -> Positives:
+    """What each anchor has to learn.
+
+    Args:
+        assigned: (N, S) int64, the index of the object of each anchor within its image; negative for none.
+        targets: ground truth of N images, on the same device.
+    """
+    image, anchor = (assigned >= 0).nonzero(as_tuple=True)
+    first_object = torch.tensor([0, *accumulate(len(target["boxes"]) for target in targets)], device=assigned.device)
+    matched = first_object[image] + assigned[image, anchor]
+    labels = assigned.clone()
+    labels[image, anchor] = torch.cat([target["labels"].long() for target in targets])[matched]
+    boxes = torch.cat([target["boxes"].float() for target in targets])[matched]
+    return Positives(image, anchor, boxes, labels)
+
+
+def detect(
+    scores: Tensor,
+    ranks: Tensor,
+    boxes_of: Callable[[int, Tensor], Tensor],
+    image_sizes: ImageSizes,
+    *,
+    level_sizes: Sequence[int],
+    candidates_per_level: int,
+    clip_before_nms: bool,
+    nms_threshold: float,
+    max_detections: int,
+) -> list[Detected]:
+    """Detections of every image from the scores of its anchors.
+
+    Args:
+        scores: (N, S, K).
+        ranks: (N, S, K) that candidates are ranked by; negative where a pair of anchor and class is none.
+        boxes_of: the boxes (T, 4) of T anchors of an image; called with the image and their indices (T,).
+        image_sizes: (H, W) of each image without the padding of the batch, in pixels.
+        level_sizes: anchors of each level, S in all.
+        candidates_per_level: the highest-ranking pairs of a level that take part.
+        clip_before_nms, nms_threshold, max_detections: see `suppress`.
+    """
+    chosen = strongest_per_level(ranks, level_sizes, candidates_per_level)  # (N, T)
+    is_candidate = ranks.flatten(1).gather(1, chosen) >= 0
+    detections = []
+    for image, image_size in enumerate(image_sizes):
+        pairs = chosen[image, is_candidate[image]]
+        anchor, label = pairs // scores.shape[2], pairs % scores.shape[2]
+        detections.append(
+            suppress(
+                boxes_of(image, anchor),
+                scores[image, anchor, label],
+                label,
+                image_size,
+                clip_before_nms=clip_before_nms,
+                nms_threshold=nms_threshold,
+                max_detections=max_detections,
+            )
+        )
+    return detections
 
 
 def strongest_per_level(ranks: Tensor, level_sizes: Sequence[int], count: int) -> Tensor:
-    """The `count` highest-ranking (position, class) pairs of every level.
+    """The `count` highest-ranking (anchor, class) pairs of every level.
 
     Args:
         ranks: (N, S, K), S the sum of `level_sizes`.
-        level_sizes: positions of each level.
+        level_sizes: anchors of each level.
         count: per level and image; a smaller level gives all its pairs.
 
     Returns:
@@ -52,7 +126,8 @@ def suppress(
     Args:
         boxes_xyxy, scores, labels: (M, 4), (M,), (M,).
         image_size: (H, W) in pixels.
-        clip_before_nms: overlaps are measured inside the image (mmdetection) or on the full boxes (detectron2).
+        clip_before_nms: overlaps are measured inside the image (mmdetection, torchvision) or on the full boxes
+            (detectron2's dense heads).
         nms_threshold: of two boxes of a class with a higher IoU, the one of the lower score goes.
         max_detections: per image.
 
