@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyzoo.checkpoints import convert_checkpoint as convert_checkpoint
     from dyzoo.detections import Detections as Detections
     from dyzoo.detector import Detector as Detector
     from dyzoo.evaluation import evaluate as evaluate
@@ -23,6 +24,7 @@ _HOMES = {
     "Detections": "dyzoo.detections",
     "Detector": "dyzoo.detector",
     "TrainConfig": "dyzoo.training",
+    "convert_checkpoint": "dyzoo.checkpoints",
     "create_model": "dyzoo.zoo",
     "evaluate": "dyzoo.evaluation",
     "list_models": "dyzoo.zoo",

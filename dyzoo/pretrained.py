@@ -1,22 +1,38 @@
-"""Detectors on disk: `config.json` beside `model.safetensors`."""
+"""Detectors on disk and on the Hugging Face Hub: `config.json` beside `model.safetensors`, and a model card."""
 
 from __future__ import annotations
 
+import errno
+import math
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import CommitInfo
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from dyzoo import hub
+from dyzoo.cards import CARD_NAME, CardDetails, CardKeptWarning, adapt_card, is_hand_written, write_card
 from dyzoo.config import DetectorConfig
-from dyzoo.errors import CheckpointError
+from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError, first_line
 from dyzoo.files import replacing, write_text
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
+_MAX_CONFIG_BYTES = 1 << 24  # of a file that is a few kB: labels may be many
+_SPARE_PARAMETERS = 100_000_000  # timm builds more than a feature extractor keeps
+_LARGEST_SETTING = 100_000  # far above all that is in use, and small enough to fail by an error
+_SIZES = ("shortest_edge", "longest_edge", "size_divisor", "channels")
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
@@ -33,52 +49,209 @@ class PretrainedModel(nn.Module):
         """Class names; predicted labels index into them."""
         return self.config.labels
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`, each aside and then renamed.
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, card: bool | CardDetails = True
+    ) -> None:
+        """Write `config.json`, `model.safetensors` and a model card into `folder`, each aside and then renamed.
 
         Args:
             folder: made if absent.
             dtype: store floating-point weights in this type (`torch.float16` halves the file); None keeps theirs.
-        """
-        folder = Path(folder)
-        weights = {
-            name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-            for name, value in self.state_dict().items()
-        }
-        write_text(folder / CONFIG_NAME, self.config.to_json())
-        with replacing(folder / WEIGHTS_NAME) as aside:
-            save_file(weights, aside, metadata={"format": "pt", "architecture": self.config.architecture})
-
-    @classmethod
-    def from_pretrained(cls: type[ModelT], folder: str | Path, device: str | torch.device = "cpu") -> ModelT:
-        """Load what `save_pretrained` wrote, in evaluation mode.
+            card: write `README.md`, saying this besides. One that somebody wrote or edited is left alone.
 
         Raises:
-            CheckpointError: the folder or one of its files is missing, damaged, or the weights are of another
-                architecture than `config.json` describes.
+            CheckpointError: a weight is too large for `dtype`.
         """
         folder = Path(folder)
-        config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-        for path in (config_path, weights_path):
+        weights = self._stored_weights(dtype)
+        with replacing(folder / CONFIG_NAME) as config_aside, replacing(folder / WEIGHTS_NAME) as weights_aside:
+            config_aside.write_text(self.config.to_json(), encoding="utf-8")
+            try:
+                # one entry: safetensors writes several in any order, and the same weights are to give the same file
+                save_file(weights, weights_aside, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise CheckpointError(f"{folder / WEIGHTS_NAME} cannot be written: {first_line(error)}") from None
+        if card is not False:
+            path = folder / CARD_NAME
+            if not (path.is_file() and is_hand_written(path.read_text(encoding="utf-8", errors="replace"))):
+                write_text(path, self._card(folder.resolve().name, None if card is True else card))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: hub.Token = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        dtype: torch.dtype | None = None,
+        card: CardDetails | str | None = None,
+        replace_card: bool = False,
+        files: Mapping[str, str | Path] | None = None,
+    ) -> CommitInfo:
+        """Upload the detector to the Hugging Face Hub in one commit; the repository is made if absent.
+
+        Args:
+            repo_id: org/name; a name alone means your own.
+            private: who may see a new repository; None: your account's default.
+            token: None: the one you are logged in with.
+            revision: branch, made if absent; None: main.
+            commit_message: None: one that names the architecture.
+            create_pr: open a pull request instead of changing the branch.
+            dtype: as for `save_pretrained`.
+            card: what the model card says besides the configuration, or its whole text. One that `save_pretrained`
+                wrote is told the new name.
+            replace_card: also in place of a README.md that somebody wrote or edited there, which is kept otherwise,
+                with a warning.
+            files: more files to put beside, by their names in the repository.
+
+        Returns:
+            The commit's URL, and more as attributes.
+
+        Raises:
+            HubError: no access, no network, or `private` asked for a repository that is public.
+            CheckpointError: a weight is too large for `dtype`.
+        """
+        repo_id, revision = hub.split_id(repo_id, revision)
+        more = {name: Path(path) for name, path in (files or {}).items()}
+        for path in more.values():
             if not path.is_file():
-                raise CheckpointError(f"{folder} has no {path.name}, expected a folder written by save_pretrained")
+                raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        with TemporaryDirectory() as staging:
+            folder = Path(staging)
+            self.save_pretrained(folder, dtype, card=False)
+            repo_id, is_new = hub.prepare_repo(repo_id, private=private, token=token, branch=revision)
+            there = None if is_new else hub.read_text(repo_id, CARD_NAME, revision=revision, token=token)
+            if there is not None and is_hand_written(there) and not replace_card:
+                warnings.warn(
+                    f"{repo_id} has a {CARD_NAME} that somebody wrote or edited, it is kept: replace_card=True, or "
+                    "--replace-card, puts a new one in its place",
+                    CardKeptWarning,
+                    stacklevel=2,
+                )
+            else:
+                if not isinstance(card, str):
+                    card = self._card(repo_id, card)
+                elif not is_hand_written(card):
+                    card = adapt_card(card, repo_id)
+                write_text(folder / CARD_NAME, card)
+            staged = {path.name: path for path in sorted(folder.iterdir())}
+            return hub.commit(
+                repo_id,
+                {**more, **staged},
+                commit_message or f"Upload {self.config.architecture}",
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT],
+        name_or_folder: str | Path,
+        device: str | torch.device = "cpu",
+        *,
+        revision: str | None = None,
+        token: hub.Token = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> ModelT:
+        """Load what `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
+
+        From the Hub only `config.json` and `model.safetensors` are fetched, both of one commit, into huggingface_hub's
+        cache; without network what the cache holds is used.
+
+        Args:
+            name_or_folder: a folder, or a repository of the Hugging Face Hub: `org/name`, `org/name@revision`.
+            device: where the model goes.
+            revision: branch, tag or commit of the repository; None: main.
+            token: for private repositories; None: the one you are logged in with, False: none.
+            cache_dir: in place of huggingface_hub's.
+            local_files_only: do not ask the Hub, use what the cache holds.
+            force_download: fetch again what the cache holds.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the weights are of another architecture than
+                `config.json` describes.
+            HubError: the repository is not there, not yours to see, or neither reachable nor in the cache.
+            UnknownModelError: it is neither a folder nor an id.
+        """
+        folder = Path(name_or_folder)
+        if folder.is_dir():
+            for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
+                if not path.is_file():
+                    raise hub.missing_file(str(folder), path.name, [other.name for other in folder.iterdir()])
+            return cls.from_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, device)
+        if not hub.is_hub_id(name_or_folder):
+            raise UnknownModelError(
+                f"{str(name_or_folder)!r} is neither a folder nor an id of the Hugging Face Hub, org/name"
+            )
+        repo_id, revision = hub.split_id(str(name_or_folder), revision)
         try:
-            config_text = config_path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise CheckpointError(f"{config_path} is not a text file") from None
-        model = cls(DetectorConfig.from_json(config_text, config_path))
+            config_path, weights_path = hub.download(
+                repo_id,
+                (CONFIG_NAME, WEIGHTS_NAME),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
+        except HubError as error:
+            if not folder.parent.is_dir():
+                raise
+            raise HubError(f"there is no folder {folder}, and {error}") from error
+        return cls.from_files(config_path, weights_path, device, repo_id, hub.mend_hint(repo_id, revision))
+
+    @classmethod
+    def from_files(
+        cls: type[ModelT],
+        config_path: Path,
+        weights_path: Path,
+        device: str | torch.device = "cpu",
+        repo_id: str | None = None,
+        mend_hint: str | None = None,
+    ) -> ModelT:
+        """Load two files that belong together, in evaluation mode.
+
+        Nothing is built that has far more parameters than the file has weights, and no code of the files is run.
+
+        Args:
+            config_path, weights_path: what `save_pretrained` wrote.
+            device: where the model goes.
+            repo_id: where they come from, in place of their paths in error messages.
+            mend_hint: what to do about a damaged file.
+
+        Raises:
+            CheckpointError: one is damaged, of a newer version, or they do not belong together.
+        """
+        config_name, weights_name = (
+            f"{path.name} of {repo_id}" if repo_id else str(path) for path in (config_path, weights_path)
+        )
+        config = _read_config(config_path, config_name)
         try:
+            with safe_open(weights_path, "pt") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            with _at_most(sum(map(math.prod, shapes)) + _SPARE_PARAMETERS):
+                model = cls(config)
             weights = load_file(weights_path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{weights_path} is damaged or no safetensors file: {error}") from None
-        model.load_weights(weights, str(weights_path))
+            hint = f": {mend_hint}" if mend_hint else ""
+            problem = f"{weights_name} is damaged or no safetensors file ({first_line(error)}){hint}"
+            raise CheckpointError(problem) from error
+        except _BUILDING_FAILS as error:
+            raise CheckpointError(f"{config_name} describes no detector: {first_line(error)}") from error
+        model.load_weights(weights, weights_name)
         return model.eval().to(device)
 
-    def load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor], source: str) -> None:
         """Fill every parameter and buffer from `weights`, cast to their types; `source` leads error messages.
 
         Raises:
-            CheckpointError: a tensor is missing, unknown or of another shape; nothing has been changed then.
+            CheckpointError: a tensor is missing, unknown, of another shape or holds infinity or NaN; nothing has been
+                changed then.
         """
         own = self.state_dict()
         hint = f"these weights are not of {self.config.architecture} with {len(self.labels)} classes"
@@ -91,4 +264,89 @@ class PretrainedModel(nn.Module):
                 raise CheckpointError(
                     f"{source}: {name!r} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}: {hint}"
                 )
+        for name, value in own.items():
+            # a buffer may be made with infinities, such as an attention mask
+            if not _is_finite(weights[name].to(value.dtype)) and _is_finite(value):
+                raise CheckpointError(
+                    f"{source}: {name!r} holds infinity or NaN, nothing can be detected with it: use weights that were "
+                    "saved before training went wrong, or of a wider type"
+                )
         self.load_state_dict(weights)
+
+    def _stored_weights(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}, expected a floating-point type such as torch.float16")
+        weights = {}
+        for name, value in self.state_dict().items():
+            stored = value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+            if dtype is not None and not _is_finite(stored) and _is_finite(value):
+                raise CheckpointError(
+                    f"{name!r} has values up to {value.abs().max().item():.3g}, too large for {dtype}: "
+                    "use torch.bfloat16, or dtype=None"
+                )
+            weights[name] = stored
+        return weights
+
+    def _card(self, name: str, details: CardDetails | None) -> str:
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return write_card(self.config, name, parameters, details)
+
+
+def _read_config(path: Path, name: str) -> DetectorConfig:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{name} has {path.stat().st_size} bytes, expected a few thousand")
+        config = DetectorConfig.from_json(path.read_text(encoding="utf-8"), name)
+    except DyzooError:
+        raise
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{name} is not a text file") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists of thousands of levels
+        raise CheckpointError(f"{name} cannot be read: {first_line(error)}") from None
+    for setting, number in _numbers("", asdict(config)):
+        lowest = 1 if setting.rpartition(".")[2] in _SIZES else -_LARGEST_SETTING
+        if not lowest <= number <= _LARGEST_SETTING:
+            raise CheckpointError(f"{name}: {setting} is {number}, expected {lowest} to {_LARGEST_SETTING}")
+    return config
+
+
+def _numbers(where: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    """The numbers of nested settings, each with its dotted name."""
+    if isinstance(value, int | float):
+        yield where, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(f"{where}.{name}".lstrip("."), item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(where, item)
+
+
+class _TooLargeError(Exception):
+    """More parameters than any weights of the file could fill."""
+
+
+_BUILDING_FAILS = (_TooLargeError, ValueError, RuntimeError, TypeError, ArithmeticError, MemoryError)
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Stop this thread from building more: parameters are registered before anything is written to their memory."""
+    thread, left = threading.get_ident(), parameters
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal left
+        if threading.get_ident() == thread and parameter is not None:
+            left -= parameter.numel()
+            if left < 0:
+                raise _TooLargeError("it has far more parameters than the weights beside it")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())

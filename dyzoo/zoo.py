@@ -1,22 +1,22 @@
-"""The model zoo: detectors by the name of an architecture, of a checkpoint or of a folder."""
+"""The model zoo: detectors by the name of an architecture, a checkpoint, a folder or a repository."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
+from dyzoo import hub
 from dyzoo.architectures import ARCHITECTURES
 from dyzoo.catalog import checkpoints, weights_folder
 from dyzoo.config import DetectorConfig
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
-from dyzoo.pretrained import WEIGHTS_NAME
+from dyzoo.pretrained import CONFIG_NAME
 
 DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"
 BEST_NAME = "best"  # the folder of a training run that holds its best detector
@@ -66,6 +66,7 @@ def create_model(
     Raises:
         UnknownModelError: no such architecture, checkpoint or backbone; the message suggests the nearest names.
         CheckpointError: the weights are missing or not those of the catalogue.
+        HubError: the catalogue has them on the Hugging Face Hub, and neither it nor its cache has them to give.
         ValueError: `pretrained` together with `labels` or `backbone`, which belong to a new detector.
     """
     if pretrained:
@@ -83,16 +84,24 @@ def create_model(
 
 
 def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """A trained detector from a checkpoint name, a `save_pretrained` folder or the folder of a training run.
+    """A trained detector from wherever it is.
+
+    Args:
+        name_or_folder: a checkpoint name, a `save_pretrained` folder, the folder of a training run, or a repository of
+            the Hugging Face Hub, `org/name` or `org/name@revision`.
+        device: where the model goes.
 
     Raises:
-        UnknownModelError: it is neither; the message suggests the nearest names.
+        UnknownModelError: it is none of these; the message suggests the nearest names.
         CheckpointError: its files are missing or damaged.
+        HubError: the repository is not there, not yours to see, or neither reachable nor in the cache.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
         best = folder / BEST_NAME
         return Detector.from_pretrained(best if best.is_dir() else folder, device)
+    if hub.is_hub_id(name_or_folder):
+        return Detector.from_pretrained(name_or_folder, device)
     return create_model(str(name_or_folder), pretrained=True).to(device)
 
 
@@ -104,13 +113,27 @@ def _load_checkpoint(name: str) -> Detector:
             raise UnknownModelError(
                 f"{name} has no published weights here, only {', '.join(known)}: train it, or name the folder of a run"
             )
-        raise _unknown(name, [*known, *ARCHITECTURES], "or a folder with config.json and model.safetensors")
+        otherwise = f"or a folder with {CONFIG_NAME} and model.safetensors, or org/name on the Hugging Face Hub"
+        raise _unknown(name, [*known, *ARCHITECTURES], otherwise)
+    if len(matches) > 1:
+        raise UnknownModelError(f"{name} has several checkpoints, name one: {', '.join(matches)}")
     checkpoint = known[matches[0]]
-    folder = weights_folder() / checkpoint.folder
-    weights_path = folder / WEIGHTS_NAME
-    if weights_path.is_file() and hashlib.sha256(weights_path.read_bytes()).hexdigest() != checkpoint.sha256:
-        raise CheckpointError(f"{weights_path} is not the file of the catalogue (sha256 differs): install dyzoo again")
-    return Detector.from_pretrained(folder)
+    config_name = str(PurePosixPath(checkpoint.file).with_name(CONFIG_NAME))
+    if checkpoint.repo_id is None:
+        folder = weights_folder() / str(checkpoint.folder)
+        config_path, weights_path = folder / config_name, folder / checkpoint.file
+        mend = "install dyzoo again"
+    else:
+        config_path, weights_path = hub.download(
+            checkpoint.repo_id, (config_name, checkpoint.file), revision=checkpoint.revision
+        )
+        mend = hub.mend_hint(checkpoint.repo_id, checkpoint.revision)
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise CheckpointError(f"{path} of {checkpoint.name} is not there: {mend}")
+    if hub.sha256(weights_path) != checkpoint.sha256:
+        raise CheckpointError(f"{weights_path} is not the file of the catalogue (sha256 differs): {mend}")
+    return Detector.from_files(config_path, weights_path, repo_id=checkpoint.repo_id, mend_hint=mend)
 
 
 def _unknown(name: str, known: Iterable[str], otherwise: str = "") -> UnknownModelError:

@@ -147,7 +147,7 @@ def test_saved_and_loaded_answers_the_same(
         expected, found = (m.forward_head(m.forward_features(batch))["cls"] for m in (detector, loaded))
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, atol=tolerance * float(a.abs().max()), rtol=0)
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def without_weights(folder: Path) -> None:

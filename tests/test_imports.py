@@ -19,11 +19,11 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 # Lowest first. A module imports from layers below its own, never from beside or above it.
 LAYERS = (
     ("errors", "files", "labels", "colors", "boxes", "recipe"),
-    ("config", "images", "drawing", "losses", "plots", "catalog"),
-    ("preprocess", "architectures", "pretrained"),
-    ("backbones", "fpn", "dyhead", "heads", "detections", "data"),
+    ("config", "images", "drawing", "losses", "plots", "catalog", "hub"),
+    ("preprocess", "architectures", "cards"),
+    ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("detector",),
-    ("zoo", "evaluation"),
+    ("zoo", "evaluation", "complexity", "checkpoints"),
     ("training",),
     ("cli",),
     ("__main__",),
@@ -31,7 +31,10 @@ LAYERS = (
 HEIGHT = {module: height for height, modules in enumerate(LAYERS) for module in modules}
 MODULES = sorted(path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file())
 
-HEAVY = {"torch", "torchvision", "timm", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors", "tensorboard"}
+HEAVY = {
+    "torch", "torchvision", "timm", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors", "tensorboard",
+    "huggingface_hub",
+}  # fmt: skip
 
 
 def sources(module: str) -> list[Path]:
@@ -75,13 +78,20 @@ def test_only_dyhead_uses_the_kernels() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(KERNELS.rglob("*.py")), ids=lambda path: str(path.relative_to(KERNELS)))
-def test_the_kernels_need_nothing_but_torch_and_triton(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imported_names(path)}
-    assert roots <= {"torch", "triton", "dyhead_kernels", *sys.stdlib_module_names}
+def test_the_kernels_need_nothing_but_torch_and_triton_and_name_themselves_relatively(path: Path) -> None:
+    """A Hub kernel is imported under another name than `dyhead_kernels`, and several versions of it side by side."""
+    depth = len(path.relative_to(KERNELS).parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level <= depth, f"{path}:{node.lineno} climbs out of the package"
+            names = [str(node.module)] if node.level == 0 else []
+        roots = {name.split(".")[0] for name in names}
+        assert roots <= {"torch", "triton", *sys.stdlib_module_names}, f"{path}:{getattr(node, 'lineno', 0)}"
 
 
 def test_nothing_imports_what_is_not_installed_with_it() -> None:
-    for path in (*ROOT.rglob("*.py"), *KERNELS.rglob("*.py")):
+    for path in ROOT.rglob("*.py"):
         roots = {name.split(".")[0] for name in imported_names(path)}
         assert not roots & {"tests", "benchmarks", "weights", "pytest"}, path
 

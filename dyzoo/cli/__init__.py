@@ -11,9 +11,11 @@ import typer
 
 from dyzoo import __version__
 from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
+from dyzoo.cli.convert import convert
 from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
+from dyzoo.cli.push import push
 from dyzoo.cli.train import train
 from dyzoo.errors import DyzooError
 
@@ -27,6 +29,8 @@ app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 app.command("list")(list_models)
+app.command()(convert)
+app.command()(push)
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
@@ -52,6 +56,8 @@ def _dyzoo(
       dyzoo predict photos/ --out seen       every image of a folder
       dyzoo train --data DIR --epochs 36     on COCO JSON or Pascal VOC
       dyzoo evaluate --data DIR --model runs/dyhead_atss_resnet10t
+      dyzoo convert FILE --from mmdet_atss_r50 --out DIR
+      dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo bench                            the attention chain's speed here
     """
 

@@ -24,7 +24,8 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="M",
-        help="A checkpoint of `dyzoo list`, the folder of a run, or one that save_pretrained wrote.",
+        help="A checkpoint of `dyzoo list`, the folder of a run or of save_pretrained, or a Hugging Face Hub id, "
+        "org/name or org/name@revision.",
         show_default="the embedded one",
     ),
 ]

@@ -93,7 +93,7 @@ def train(
       dyzoo train --data DIR
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine --resume
-      dyzoo train --data DIR --backbone convnext_tiny --backbone-weights convnext_tiny.safetensors
+      dyzoo train --data DIR --backbone convnext_tiny --backbone-weights FILE
       dyzoo train --data MICROSCOPY --vertical-flip 0.5 --rotate90 0.75
     """
     from dyzoo.training import train as run_training

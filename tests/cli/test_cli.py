@@ -18,7 +18,7 @@ from dyzoo.data import open_dataset
 from dyzoo.recipe import TrainConfig, TransformConfig
 from dyzoo.zoo import DEFAULT_MODEL, list_models, load_model
 
-COMMANDS = ("predict", "train", "evaluate", "list", "bench")
+COMMANDS = ("predict", "train", "evaluate", "list", "convert", "push", "bench")
 
 
 def test_predict_writes_pictures_and_json_and_says_what_was_found(cli: Cli, tiny_model: Path, picture: Path) -> None:

@@ -18,7 +18,10 @@ GAINS = (
     ("offset.weight", 4.0),
     ("conv_offset.weight", 4.0),
     ("cls_logits.weight", 6.0),
+    ("head.cls_score.weight", 6.0),
     ("atss_cls.weight", 6.0),
+    ("box_predictor.cls_score.weight", 30.0),
+    ("objectness_logits.weight", 4.0),
     ("centerness.weight", 4.0),
 )
 
@@ -40,5 +43,5 @@ def tensor(key: str, shape: Sequence[int]) -> np.ndarray:
         return (gain * rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
     if key.endswith("weight"):
         return rng.uniform(0.5, 1.0, shape).astype(np.float32)
-    shift = -2.0 if key.endswith(("cls_logits.bias", "atss_cls.bias")) else 0.0
+    shift = -2.0 if key.endswith(("cls_logits.bias", "head.cls_score.bias", "atss_cls.bias")) else 0.0
     return (shift + 0.05 * rng.standard_normal(shape)).astype(np.float32)

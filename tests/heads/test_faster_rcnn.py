@@ -8,6 +8,7 @@ import pytest
 import torch
 from head_cases import CLASSES, IMAGE_SIZE, NOTHING, OBJECTS, SHAPES, make_features, make_head, spread_out
 
+from dyzoo.boxes import aligned_iou
 from dyzoo.heads import FasterRCNNHead
 
 
@@ -94,7 +95,7 @@ def test_training_overfits_one_image() -> None:
         torch.stack(list(head.losses(head(features), [target], [IMAGE_SIZE]).values())).sum().backward()
         optimizer.step()
     found = head.eval().decode(head(features), [IMAGE_SIZE])[0]
-    best = found["scores"] > 0.5
-    order = found["labels"][best].argsort()
-    assert found["labels"][best][order].tolist() == [0, 2]
-    assert (found["boxes"][best][order] - target["boxes"]).abs().max() < 3
+    for box, label in zip(target["boxes"], target["labels"], strict=True):
+        best = int((found["labels"] == label).nonzero()[0])  # detections come with the highest score first
+        assert found["scores"][best] > 0.8
+        assert aligned_iou(found["boxes"][best], box) > 0.7

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
+from huggingface_hub import constants, file_download
+
 from tests.hub.hub_server import Hub
 
 PREAMBLE = """
@@ -56,3 +59,21 @@ def run_client(code: str, hub: Hub, home: Path, **changes: str | None) -> list[s
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub, cache: Path, token: str | None = None) -> None:
+    """Let this process meet `hub`, as its owner unless another token is named, with an empty cache.
+
+    huggingface_hub reads its environment when it is imported, and these constants whenever it needs them.
+    """
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no token"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cache / "none"), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)  # between attempts
+    monkeypatch.setenv("HF_TOKEN", token or hub.token)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

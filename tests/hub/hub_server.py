@@ -42,8 +42,9 @@ class Hub(ThreadingHTTPServer):
         url: for `HF_ENDPOINT`.
         token: of the owner of every repository; `stranger_token` belongs to somebody else.
         repos: (kind, id) -> repository; kinds are models, datasets, spaces, kernels.
-        requests: "METHOD /path" of all that was asked, in order.
+        requests: "METHOD /path" of all that was asked about repositories, in order.
         spoilt: path -> what becomes of the file's bytes on their way out, sizes and tags being announced unspoilt.
+        after_sending: path -> what happens as soon as the file has been sent.
     """
 
     daemon_threads = True
@@ -57,6 +58,7 @@ class Hub(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.spoilt: dict[str, Callable[[bytes], bytes]] = {}
+        self.after_sending: dict[str, Callable[[], object]] = {}
         self.dropped: dict[str, Drop] = {}
         self.lock = threading.RLock()
 
@@ -106,11 +108,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.query, body = parse_qs(parts.query), self._body()
         path = unquote(parts.path)
         with self.server.lock:
-            self.server.requests.append(f"{self.command} {path}")
             try:
                 for methods, pattern, action in _ROUTES:
                     match = re.fullmatch(pattern, path)
                     if match and self.command in methods:
+                        self.server.requests.append(f"{self.command} {path}")
                         return action(self, body, **{name: value for name, value in match.groupdict().items() if value})
                 raise Refusal(404, "", f"no route {self.command} {path}")
             except Refusal as refusal:
@@ -174,6 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_lfs(self, size: int) -> bool:
         return self.server.lfs_threshold is not None and size > self.server.lfs_threshold
+
+    def _etag(self, blob: bytes) -> str:
+        return hashlib.sha256(blob).hexdigest() if self._is_lfs(len(blob)) else git_oid(blob)
 
     def _entry(self, path: str, blob: bytes) -> dict[str, Any]:
         entry = {"type": "file", "path": path, "size": len(blob), "oid": git_oid(blob)}
@@ -275,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "path": file["path"],
                 "uploadMode": "lfs" if self._is_lfs(file["size"]) else "regular",
                 "shouldIgnore": False,
-                "oid": git_oid(tree[file["path"]]) if file["path"] in tree else None,
+                "oid": self._etag(tree[file["path"]]) if file["path"] in tree else None,
             }
             for file in json.loads(body)["files"]
         ]
@@ -334,8 +339,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             return self._send(404, {"error": "Entry not found"}, {**answer, "X-Repo-Commit": commit.sha})
         blob = commit.tree[path]
-        etag = hashlib.sha256(blob).hexdigest() if self._is_lfs(len(blob)) else git_oid(blob)
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{self._etag(blob)}"', "X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             return self._send(200, blob, headers)
         sent = self.server.spoilt.get(path, bytes)(blob)
@@ -344,6 +348,7 @@ class _Handler(BaseHTTPRequestHandler):
             start, end = int(wanted[1]), int(wanted[2] or len(sent) - 1) + 1
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(sent)}"
         self._send(206 if wanted else 200, sent[start:end], headers, self._drop_after(path, start))
+        self.server.after_sending.get(path, bool)()
 
     def _drop_after(self, path: str, start: int) -> int:
         """How many bytes to send before the connection breaks, -1: all of them."""

@@ -1,0 +1,92 @@
+"""From a foreign checkpoint to a detector that gives the same answers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dyzoo.architectures import ARCHITECTURES
+from dyzoo.checkpoints import mmdet, official
+from dyzoo.checkpoints.layout import Layout
+from dyzoo.checkpoints.reading import read_checkpoint, weights_of
+from dyzoo.detector import Detector
+from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.labels import COCO_LABELS
+
+LAYOUTS: dict[str, Layout] = {**official.LAYOUTS, **mmdet.LAYOUTS}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted detector, and what became of the checkpoint's keys."""
+
+    detector: Detector
+    num_keys: int
+    ignored: tuple[str, ...]  # keys whose values follow from the configuration
+
+
+def convert_checkpoint(
+    path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None = None
+) -> Detector:
+    """Make a detector of a checkpoint that another code base has trained, in evaluation mode.
+
+    Every key of the checkpoint is accounted for. No code of the file is run.
+
+    Args:
+        path_or_state_dict: a .pth, .pt, .bin, .pkl or .safetensors file, or the dictionary that such a file holds;
+            weights may be nested under "model" or "state_dict" and carry the prefix of parallel training.
+        source: the architecture that it is a checkpoint of, one of the seven `official_*` and `mmdet_*`.
+        labels: class names, in the order of the checkpoint's outputs. Default: those that an mmdetection checkpoint
+            brings, else COCO's where it has 80 classes.
+
+    Raises:
+        UnknownModelError: no checkpoints of `source` can be read; the message suggests the nearest names.
+        CheckpointError: the file is absent, damaged, holds pickled code or no weights; a key is missing or unknown; a
+            tensor has another shape; `labels` are missing or not as many as the checkpoint's classes.
+    """
+    return convert(path_or_state_dict, source, labels).detector
+
+
+def convert(
+    path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None = None
+) -> Conversion:
+    """`convert_checkpoint`, and an account of the keys."""
+    if source not in LAYOUTS:
+        near = difflib.get_close_matches(source, LAYOUTS, n=3, cutoff=0.4) or sorted(LAYOUTS)
+        raise UnknownModelError(f"no checkpoints of {source!r} can be converted: did you mean {', '.join(near)}?")
+    layout = LAYOUTS[source]
+    if isinstance(path_or_state_dict, Mapping):
+        checkpoint, where = path_or_state_dict, "the checkpoint"
+    else:
+        checkpoint, where = read_checkpoint(path_or_state_dict), str(path_or_state_dict)
+    foreign = weights_of(checkpoint, where)
+    if layout.class_bias not in foreign:
+        others = [name for name, other in LAYOUTS.items() if other.class_bias in foreign]
+        hint = f"is it of {' or '.join(others)}?" if others else "it is of another detector, or not whole"
+        raise CheckpointError(f"{where} lacks {layout.class_bias!r} of {source}: {hint}")
+    num_classes = layout.num_classes(foreign, where)
+    config = replace(ARCHITECTURES[source](), labels=_labels(labels, num_classes, checkpoint, where))
+    detector = Detector(config)
+    weights, ignored = layout.translate(foreign, detector.state_dict(), where)
+    detector.load_weights(weights, where)
+    return Conversion(detector.eval(), len(foreign), tuple(ignored))
+
+
+def _labels(
+    labels: Sequence[str] | None, num_classes: int, checkpoint: Mapping[Any, Any], where: str
+) -> tuple[str, ...]:
+    if labels is not None:
+        if len(labels) != num_classes:
+            raise CheckpointError(f"{where} has {num_classes} classes, but {len(labels)} labels were given for them")
+        return tuple(labels)
+    named = mmdet.class_names(checkpoint)
+    if named is not None and len(named) == num_classes:
+        return named
+    if num_classes != len(COCO_LABELS):
+        raise CheckpointError(
+            f"{where} has {num_classes} classes without names, COCO has {len(COCO_LABELS)}: give labels for them"
+        )
+    return COCO_LABELS

@@ -1,0 +1,43 @@
+"""What a converted detector's model card says of where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from dyzoo.architectures import ARCHITECTURES, PUBLISHED
+from dyzoo.cards import CardDetails
+from dyzoo.config import DetectorConfig
+from dyzoo.labels import COCO_LABELS
+
+CONVERTED = "Converted by `dyzoo convert`"
+"""Begins the paragraph, and tells a folder that the command may write over."""
+
+_LICENSES = {"official": "mit", "mmdet": "apache-2.0"}  # of the code bases, under which they publish their weights
+_CHUNK_BYTES = 1 << 20
+
+
+def card_details(path: Path, config: DetectorConfig) -> CardDetails:
+    """Of a detector that was converted from the file `path`."""
+    published = PUBLISHED[config.architecture]
+    description = (ARCHITECTURES[config.architecture].__doc__ or "").splitlines()[0].rstrip(".")
+    reported = (
+        f"A COCO box AP of {published.ap:.1f} is reported for the checkpoint published under that name "
+        f"({published.where}; {published.weights_url}). That is as published, it was not measured here"
+    )
+    if config.labels != COCO_LABELS:
+        reported = "It has classes of its own, so no published number is about it"
+    return CardDetails(
+        license=_LICENSES[config.architecture.partition("_")[0]],
+        training=f"{CONVERTED} from a checkpoint of this detector: {description}. Its file `{path.name}` has the "
+        f"sha256 `{sha256(path)}`. No training was added. {reported}. The licence is that of the original's code.",
+    )
+
+
+def sha256(path: Path) -> str:
+    """Of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

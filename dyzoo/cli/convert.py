@@ -1,0 +1,103 @@
+"""`dyzoo convert`: make a detector of another code base's checkpoint."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dyzoo.cli.options import progress_bar
+from dyzoo.errors import CheckpointError
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .pth, .pt, .bin, .pkl, .safetensors.")],
+    source: Annotated[str, typer.Option("--from", metavar="NAME", help="What it is of, one of those above.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the detector.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE|a,b,c",
+            help="Class names of a fine-tuned checkpoint: a file with one on each line, or a list.",
+            show_default="its own, or COCO's",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "bfloat16"] | None,
+        typer.Option("--dtype", help="Store weights in half the bytes.", show_default="float32"),
+    ] = None,
+) -> None:
+    """Convert a checkpoint of another code base.
+
+    The detector gives the same answers. Every key of the checkpoint is accounted for; no code in the file is run.
+    What can be converted, of microsoft/DynamicHead and of mmdetection:
+
+    \b
+      official_atss_r50          dyhead_r50_atss_fpn_1x
+      official_atss_swin_t       dyhead_swint_atss_fpn_2x_ms
+      official_faster_rcnn_r50   dyhead_r50_rcnn_fpn_1x
+      official_retinanet_r50     dyhead_r50_retina_fpn_1x
+      mmdet_atss_r50             atss_r50_fpn_dyhead_1x_coco
+      mmdet_atss_r50_caffe       atss_r50-caffe_fpn_dyhead_1x_coco
+      mmdet_atss_swin_l          atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco
+
+    \b
+    Examples:
+      dyzoo convert dyhead_r50_atss_fpn_1x.pth --from official_atss_r50 --out atss
+      dyzoo predict photos/ --model atss
+      dyzoo convert my.pth --from mmdet_atss_r50 --labels cat,dog --out mine
+    """
+    import torch
+
+    from dyzoo.checkpoints import convert as run_conversion
+    from dyzoo.checkpoints.provenance import card_details
+
+    _check_folder(out)
+    names = None if labels is None else _parse_labels(labels)
+    with progress_bar() as bar:
+        task = bar.add_task("converting", total=2)
+        conversion = run_conversion(file, source, names)
+        bar.update(task, advance=1, description="writing")
+        detector = conversion.detector
+        details = card_details(file, detector.config)
+        detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype), card=details)
+    parameters = sum(parameter.numel() for parameter in detector.parameters())
+    ignored = len(conversion.ignored)
+    print(
+        f"{source}: {conversion.num_keys - ignored} keys read, {ignored} ignored, {parameters / 1e6:.2f} M parameters, "
+        f"{len(detector.labels)} classes -> {out}"
+    )
+    print(f"use it: dyzoo predict IMAGE --model {out}")
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse to write over anything but the result of an earlier conversion."""
+    from dyzoo.cards import CARD_NAME
+    from dyzoo.checkpoints.provenance import CONVERTED
+
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OSError(errno.ENOTDIR, "is a file, expected a folder to write to", str(out))
+    card = out / CARD_NAME
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    if CONVERTED not in text and any(out.iterdir()):
+        raise CheckpointError(f"{out} holds something else than a converted detector: name a new folder with --out")
+
+
+def _parse_labels(text: str) -> list[str]:
+    path = Path(text)
+    if path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise typer.BadParameter(f"{text} is not a text file", param_hint="--labels") from None
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        names = [name.strip() for name in text.split(",")]
+    if not all(names) or not names:
+        raise typer.BadParameter(f"{text!r} has a class without a name", param_hint="--labels")
+    return names

@@ -1,0 +1,22 @@
+"""The Hugging Face Hub: fetching single files of one commit, and committing files; every failure in one line.
+
+Cache, offline mode, endpoint and token are huggingface_hub's: `HF_HOME`, `HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN`.
+"""
+
+from dyzoo.hub.failures import missing_file
+from dyzoo.hub.fetching import download, mend_hint, sha256
+from dyzoo.hub.ids import Token, is_hub_id, split_id
+from dyzoo.hub.upload import commit, prepare_repo, read_text
+
+__all__ = [
+    "Token",
+    "commit",
+    "download",
+    "is_hub_id",
+    "mend_hint",
+    "missing_file",
+    "prepare_repo",
+    "read_text",
+    "sha256",
+    "split_id",
+]

@@ -1,0 +1,92 @@
+"""Repositories, their branches, and commits to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+from dyzoo import __version__
+from dyzoo.errors import HubError
+from dyzoo.hub.failures import is_absent, one_line_errors
+from dyzoo.hub.ids import Token, split_id
+
+_ANSWER_TIMEOUT_S = 10.0
+
+
+def prepare_repo(
+    repo_id: str, *, private: bool | None = None, token: Token = None, branch: str | None = None
+) -> tuple[str, bool]:
+    """Make a model repository, and a branch of it, where they are not there yet.
+
+    Args:
+        repo_id: org/name; a name alone means the user's own.
+        private: who may see a new repository; None: the account's default.
+        token: see `Token`.
+        branch: None: main.
+
+    Returns:
+        The full id, and whether the repository is new.
+
+    Raises:
+        HubError: it may not be made, or `private` is asked for one that is public already.
+    """
+    repo_id, branch = split_id(repo_id, branch)
+    api = _api(token)
+    with one_line_errors(repo_id):
+        if "/" not in repo_id:
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        try:
+            is_private, is_new = api.model_info(repo_id, timeout=_ANSWER_TIMEOUT_S).private, False
+        except RepositoryNotFoundError:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            is_private, is_new = private, True
+        if private and not is_private:
+            raise HubError(
+                f"{repo_id} is there already and public: make it private on {constants.ENDPOINT}/{repo_id}/settings, "
+                "or push to another name"
+            )
+        if branch is not None and not branch.startswith("refs/"):
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+    return repo_id, is_new
+
+
+def read_text(repo_id: str, name: str, *, revision: str | None = None, token: Token = None) -> str | None:
+    """A text file of a repository as it is there now, None if there is none."""
+    # not into the user's cache: its branches must stand for commits whose weights are there too
+    with one_line_errors(repo_id, revision), TemporaryDirectory() as folder:
+        try:
+            path = Path(hf_hub_download(repo_id, name, revision=revision, token=token, cache_dir=folder))
+        except EntryNotFoundError as error:
+            if is_absent(error):
+                return None
+            raise
+        return path.read_text(encoding="utf-8", errors="replace")
+
+
+def commit(
+    repo_id: str,
+    files: Mapping[str, Path],
+    message: str,
+    *,
+    token: Token = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Put files into a repository in one commit; those that are there unchanged are not sent again.
+
+    Raises:
+        HubError: the Hub refuses them or cannot be reached; the repository is as it was then.
+    """
+    operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+    with one_line_errors(repo_id, revision):
+        return _api(token).create_commit(
+            repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
+        )
+
+
+def _api(token: Token) -> HfApi:
+    return HfApi(token=token, library_name="dyzoo", library_version=__version__)
