@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch.nn.functional as F
@@ -15,8 +15,12 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from dyzoo import hub
 from dyzoo.config import BackboneConfig
-from dyzoo.errors import UnknownModelError, first_line
+from dyzoo.errors import DyzooError, UnknownModelError, first_line
+
+TIMM_WEIGHTS_NAME = "model.safetensors"
+WITHOUT_WEIGHTS = "or start without them (--no-pretrained-backbone, pretrained_backbone=False)"
 
 
 class Backbone(nn.Module):
@@ -104,19 +108,34 @@ def _create_timm_model(config: BackboneConfig, pretrained: bool | Path) -> Any:
         options = {"strict_img_size": False, "always_partition": True}
     if config.drop_path_rate:
         options["drop_path_rate"] = config.drop_path_rate
-    if isinstance(pretrained, Path):
-        if not pretrained.is_file():
-            raise UnknownModelError(f"backbone weights {pretrained} are no file: name a .safetensors or .pth of {name}")
-        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    file = _published_weights(name) if pretrained is True else pretrained
+    if file:
+        if not file.is_file():
+            raise UnknownModelError(f"backbone weights {file} are no file: name a .safetensors or .pth of {name}")
+        options["pretrained_cfg_overlay"] = {"file": str(file)}
     try:
         return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise UnknownModelError(f"backbone {name!r} gives no feature maps: {first_line(error)}") from error
         raise UnknownModelError(
-            f"timm's weights for {name!r} cannot be loaded ({first_line(error)}): check the network, "
-            "or start without them (--no-pretrained-backbone, pretrained_backbone=False)"
+            f"timm's weights for {name!r} cannot be loaded ({first_line(error)}): {WITHOUT_WEIGHTS}"
         ) from error
+
+
+def _published_weights(name: str) -> Path | Literal[False]:
+    """The file that timm publishes on the Hub; False where it publishes another way, which is then left to timm.
+
+    Fetched here and not by timm, which asks for half a minute and more where there is no network, and which would also
+    take a pickled file.
+    """
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id or published.hf_hub_filename:
+        return False
+    try:
+        return hub.download(published.hf_hub_id, (TIMM_WEIGHTS_NAME,))[0]
+    except DyzooError as error:
+        raise UnknownModelError(f"timm's weights for {name!r}: {error}; {WITHOUT_WEIGHTS}") from error
 
 
 def _move_stride_to_first_conv(model: nn.Module) -> None:

@@ -96,7 +96,7 @@ class PretrainedModel(nn.Module):
             repo_id: org/name; a name alone means your own.
             private: who may see a new repository; None: your account's default.
             token: None: the one you are logged in with.
-            revision: branch, made if absent; None: main.
+            revision: branch, made if absent (not for a pull request); None: main.
             commit_message: None: one that names the architecture.
             create_pr: open a pull request instead of changing the branch.
             dtype: as for `save_pretrained`.
@@ -121,7 +121,8 @@ class PretrainedModel(nn.Module):
         with TemporaryDirectory() as staging:
             folder = Path(staging)
             self.save_pretrained(folder, dtype, card=False)
-            repo_id, is_new = hub.prepare_repo(repo_id, private=private, token=token, branch=revision)
+            branch = None if create_pr else revision
+            repo_id, is_new = hub.prepare_repo(repo_id, private=private, token=token, branch=branch)
             there = None if is_new else hub.read_text(repo_id, CARD_NAME, revision=revision, token=token)
             if there is not None and is_hand_written(there) and not replace_card:
                 warnings.warn(
@@ -349,4 +350,5 @@ def _at_most(parameters: int) -> Iterator[None]:
 
 
 def _is_finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    # the extremes tell, without a tensor of truth values as long as the weights
+    return not value.is_floating_point() or not value.numel() or all(bool(m.isfinite()) for m in torch.aminmax(value))

@@ -56,6 +56,8 @@ def download(
     repo_id, revision = split_id(repo_id, revision)
     if local_files_only and force_download:
         raise HubError("force_download=True needs the Hub, local_files_only=True forbids it: leave one of them out")
+    if cache_dir is not None:
+        cache_dir = Path(cache_dir).expanduser()
     source = _Source(repo_id, revision, token, cache_dir, local_files_only, force_download)
     commit = source.commit(names[0])
     paths = [source.fetch(name, commit) for name in names]
