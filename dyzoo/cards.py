@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -139,6 +139,18 @@ def adapt_card(text: str, name: str, details: CardDetails | None = None) -> str:
         ):
             content = content.replace(before, after)
     return _mark(content)
+
+
+def terms_of(card: str) -> CardDetails:
+    """Licence and data sets that a card's metadata names."""
+    data: Any = ModelCard(card, ignore_metadata_errors=True).data
+    return CardDetails(license=data.get("license"), datasets=data.get("datasets") or ())
+
+
+def inherit(details: CardDetails, older: str | None) -> CardDetails:
+    """The details, with the terms of an older card where they name none."""
+    terms = terms_of(older or "")
+    return replace(details, license=details.license or terms.license, datasets=details.datasets or terms.datasets)
 
 
 def _mark(text: str) -> str:

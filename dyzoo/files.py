@@ -17,8 +17,12 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")  # one name, so that what a killed process left is written over
+    aside.unlink(missing_ok=True)
+    aside.touch()
+    mode = aside.stat().st_mode
     try:
         yield aside
+        aside.chmod(mode)  # the user's default again: safetensors makes files that nobody else can read
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.replace(path)

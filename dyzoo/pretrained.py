@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dyzoo import hub
-from dyzoo.cards import CARD_NAME, CardDetails, CardKeptWarning, adapt_card, is_hand_written, write_card
+from dyzoo.cards import (
+    CARD_NAME,
+    CardDetails,
+    CardKeptWarning,
+    adapt_card,
+    inherit,
+    is_hand_written,
+    terms_of,
+    write_card,
+)
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError, first_line
 from dyzoo.files import replacing, write_text
@@ -101,7 +110,7 @@ class PretrainedModel(nn.Module):
             create_pr: open a pull request instead of changing the branch.
             dtype: as for `save_pretrained`.
             card: what the model card says besides the configuration, or its whole text. One that `save_pretrained`
-                wrote is told the new name.
+                wrote is told the new name. Licence and data sets that are not given stay as they are there.
             replace_card: also in place of a README.md that somebody wrote or edited there, which is kept otherwise,
                 with a warning.
             files: more files to put beside, by their names in the repository.
@@ -132,11 +141,12 @@ class PretrainedModel(nn.Module):
                     stacklevel=2,
                 )
             else:
-                if not isinstance(card, str):
-                    card = self._card(repo_id, card)
-                elif not is_hand_written(card):
-                    card = adapt_card(card, repo_id)
-                write_text(folder / CARD_NAME, card)
+                if isinstance(card, str) and card.strip():
+                    text = card if is_hand_written(card) else adapt_card(card, repo_id, inherit(terms_of(card), there))
+                else:
+                    details = card if isinstance(card, CardDetails) else CardDetails()
+                    text = self._card(repo_id, inherit(details, there))
+                write_text(folder / CARD_NAME, text)
             staged = {path.name: path for path in sorted(folder.iterdir())}
             return hub.commit(
                 repo_id,

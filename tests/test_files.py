@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dyzoo.files import replacing, write_text
 
@@ -26,3 +28,12 @@ def test_the_target_is_untouched_until_the_write_is_whole(tmp_path: Path) -> Non
         aside.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
+
+
+def test_a_file_has_the_users_permissions_whoever_writes_it(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    with replacing(tmp_path / "model.safetensors") as aside:
+        save_file({"a": torch.zeros(1)}, aside)
+        aside.chmod(0o600)
+    assert (tmp_path / "model.safetensors").stat().st_mode == plain.stat().st_mode

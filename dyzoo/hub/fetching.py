@@ -19,7 +19,6 @@ from dyzoo.files import write_text
 from dyzoo.hub.failures import FAILURES, FULL_DISK, cause, explain, is_absent, is_offline, missing_file, status
 from dyzoo.hub.ids import COMMIT, Token, split_id
 
-_ANSWER_TIMEOUT_S = 10.0
 # from its version 2 on huggingface_hub goes on by itself where a file broke off; before, the next call does
 _ATTEMPTS = 5 if huggingface_hub.__version__.split(".")[0] in ("0", "1") else 1
 
@@ -137,7 +136,7 @@ class _Source:
     def _ask(self, name: str, revision: str | None) -> str:
         """The commit, by one question: hf_hub_download repeats one that stays unanswered for half a minute and more."""
         url = hf_hub_url(self.repo_id, name, revision=revision)
-        commit = get_hf_file_metadata(url, token=self.token, timeout=_ANSWER_TIMEOUT_S).commit_hash
+        commit = get_hf_file_metadata(url, token=self.token, timeout=constants.HF_HUB_ETAG_TIMEOUT).commit_hash
         if commit is None or not COMMIT.fullmatch(commit):
             raise OSError(f"{url} is answered, but not by a Hub: check HF_ENDPOINT and the proxy")
         self.answered = True

@@ -14,8 +14,6 @@ from dyzoo.errors import HubError
 from dyzoo.hub.failures import is_absent, one_line_errors
 from dyzoo.hub.ids import Token, split_id
 
-_ANSWER_TIMEOUT_S = 10.0
-
 
 def prepare_repo(
     repo_id: str, *, private: bool | None = None, token: Token = None, branch: str | None = None
@@ -40,7 +38,7 @@ def prepare_repo(
         if "/" not in repo_id:
             repo_id = f"{api.whoami()['name']}/{repo_id}"
         try:
-            is_private, is_new = api.model_info(repo_id, timeout=_ANSWER_TIMEOUT_S).private, False
+            is_private, is_new = api.model_info(repo_id, timeout=constants.HF_HUB_ETAG_TIMEOUT).private, False
         except RepositoryNotFoundError:
             api.create_repo(repo_id, private=private, exist_ok=True)
             is_private, is_new = private, True

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load
 
-from dyzoo.cards import CardDetails, CardKeptWarning, is_hand_written
+from dyzoo.cards import CardDetails, CardKeptWarning, is_hand_written, terms_of
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, HubError
 from tests.hub.hub_server import Hub
@@ -98,6 +98,15 @@ def test_a_card_that_dyzoo_wrote_is_renewed_until_somebody_edits_it(hub: Hub, ca
     with pytest.warns(CardKeptWarning):
         detector.push_to_hub(NAME)
     assert hub.files(NAME)["README.md"] == edited
+
+
+def test_terms_stay_until_others_are_given(hub: Hub, cache: Path, detector: Detector, tmp_path: Path) -> None:
+    detector.push_to_hub(NAME, card=CardDetails(license="mit", datasets=["org/data"]))
+    detector.push_to_hub(NAME)
+    assert terms_of(hub.files(NAME)["README.md"].decode()) == CardDetails(license="mit", datasets=["org/data"])
+    detector.save_pretrained(tmp_path / "local", card=CardDetails(datasets=["org/more"]))
+    detector.push_to_hub(NAME, card=(tmp_path / "local" / "README.md").read_text())
+    assert terms_of(hub.files(NAME)["README.md"].decode()) == CardDetails(license="mit", datasets=["org/more"])
 
 
 def test_a_whole_card_may_be_given(hub: Hub, cache: Path, detector: Detector) -> None:
