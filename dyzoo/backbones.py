@@ -113,6 +113,8 @@ def _create_timm_model(config: BackboneConfig, pretrained: bool | Path) -> Any:
         if not file.is_file():
             raise UnknownModelError(f"backbone weights {file} are no file: name a .safetensors or .pth of {name}")
         options["pretrained_cfg_overlay"] = {"file": str(file)}
+        if pretrained is True:  # what it publishes as safetensors is no archive of the first authors'
+            options["pretrained_cfg_overlay"]["custom_load"] = False
     try:
         return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -129,7 +131,10 @@ def _published_weights(name: str) -> Path | Literal[False]:
     Fetched here and not by timm, which asks for half a minute and more where there is no network, and which would also
     take a pickled file.
     """
-    published = timm.get_pretrained_cfg(name)
+    try:
+        published = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise UnknownModelError(f"timm has no weights {name!r}: {first_line(error)}") from error
     if published is None or not published.hf_hub_id or published.hf_hub_filename:
         return False
     try:

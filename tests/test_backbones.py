@@ -151,3 +151,9 @@ def test_levels_of_one_pixel_have_whole_gradients_in_bfloat16() -> None:
             levels = fpn(maps)
         sum(level.float().sum() for level in levels).backward()
         assert all(bool(parameter.grad.isfinite().all()) for parameter in fpn.parameters())
+
+
+def test_an_unknown_tag_of_timms_weights_is_named() -> None:
+    with pytest.raises(UnknownModelError, match=r"resnet50\.zzz") as caught:
+        Backbone(BackboneConfig("resnet50.zzz"), pretrained=True)
+    assert "\n" not in str(caught.value)

@@ -171,7 +171,7 @@ class Trainer:
         ap = evaluation.metrics["AP"] or 0.0
         if ap > self.progression.best_ap:
             self.progression.best_ap, self.progression.best_epoch = ap, epoch
-            self.evaluated_model.save_pretrained(self.folder / BEST_NAME)
+            self.evaluated_model.save_pretrained(self.folder / BEST_NAME, card=False)  # nothing final is measured yet
         return {"AP": ap, "AP50": evaluation.metrics["AP50"] or 0.0}
 
     def _autocast(self) -> AbstractContextManager[None]:
