@@ -169,7 +169,7 @@ def weights_of(checkpoint: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor | Stored | np.ndarray)
+    return isinstance(value, Tensor | Stored | np.ndarray | np.generic)  # a scalar's array becomes numpy's scalar
 
 
 def as_tensor(value: Any, where: str) -> Tensor:
@@ -181,8 +181,8 @@ def as_tensor(value: Any, where: str) -> Tensor:
     try:
         if isinstance(value, Stored):
             value = value.tensor()
-        elif isinstance(value, np.ndarray):
-            value = from_array(value)
+        elif isinstance(value, np.ndarray | np.generic):
+            value = from_array(np.asarray(value))
     except Exception as error:  # whatever a damaged file leads to
         raise CheckpointError(f"{where} cannot be read ({first_line(error)}): the file is damaged") from None
     if not isinstance(value, Tensor) or not value.is_floating_point():

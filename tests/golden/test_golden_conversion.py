@@ -211,3 +211,12 @@ def test_an_unknown_source_suggests_the_nearest() -> None:
 def test_another_code_bases_checkpoint_is_recognised() -> None:
     with pytest.raises(CheckpointError, match=r"is it of official_retinanet_r50\?"):
         dyzoo.convert_checkpoint(foreign_weights(SMALL), "mmdet_atss_r50")
+
+
+def test_numpy_arrays_and_scalars_are_weights_too() -> None:
+    foreign = foreign_weights("mmdet_atss_r50")
+    arrays = {key: np.float32(value.item()) if value.ndim == 0 else value.numpy() for key, value in foreign.items()}
+    assert np.isscalar(arrays["bbox_head.scales.0.scale"])
+    found = dyzoo.convert_checkpoint(arrays, "mmdet_atss_r50").state_dict()
+    expected = dyzoo.convert_checkpoint(foreign, "mmdet_atss_r50").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
