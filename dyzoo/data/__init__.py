@@ -1,4 +1,4 @@
-"""Datasets: COCO JSON and Pascal VOC folders as one dataset type, its transforms and its loader."""
+"""Datasets: COCO JSON, YOLO and Pascal VOC folders as one dataset type, its transforms and its loader."""
 
 from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.formats import list_splits, open_dataset

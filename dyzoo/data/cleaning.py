@@ -32,11 +32,11 @@ def clean(images: Sequence[ImageRecord], labels: Sequence[str], notes: Notes) ->
         try:
             size = read_image_size(image.path)
         except ImageError as error:
-            notes.add("images that cannot be opened, dropped", error)
+            notes.add("images that cannot be opened, dropped", error, image.path)
             continue
         if image.claimed_size not in (None, size):
             what = f"{image.path.name}: {size}, not {image.claimed_size}"
-            notes.add("image sizes that differ from the label file's, the image's own taken", what)
+            notes.add("image sizes that differ from the label file's, the image's own taken", what, image.path)
         samples.append(_clean_objects(image, size, label_of_name, notes))
     return samples
 
@@ -46,13 +46,15 @@ def _clean_objects(image: ImageRecord, size: tuple[int, int], label_of_name: dic
     for each in image.objects:
         label = label_of_name.get(each.name)
         if label is None:
-            notes.add("objects of a class that is not among the labels, dropped", f"{each.name} in {image.path.name}")
+            example = f"{each.name} in {image.path.name}"
+            notes.add("objects of a class that is not among the labels, dropped", example, image.path)
             continue
         box, fault = _clean_box(each.box_xyxy, size)
         if box is not None and (box, label, each.crowd) in objects:
             fault = "objects given twice, taken once"
         if fault is not None:
-            notes.add(fault, f"{image.path.name} at {' '.join(f'{value:g}' for value in each.box_xyxy)}")
+            example = f"{image.path.name} at {' '.join(f'{value:g}' for value in each.box_xyxy)}"
+            notes.add(fault, example, image.path)
         if box is not None:
             objects[box, label, each.crowd] = None
     return Sample(

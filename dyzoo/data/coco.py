@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path, PureWindowsPath
+from collections import Counter
+from collections.abc import Set
+from pathlib import Path
 from typing import Any
 
+from dyzoo.data.lookup import find_by_tail, find_file, leads_outside
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.data.splits import split_kind
 from dyzoo.errors import DatasetError
@@ -97,6 +99,7 @@ def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[di
     image_ids: dict[int, int] = {}
     files: dict[int, str] = {}
     ids_of_files: dict[str, int] = {}
+    elsewhere: dict[int, Row] = {}
     for row in rows:
         image_id, name = _as_id(row.get("id")), row.get("file_name")
         if image_id is None or not isinstance(name, str):
@@ -112,15 +115,33 @@ def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[di
         if image_ids[image_id] != image_id:
             notes.add("files listed under two ids, taken as one image", name)
             continue
-        if _leads_outside(name):
-            notes.add("images outside the dataset folder, refused", name)
-            continue
-        path = _find(name, folders)
+        path = None if leads_outside(name) else find_file(name, folders)
         if path is None:
-            notes.add("images absent on disk, dropped", name)
-            continue
-        images[image_id] = ImageRecord(path, image_id, [], _claimed_size(row))
-    return images, image_ids
+            elsewhere[image_id] = row
+        else:
+            images[image_id] = ImageRecord(path, image_id, [], _claimed_size(row))
+    images.update(_find_elsewhere(elsewhere, folders, {image.path for image in images.values()}, notes))
+    return {image_id: images[image_id] for image_id in image_ids if image_id in images}, image_ids
+
+
+def _find_elsewhere(
+    rows: dict[int, Row], folders: list[Path], taken: Set[Path], notes: Notes
+) -> dict[int, ImageRecord]:
+    """Images that do not lie where the label file says, by the end of the path it gives."""
+    paths = {image_id: find_by_tail(row["file_name"], folders) for image_id, row in rows.items()}
+    counts = Counter([*taken, *filter(None, paths.values())])
+    images = {}
+    for image_id, row in rows.items():
+        path, name = paths[image_id], row["file_name"]
+        if path is None:
+            outside = "images outside the dataset folder, refused"
+            notes.add(outside if leads_outside(name) else "images absent on disk, dropped", name)
+        elif counts[path] > 1:
+            notes.add("images whose name fits several entries, dropped", name)
+        else:
+            notes.add("images not where the label file says, found by name", name)
+            images[image_id] = ImageRecord(path, image_id, [], _claimed_size(row))
+    return images
 
 
 def _read_annotations(
@@ -168,17 +189,6 @@ def _corners(bbox: object) -> tuple[float, float, float, float] | None:
 def _claimed_size(row: Row) -> tuple[int, int] | None:
     width, height = row.get("width"), row.get("height")
     return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None
-
-
-def _leads_outside(name: str) -> bool:
-    """Whether a file name, with slashes of either kind, could leave the folder it is joined to."""
-    path = PureWindowsPath(name)
-    return bool(path.anchor) or ".." in path.parts
-
-
-def _find(name: str, folders: list[Path]) -> Path | None:
-    # Path.is_file raises for names that the file system does not take, isfile just says no.
-    return next((folder / name for folder in folders if os.path.isfile(folder / name)), None)  # noqa: PTH113
 
 
 def _image_folders(folder: Path, split: str, source: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dyzoo.data import coco, voc
+from dyzoo.data import coco, voc, yolo
 from dyzoo.data.cleaning import clean
 from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.records import Notes, SplitRecord
@@ -27,7 +27,7 @@ class Format(Protocol):
         """Read one of `find_splits`; boxes may be as wrong as the label files are."""
 
 
-FORMATS: tuple[Format, ...] = (voc, coco)
+FORMATS: tuple[Format, ...] = (voc, yolo, coco)
 """In the order in which they are tried."""
 
 
@@ -37,7 +37,7 @@ def list_splits(folder: str | Path) -> tuple[str, ...]:
 
 
 def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[str] | None = None) -> DetectionDataset:
-    """Open a dataset folder, Pascal VOC or COCO JSON, whichever it is.
+    """Open a dataset folder: Pascal VOC, YOLO or COCO JSON, whichever it is.
 
     Args:
         folder: see `LAYOUT` of each format.

@@ -56,30 +56,52 @@ class SplitRecord:
     category_ids: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Note:
+    """One kind of thing that was dropped, mended or found, with the first examples and the images it was found in."""
+
+    kind: str  # a plural such as "boxes without area, dropped"
+    count: int
+    examples: tuple[str, ...]
+    images: tuple[Path, ...] = ()  # those that are known and can be shown
+
+    def __str__(self) -> str:
+        """One line: `boxes without area, dropped: 2 (a.jpg, b.jpg)`."""
+        shown = ", ".join([*self.examples, "..."] if self.count > len(self.examples) else self.examples)
+        return f"{self.kind}: {self.count} ({shown})"
+
+
 class Notes:
     """What was dropped or mended, counted by kind, with the first examples."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._examples: dict[str, list[str]] = {}
+        self._images: dict[str, dict[Path, None]] = {}
 
-    def add(self, kind: str, example: object) -> None:
-        """Count one case of `kind`, a plural such as "boxes without area, dropped"."""
+    def add(self, kind: str, example: object, image: Path | None = None) -> None:
+        """Count one case of `kind`, a plural such as "boxes without area, dropped", found in `image`."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         examples = self._examples.setdefault(kind, [])
+        images = self._images.setdefault(kind, {})
         if len(examples) < _EXAMPLES_PER_NOTE:
             text = " ".join(str(example).split())  # names come from strangers: keep to one line
             examples.append(text if len(text) <= _EXAMPLE_LENGTH else text[:_EXAMPLE_LENGTH] + "...")
+        if image is not None:
+            images[image] = None
 
     def add_all(self, kind: str, examples: Iterable[object]) -> None:
         """Count every one of `examples`."""
         for example in examples:
             self.add(kind, example)
 
+    def items(self) -> list[Note]:
+        """One for each kind, in the order in which they were first met."""
+        return [
+            Note(kind, count, tuple(self._examples[kind]), tuple(self._images[kind]))
+            for kind, count in self._counts.items()
+        ]
+
     def lines(self) -> list[str]:
         """One line for each kind: `boxes without area, dropped: 2 (a.jpg, b.jpg)`."""
-        return [f"{kind}: {count} ({self._shown(kind)})" for kind, count in self._counts.items()]
-
-    def _shown(self, kind: str) -> str:
-        examples = self._examples[kind]
-        return ", ".join([*examples, "..."] if self._counts[kind] > len(examples) else examples)
+        return [str(note) for note in self.items()]

@@ -44,4 +44,7 @@ def choose_split(wanted: str | None, available: Collection[str], folder: Path) -
     if wanted is None:
         raise DatasetError(f"{folder} has several splits, name one of them: {listed}")
     fault = f"has several splits {wanted!r}" if fitting else f"has no split {wanted!r}"
-    raise DatasetError(f"{folder} {fault}, available: {listed}")
+    # What is not split yet: all in one, or training images alone.
+    unsplit = split_kind(wanted) in ("train", "val") and not any(split_kind(name) == "val" for name in available)
+    way_out = f" (`dyzoo data convert {folder} OUT --split 0.2` makes train and val of it)" if unsplit else ""
+    raise DatasetError(f"{folder} {fault}, available: {listed}{way_out if not fitting else ''}")

@@ -1,0 +1,129 @@
+"""What labelling tools export is recognised by looking, and means the same whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_builders import (
+    cvat_coco,
+    cvat_ultralytics,
+    cvat_voc,
+    cvat_yolo,
+    export_tables,
+    label_studio_coco,
+    label_studio_voc,
+    label_studio_yolo,
+    roboflow_coco,
+    roboflow_voc,
+    roboflow_yolo,
+    write_json,
+    write_picture,
+)
+
+from dyzoo.data import DetectionDataset, list_splits, open_dataset
+from dyzoo.errors import DatasetError
+
+
+def assert_cat_and_dog(dataset: DetectionDataset) -> None:
+    assert dataset.labels == ("cat", "dog")
+    assert [sample.image_path.name for sample in dataset.samples] == ["a.jpg", "b.jpg"]
+    assert [sample.labels.tolist() for sample in dataset.samples] == [[0], [1]]
+    assert np.allclose(dataset.samples[0].boxes_xyxy, [[1, 2, 11, 22]], atol=1e-3)
+    assert np.allclose(dataset.samples[1].boxes_xyxy, [[20, 10, 35, 25]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("build", "splits"),
+    [
+        (roboflow_coco, ("test", "train", "valid")),
+        (roboflow_yolo, ("train", "val")),
+        (roboflow_voc, ("test", "train", "valid")),
+        (cvat_coco, ("default",)),
+        (cvat_voc, ("default",)),
+        (cvat_yolo, ("train",)),
+        (cvat_ultralytics, ("train",)),
+        (label_studio_coco, ("result",)),
+        (label_studio_yolo, ("all",)),
+        (label_studio_voc, ("all",)),
+    ],
+)
+def test_exports(build: Callable[[Path], Path], splits: tuple[str, ...], tmp_path: Path) -> None:
+    folder = build(tmp_path / "export")
+    assert list_splits(folder) == splits
+    for split in splits:
+        dataset = open_dataset(folder, split)
+        assert_cat_and_dog(dataset)
+        if build is not roboflow_coco:
+            assert dataset.notes == []
+        assert all(folder in sample.image_path.parents for sample in dataset.samples)
+
+
+@pytest.mark.parametrize("build", [roboflow_coco, roboflow_yolo, roboflow_voc])
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_every_spelling_finds_the_validation_split(build: Callable[[Path], Path], name: str, tmp_path: Path) -> None:
+    for sample in open_dataset(build(tmp_path), name).samples:
+        assert "valid" in sample.image_path.parts
+
+
+@pytest.mark.parametrize("build", [cvat_coco, cvat_voc, cvat_yolo, cvat_ultralytics, label_studio_coco])
+def test_an_export_without_a_validation_split_says_how_to_make_one(
+    build: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "export")
+    with pytest.raises(
+        DatasetError, match=r"no split 'val', available: \w+ \(`dyzoo data convert .*export OUT --split"
+    ):
+        open_dataset(folder, "val")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "images\\1/",
+        "images\\",
+        "../../label-studio/media/upload/4/",
+        "..\\..\\label-studio\\media\\upload\\4\\",
+        "/data/upload/1/",
+        "\\/data\\/upload\\/1\\/",
+        "http://localhost:8080/data/upload/1/",
+        "/data/local-files/?d=pets%20of%20ours/images/",
+        "C:\\labels\\upload\\",
+    ],
+)
+def test_paths_of_label_studio_lead_to_its_images(prefix: str, tmp_path: Path) -> None:
+    dataset = open_dataset(label_studio_coco(tmp_path / "export", prefix))
+    assert_cat_and_dog(dataset)
+    assert dataset.notes[0].startswith("images not where the label file says, found by name: 2 (")
+
+
+def test_names_that_lead_to_one_file_are_not_guessed(tmp_path: Path) -> None:
+    tables = export_tables(["/data/upload/1/a.jpg", "/data/upload/2/a.jpg"])
+    write_json(tmp_path / "result.json", tables)
+    write_picture(tmp_path / "images" / "a.jpg")
+    with pytest.raises(DatasetError, match="images whose name fits several entries, dropped: 2"):
+        open_dataset(tmp_path)
+
+
+def test_a_file_that_an_entry_names_belongs_to_no_other(tmp_path: Path) -> None:
+    write_json(tmp_path / "result.json", export_tables(["images/a.jpg", "/data/upload/2/a.jpg"]))
+    write_picture(tmp_path / "images" / "a.jpg")
+    dataset = open_dataset(tmp_path)
+    assert [sample.labels.tolist() for sample in dataset.samples] == [[0]]
+    assert dataset.notes == ["images whose name fits several entries, dropped: 1 (/data/upload/2/a.jpg)"]
+
+
+def test_cvats_own_xml_is_named(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "a.jpg")
+    (tmp_path / "annotations.xml").write_text("<annotations><image id='0' name='a.jpg'/></annotations>")
+    with pytest.raises(DatasetError, match=r"annotations\.xml has <annotations>, not <annotation>"):
+        open_dataset(tmp_path)
+
+
+def test_classes_of_a_labelmap_come_in_its_order_with_those_without_boxes(tmp_path: Path) -> None:
+    folder = cvat_voc(tmp_path)
+    lines = ("# label:color_rgb:parts:actions", "zebra: grevy:1,2,3::", "dog:0,128,0::", "background:0,0,0::")
+    (folder / "labelmap.txt").write_text("\n".join(lines))
+    assert open_dataset(folder).labels == ("zebra: grevy", "dog", "cat")
