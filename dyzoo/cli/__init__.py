@@ -12,6 +12,7 @@ import typer
 from dyzoo import __version__
 from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
 from dyzoo.cli.convert import convert
+from dyzoo.cli.data import app as data
 from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
@@ -31,6 +32,7 @@ app.command()(evaluate)
 app.command("list")(list_models)
 app.command()(convert)
 app.command()(push)
+app.add_typer(data, name="data")
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it

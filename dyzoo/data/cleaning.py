@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ CLIP_TOLERANCE_PX = 1.0
 Box = tuple[float, float, float, float]
 
 
-def clean(images: Sequence[ImageRecord], labels: Sequence[str], notes: Notes) -> list[Sample]:
+def clean(images: Iterable[ImageRecord], labels: Sequence[str], notes: Notes) -> list[Sample]:
     """Drop what cannot be used, mend what can, and note both.
 
     The size in an image's header wins over its label file's. Boxes are clipped to the image. Dropped are images that

@@ -33,7 +33,7 @@ FORMATS: tuple[Format, ...] = (voc, yolo, coco)
 
 def list_splits(folder: str | Path) -> tuple[str, ...]:
     """Names of the splits in a dataset folder. Raises `DatasetError` if it is of no known format."""
-    return tuple(_detect(Path(folder))[1])
+    return tuple(detect(Path(folder))[1])
 
 
 def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[str] | None = None) -> DetectionDataset:
@@ -48,7 +48,7 @@ def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[
         DatasetError: no such folder, format or split, a label file that cannot be read, or no usable object.
     """
     folder = Path(folder)
-    data_format, splits = _detect(folder)
+    data_format, splits = detect(folder)
     split = choose_split(split, splits, folder)
     notes = Notes()
     record = data_format.read(folder, split, notes)
@@ -62,7 +62,8 @@ def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[
     return DetectionDataset(samples, names, _category_ids(names, record), notes.lines())
 
 
-def _detect(folder: Path) -> tuple[Format, dict[str, Path]]:
+def detect(folder: Path) -> tuple[Format, dict[str, Path]]:
+    """The format of a folder, and its splits. Raises `DatasetError` if it is of no known format."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} is {'a file' if folder.exists() else 'absent'}, expected a dataset folder")
     for each in FORMATS:
