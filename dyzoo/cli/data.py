@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from dyzoo.cli.options import note, progress_bar
+from dyzoo.cli.options import make_folder, note, progress_bar
+from dyzoo.errors import DatasetError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -23,6 +24,49 @@ app = typer.Typer(
 )
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder: COCO JSON, Pascal VOC or YOLO.")]
+
+
+@app.command()
+def check(
+    folder: FolderArgument,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Look at this one alone.", show_default="all")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for check.json and contact_sheet.png.")
+    ] = Path("data_check"),
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="PX", min=1, help="Shortest edge in training.", show_default="that of `dyzoo train`"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which images fill the contact sheet.")] = 0,
+) -> None:
+    """Look for all that is suspicious in a dataset, before training on it.
+
+    Prints classes, sizes and findings: boxes without area, outside or given twice, damaged images, the same picture in
+    train and val, classes that a split lacks, tiny boxes, and more. The exit code is 1 if nothing of it is usable.
+
+    \b
+    Examples:
+      dyzoo data check DIR
+      dyzoo data check DIR --split train --out report --size 640
+    """
+    from dyzoo.data import check_dataset
+    from dyzoo.recipe import TrainConfig
+    from dyzoo.zoo import model_config
+
+    make_folder(out)
+    trained = model_config(TrainConfig.model).preprocess
+    longest = trained.longest_edge if size is None else round(trained.longest_edge * size / trained.shortest_edge)
+    size_px = (size or trained.shortest_edge, longest)
+    with progress_bar() as bar:
+        report = check_dataset(folder, split, size_px=size_px, track=Tracked(bar))
+        report.save(out, seed)
+    print(f"{report.text()}\n\nreport in {out}")
+    if not report.usable:
+        raise DatasetError(f"{folder} holds no usable object")
 
 
 @app.command()

@@ -49,14 +49,23 @@ def thumbnail(path: Path) -> np.ndarray:
     return values / np.linalg.norm(values) if values.std() > _MIN_DEVIATION else np.zeros_like(values)
 
 
-def near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of rows (i, j), i < j, of (N, 256) thumbnails that show nearly the same picture."""
-    pairs: list[tuple[int, int]] = []
+def nearest(thumbnails: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """For each of (N, 256) thumbnails the row of `others` that shows nearly the same picture, or -1: (N,) int64.
+
+    Without `others` it is looked for among the rows before its own.
+    """
+    found = np.full(len(thumbnails), -1)
+    among = thumbnails if others is None else others
     for start in range(0, len(thumbnails), _ROWS_AT_ONCE):
         rows = thumbnails[start : start + _ROWS_AT_ONCE]
-        first, second = np.nonzero(rows @ thumbnails[start:].T > _MIN_CORRELATION)
-        pairs += [(start + i, start + j) for i, j in zip(first.tolist(), second.tolist(), strict=True) if i < j]
-    return pairs
+        correlation = rows @ (among if others is not None else among[: start + len(rows)]).T
+        if others is None:
+            correlation[:, start:][np.triu_indices(len(rows))] = -1
+        if correlation.size:
+            best = correlation.argmax(axis=1)
+            near = correlation[np.arange(len(rows)), best] > _MIN_CORRELATION
+            found[start : start + len(rows)] = np.where(near, best, -1)
+    return found
 
 
 def _digest(path: Path) -> bytes:

@@ -60,6 +60,10 @@ class DatasetFolder:
     splits: tuple[Split, ...]
     left_out: tuple[str, ...] = ()
 
+    def relative(self, path: Path) -> str:
+        """A path as seen from the folder; as it is where it lies outside."""
+        return path.relative_to(self.path).as_posix() if path.is_relative_to(self.path) else str(path)
+
 
 def open_folder(path: Path, split: str | None = None, track: Track = untracked) -> DatasetFolder:
     """Read every split of a folder, or the one that `split` means.
