@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Check dataset folders, and convert them: COCO JSON, Pascal VOC and YOLO.",
+    help="Check dataset folders, convert and split them.",
 )
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder: COCO JSON, Pascal VOC or YOLO.")]
@@ -43,7 +43,7 @@ def check(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which images fill the contact sheet.")] = 0,
 ) -> None:
-    """Look for all that is suspicious in a dataset, before training on it.
+    """Look for what is suspicious in a dataset.
 
     Prints classes, sizes and findings: boxes without area, outside or given twice, damaged images, the same picture in
     train and val, classes that a split lacks, tiny boxes, and more. The exit code is 1 if nothing of it is usable.
@@ -83,7 +83,7 @@ def convert(
         bool, typer.Option("--link/--copy", help="Hard links to the images, which take no space, or copies.")
     ] = False,
 ) -> None:
-    """Write a dataset in another format, or split it into train and val.
+    """Write a dataset in another format, or split it.
 
     Boxes, classes and their order are kept; masks, keypoints and attributes are not. What else the new format cannot
     hold is counted and named. OUT is there as a whole or not at all.

@@ -13,7 +13,7 @@ import numpy as np
 from dyzoo.data.fingerprints import group_by_content, nearest, thumbnail
 from dyzoo.data.folder import DatasetFolder, Split, Track, open_folder, untracked
 from dyzoo.data.records import Notes, Sample
-from dyzoo.data.report import DatasetReport, Finding
+from dyzoo.data.report import SHEET_NAME, DatasetReport, Finding
 from dyzoo.data.splits import split_kind
 from dyzoo.data.statistics import SplitStatistics, count
 from dyzoo.data.yolo_layouts import images_below
@@ -94,10 +94,12 @@ def _pictures(source: DatasetFolder, track: Track) -> list[Finding]:
     for (first, first_paths), (second, second_paths) in combinations(whole.items(), 2):
         known = {content_of[path]: path for path in reversed(first_paths)}
         same = {path: known[content_of[path]] for path in second_paths if content_of[path] in known}
+        same |= {path: path for path in first_paths if path in same}
         for path, twin in same.items():
             shared.add(f"images of {second} that are also in {first}, byte for byte", _pair(path, twin, source), path)
         rest = [path for path in second_paths if path not in same]
-        for path, twin in _near(rest, first_paths, thumbnails):
+        comparison = f"comparing images of {second} and {first}"
+        for path, twin in _near(rest, first_paths, thumbnails, comparison, track):
             shared.add(f"images of {second} that look almost like one of {first}", _pair(path, twin, source), path)
     for name, of_split in whole.items():
         first_of: dict[int, Path] = {}
@@ -105,7 +107,7 @@ def _pictures(source: DatasetFolder, track: Track) -> list[Finding]:
             twin = first_of.setdefault(content_of[path], path)
             if twin != path:
                 twice.add(f"images of {name} that are there twice, byte for byte", _pair(path, twin, source), path)
-        for path, twin in _near(list(first_of.values()), None, thumbnails):
+        for path, twin in _near(list(first_of.values()), None, thumbnails, f"comparing images of {name}", track):
             twice.add(f"images of {name} that look almost like another", _pair(path, twin, source), path)
     return [finding for notes in (damaged, shared, twice) for finding in _of_notes(notes, None)]
 
@@ -122,7 +124,11 @@ def _distinct_paths(split: Split) -> list[Path]:
 
 
 def _near(
-    paths: Sequence[Path], others: Sequence[Path] | None, thumbnails: dict[Path, np.ndarray]
+    paths: Sequence[Path],
+    others: Sequence[Path] | None,
+    thumbnails: dict[Path, np.ndarray],
+    description: str,
+    track: Track,
 ) -> Iterator[tuple[Path, Path]]:
     """Images of `paths` with one of `others`, or an earlier one of their own, that shows nearly the same picture."""
     paths = [path for path in paths if path in thumbnails]
@@ -130,7 +136,8 @@ def _near(
     if not paths or others == []:
         return
     rows = np.stack([thumbnails[path] for path in paths])
-    twins = nearest(rows, None if others is None else np.stack([thumbnails[path] for path in others]))
+    other_rows = None if others is None else np.stack([thumbnails[path] for path in others])
+    twins = nearest(rows, other_rows, description, track)
     for path, twin in zip(paths, twins.tolist(), strict=True):
         if twin >= 0:
             yield path, (paths if others is None else others)[twin]
@@ -210,7 +217,7 @@ def _unlisted(source: DatasetFolder) -> Iterator[Finding]:
     known = {sample.image_path.resolve() for split in source.splits for sample in split.samples}
     known |= {path.resolve() for split in source.splits for note in split.notes.items() for path in note.images}
     if all(split.fault is None for split in source.splits):
-        rest = [path for path in images_below(source.path) if path.resolve() not in known]
+        rest = [p for p in images_below(source.path) if p.resolve() not in known and p.name != SHEET_NAME]
         if rest:
             yield _finding(None, "image files that belong to no split", [source.relative(path) for path in rest], rest)
 

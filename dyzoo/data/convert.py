@@ -162,14 +162,28 @@ def _named_for_yolo(splits: dict[str, list[Sample]], losses: Notes) -> dict[str,
 def _file_names(splits: Mapping[str, Sequence[Sample]], to: str, losses: Notes) -> dict[str, list[Named]]:
     """A file name for every image, with a stem of its own among those in one folder, whatever the case."""
     taken: dict[Path, set[str]] = {}
-    named = {}
+    shared: dict[tuple[Path, Path], tuple[str, Named]] = {}  # an image that two lists of one folder name
+    named: dict[str, list[Named]] = {}
     for split, samples in splits.items():
-        stems = taken.setdefault(image_folder(to, split), set())
-        named[split] = [Named(sample, _file_name(sample.image_path, stems)) for sample in samples]
-        for sample, file_name in named[split]:
-            if file_name != sample.image_path.name:
-                losses.add("images renamed", f"{sample.image_path.name} -> {file_name}")
+        where = image_folder(to, split)
+        stems = taken.setdefault(where, set())
+        named[split] = []
+        for sample in samples:
+            other, twin = shared.get((where, sample.image_path), (split, None))
+            if twin is not None and other != split and _same_objects(twin.sample, sample):
+                named[split].append(Named(sample, twin.file_name))
+                continue
+            new = Named(sample, _file_name(sample.image_path, stems))
+            shared[where, sample.image_path] = split, new
+            named[split].append(new)
+            if new.file_name != sample.image_path.name:
+                losses.add("images renamed", f"{sample.image_path.name} -> {new.file_name}")
     return named
+
+
+def _same_objects(first: Sample, second: Sample) -> bool:
+    arrays = ("boxes_xyxy", "labels", "crowd")
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays)
 
 
 def _file_name(path: Path, taken: set[str]) -> str:
@@ -235,6 +249,8 @@ def _folder_aside(path: Path) -> Iterator[Path]:
 
 
 def _place(source: Path, target: Path, link: bool) -> None:
+    if target.exists():  # two lists name it
+        return
     if not link:
         shutil.copyfile(source, target)
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dyzoo.data.folder import Track, untracked
 from dyzoo.images import read_image
 
 _SIDE = 16
@@ -49,14 +50,17 @@ def thumbnail(path: Path) -> np.ndarray:
     return values / np.linalg.norm(values) if values.std() > _MIN_DEVIATION else np.zeros_like(values)
 
 
-def nearest(thumbnails: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+def nearest(
+    thumbnails: np.ndarray, others: np.ndarray | None, description: str, track: Track = untracked
+) -> np.ndarray:
     """For each of (N, 256) thumbnails the row of `others` that shows nearly the same picture, or -1: (N,) int64.
 
-    Without `others` it is looked for among the rows before its own.
+    Without `others` it is looked for among the rows before its own. `track` shows progress under `description`.
     """
     found = np.full(len(thumbnails), -1)
     among = thumbnails if others is None else others
-    for start in range(0, len(thumbnails), _ROWS_AT_ONCE):
+    starts = range(0, len(thumbnails), _ROWS_AT_ONCE)
+    for start in track(starts, description, len(starts)):
         rows = thumbnails[start : start + _ROWS_AT_ONCE]
         correlation = rows @ (among if others is not None else among[: start + len(rows)]).T
         if others is None:

@@ -139,13 +139,15 @@ def _labelmap(path: Path, used: Set[str], notes: Notes) -> tuple[str, ...]:
         name, *rest = line.rsplit(":", 3)
         if not line or line == LABELMAP_HEADER or (line.startswith("#") and len(rest) < 3):
             continue
+        # CVAT's and VOC's word for what is no object, in black, unless objects are called so.
+        if line.startswith("background:0,0,0:") and name not in used:
+            continue
         if len(rest) < 3:
             name = line.partition(":")[0]
         if name.strip() in names:
             notes.add("classes listed more than once, taken once", name)
         names[name.strip()] = None
-    # CVAT's and VOC's word for what is no object, unless objects are called so.
-    return tuple(name for name in names if name and (name != "background" or name in used))
+    return tuple(filter(None, names))
 
 
 def _claimed_size(root: Element) -> tuple[int, int] | None:

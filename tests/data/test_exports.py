@@ -127,3 +127,5 @@ def test_classes_of_a_labelmap_come_in_its_order_with_those_without_boxes(tmp_pa
     lines = ("# label:color_rgb:parts:actions", "zebra: grevy:1,2,3::", "dog:0,128,0::", "background:0,0,0::")
     (folder / "labelmap.txt").write_text("\n".join(lines))
     assert open_dataset(folder).labels == ("zebra: grevy", "dog", "cat")
+    (folder / "labelmap.txt").write_text("background:1,2,3::\n")  # a class like any other
+    assert open_dataset(folder).labels == ("background", "cat", "dog")
