@@ -69,7 +69,7 @@ def draw_sheet(source: DatasetFolder, reasons: Mapping[Path, Sequence[str]], see
 
 
 def _legend(labels: Sequence[str], width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
-    entries = [(name, class_color(label)) for label, name in enumerate(labels[:_LEGEND_CLASSES])]
+    entries = [(_shortened(name, font), class_color(label)) for label, name in enumerate(labels[:_LEGEND_CLASSES])]
     if len(labels) > _LEGEND_CLASSES:
         entries.append((f"and {len(labels) - _LEGEND_CLASSES} more", _PAPER))
     entries.append(("ignored (crowd, difficult)", _CROWD))
@@ -103,8 +103,8 @@ def _draw_tile(tile: Tile, labels: Sequence[str], font: ImageFont.FreeTypeFont |
         canvas.paste(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), (0, 0))
         if tile.sample is not None:
             _draw_boxes(pen, tile.sample, scale, labels, font)
-    boxes = "not used" if tile.sample is None else f"{len(tile.sample.labels)} boxes"
-    lines = [(f"{tile.split} {tile.path.name}: {boxes}".strip(), _INK), ("; ".join(tile.reasons), _WARNING)]
+    boxes = "not used" if tile.sample is None else f"boxes: {len(tile.sample.labels)}"
+    lines = [(f"{tile.split} {tile.path.name}, {boxes}".strip(), _INK), ("; ".join(tile.reasons), _WARNING)]
     for number, (text, color) in enumerate(lines):
         y = _PICTURE_HEIGHT_PX + (number + 0.5) * _LINE_PX
         pen.text((0, y), _shortened(text, font), fill=color, font=font, anchor="lm")
@@ -123,10 +123,19 @@ def _draw_boxes(
         color: RGB = _CROWD if crowd else class_color(label)
         pen.rectangle((x1, y1, max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1)), outline=color, width=2)
         if len(boxes) <= _MOST_CAPTIONS:
-            pen.text((x1 + 4, y1 + 2), labels[label], fill=color, font=font, stroke_width=2, stroke_fill=_INK)
+            pen.text(
+                (x1 + 4, y1 + 2),
+                _shortened(labels[label], font),
+                fill=color,
+                font=font,
+                stroke_width=2,
+                stroke_fill=_INK,
+            )
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """One line that fits into a tile. Names come from strangers."""
+    text = " ".join(text.split())[:_TILE_PX]
     if font.getlength(text) <= _TILE_PX:
         return text
     while text and font.getlength(f"{text}…") > _TILE_PX:

@@ -85,7 +85,9 @@ class Notes:
         examples = self._examples.setdefault(kind, [])
         images = self._images.setdefault(kind, {})
         if len(examples) < _EXAMPLES_PER_NOTE:
-            text = " ".join(str(example).split())  # names come from strangers: keep to one line
+            # Names come from strangers: one line, and nothing that a terminal would obey.
+            text = " ".join(str(example).split())
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
             examples.append(text if len(text) <= _EXAMPLE_LENGTH else text[:_EXAMPLE_LENGTH] + "...")
         if image is not None:
             images[image] = None

@@ -123,7 +123,10 @@ class DatasetReport:
         rows = [
             ["class", *(f"{each.name} {what}" for each in self.statistics for what in ("boxes", "images"))],
             *(
-                [name, *(str(n) for each in self.statistics for n in (each.boxes_of_class[k], each.images_of_class[k]))]
+                [
+                    name if name.isprintable() else ascii(name),
+                    *(str(n) for each in self.statistics for n in (each.boxes_of_class[k], each.images_of_class[k])),
+                ]
                 for k, name in enumerate(self.source.labels)
             ),
             ["all", *(str(n) for each in self.statistics for n in (each.num_boxes, each.num_images))],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +210,7 @@ def _splits_of_folders(folder: Path) -> dict[str, list[Path]]:
     split_folders = [child for child in sorted(folder.iterdir()) if child.is_dir() and split_kind(child.name)]
     if of_split := {child.name: [child / _IMAGE_FOLDER] for child in split_folders if (child / _IMAGE_FOLDER).is_dir()}:
         return of_split
-    return {"all": [folder]}
+    return {"all": [images if (folder / _LABEL_FOLDER).is_dir() else folder]}
 
 
 def _is_coco(folder: Path) -> bool:
@@ -244,5 +245,5 @@ def _lines(path: Path) -> Sequence[str]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "..."
+    """Short whatever its size: YAML's aliases can make a small file a large value."""
+    return reprlib.repr(value)

@@ -260,6 +260,16 @@ def test_the_sheet_shows_the_boxes(tmp_path: Path) -> None:
     assert (top.max(axis=0) - top.min(axis=0)).tolist() == [134, 179]  # first to last pixel of 135 x 180
 
 
+def test_names_with_line_breaks_and_long_ones(tmp_path: Path) -> None:
+    folder = write_clean(tmp_path / "set")
+    write_lines(folder / "data.yaml", "train: images/train", f'names: ["a\\nb\\e[2J", {"long " * 99}]')
+    write_noise(folder / "images" / "train" / ("line\nbreak" * 20 + ".png"), 50)
+    report = check_dataset(folder)
+    report.save(tmp_path / "report")
+    assert "\\x1b[2J" in report.text()
+    assert "\x1b" not in report.text()
+
+
 def test_suspicious_images_come_first_and_others_by_seed(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     for number in range(60):

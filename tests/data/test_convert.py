@@ -307,3 +307,17 @@ def test_boxes_that_rounding_makes_one_are_no_failure(tmp_path: Path) -> None:
         write_picture(tmp_path / "start" / "images" / name)
     for to in FORMATS:
         convert_dataset(tmp_path / "start", tmp_path / to, to)
+
+
+def test_blood_cells_around_all_formats(bccd_folder: Path, tmp_path: Path) -> None:
+    folder = bccd_folder
+    for to in ("coco", "yolo", "voc", "coco"):
+        folder = convert_dataset(folder, tmp_path / f"{folder.name}-{to}", to, link=folder != bccd_folder).folder
+    assert list_splits(folder) == ("train", "val")
+    for split in ("train", "val"):
+        ours, theirs = open_dataset(bccd_folder, split), open_dataset(folder, split)
+        assert (theirs.labels, theirs.notes) == (ours.labels, [])
+        for first, second in zip(ours.samples, theirs.samples, strict=True):
+            assert first.image_path.name == second.image_path.name
+            assert first.labels.tolist() == second.labels.tolist()
+            assert np.abs(first.boxes_xyxy - second.boxes_xyxy).max(initial=0) < 0.01

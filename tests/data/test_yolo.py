@@ -103,7 +103,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
     assert [sample.image_path.name for sample in dataset.samples] == ["a.jpg", "b.jpg"]
     assert [sample.labels.tolist() for sample in dataset.samples] == [[0], [1]]
     assert dataset.notes == [
-        "images absent on disk, dropped: 2 (images/train/gone.jpg, \x00)",
+        "images absent on disk, dropped: 2 (images/train/gone.jpg, \\x00)",
         "images listed more than once, taken once: 1 (b.jpg)",
     ]
 
@@ -195,6 +195,7 @@ def test_annotations_beside_labels_are_coco(tmp_path: Path) -> None:
         ("train: {a: b}\nnames: [cat]", "train is {'a': 'b'}, expected a path"),
         ("train: nowhere\nnames: [cat]", "nowhere is absent, expected a folder or a list of images"),
         ("train: images/train\nnames: [cat]\nkpt_shape: 3", "kpt_shape is '3', expected"),
+        ("a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nnames: [[*b, *b]]\ntrain: x", "names has '0': [[["),
         ("!!python/object/apply:os.system ['true']", "names no images"),
     ],
 )
@@ -228,3 +229,12 @@ def test_useless_class_names_are_an_error_of_one_line(name: str, content: bytes,
         open_dataset(tmp_path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_export_without_its_images_says_so(tmp_path: Path) -> None:
+    write_lines(tmp_path / "labels" / "a.txt", CAT_LINE)
+    write_lines(tmp_path / "classes.txt", "cat")
+    with pytest.raises(
+        DatasetError, match=r"images is absent, expected a folder or a list of images: see .*classes\.txt"
+    ):
+        open_dataset(tmp_path)
