@@ -49,7 +49,7 @@ class TrainConfig:
     """One training run; saved as `train.json` in the run's folder.
 
     Attributes:
-        data: dataset folder, COCO JSON or Pascal VOC.
+        data: dataset folder: COCO JSON, Pascal VOC or YOLO.
         model: architecture name, see `dyzoo.list_models()`.
         backbone: a timm backbone in the place of the architecture's.
         pretrained_backbone: start from timm's published weights.

@@ -56,7 +56,8 @@ def _dyzoo(
     Examples:
       dyzoo predict                          the embedded detector on a sample image
       dyzoo predict photos/ --out seen       every image of a folder
-      dyzoo train --data DIR --epochs 36     on COCO JSON or Pascal VOC
+      dyzoo data check DIR                   what is suspicious in a dataset
+      dyzoo train --data DIR --epochs 36     on COCO JSON, Pascal VOC or YOLO
       dyzoo evaluate --data DIR --model runs/dyhead_atss_resnet10t
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub

@@ -29,7 +29,9 @@ ModelOption = Annotated[
         show_default="the embedded one",
     ),
 ]
-DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Dataset folder: COCO JSON or Pascal VOC.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="Dataset folder: COCO JSON, Pascal VOC or YOLO.")
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one"),

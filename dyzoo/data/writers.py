@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from dyzoo.colors import class_color
 from dyzoo.data.records import Sample

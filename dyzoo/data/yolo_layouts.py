@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from dyzoo.data.splits import split_kind
 from dyzoo.errors import DatasetError, first_line
