@@ -7,8 +7,9 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from rich.progress import track
 
 from dyzoo.data import DetectionDataset, Sample
 from dyzoo.detections import Detections
+from dyzoo.distributed import MAIN, gather_everywhere, gather_on_main, process_count, process_index
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.files import replacing, write_text
 from dyzoo.images import read_image
@@ -121,27 +123,91 @@ def evaluate(
         DatasetError: model and dataset have no class in common, or no image can be read.
     """
     category_ids, notes = _match_labels(model.labels, dataset)
+    chunks = [_detect(model, chunk, category_ids, size) for chunk in _shown(_chunks(dataset, batch_size), progress)]
+    unreadable = [note for chunk in chunks for note in chunk.unreadable]
+    _check_readable(dataset, unreadable)
+    return _score(dataset, [entry for chunk in chunks for entry in chunk.results], (*notes, *unreadable))
+
+
+def evaluate_together(
+    model: Predictor,
+    dataset: DetectionDataset,
+    batch_size: int = 1,
+    size: int | Literal["native"] | None = None,
+    progress: bool = True,
+) -> Evaluation | None:
+    """`evaluate` with the work divided among the processes of a distributed training, which all have to call it.
+
+    Every batch is detected in once, with the images that `evaluate` would put into it, so the numbers are the same.
+
+    Args:
+        model: with the same weights on every process.
+        dataset: the whole of it, on every process.
+        batch_size, size, progress: as for `evaluate`; the bar is the main process's.
+
+    Returns:
+        The evaluation on the main process, None on the others.
+
+    Raises:
+        DatasetError: as for `evaluate`, on every process.
+    """
+    index, count = process_index(), process_count()
+    category_ids, notes = _match_labels(model.labels, dataset)
+    mine = _chunks(dataset, batch_size)[index::count]
+    chunks = [_detect(model, chunk, category_ids, size) for chunk in _shown(mine, progress and index == MAIN)]
+    unreadable = _interleave(gather_everywhere([chunk.unreadable for chunk in chunks]))
+    _check_readable(dataset, unreadable)
+    results = _interleave(gather_on_main([chunk.results for chunk in chunks]))
+    return _score(dataset, results, (*notes, *unreadable)) if index == MAIN else None
+
+
+class _Chunk(NamedTuple):
+    """What was found in one batch."""
+
+    results: list[dict[str, Any]]
+    unreadable: list[str]
+
+
+def _chunks(dataset: DetectionDataset, batch_size: int) -> list[list[Sample]]:
+    return [dataset.samples[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
+
+
+def _shown(chunks: list[list[Sample]], progress: bool) -> Iterable[list[Sample]]:
+    console = Console(stderr=True)
+    return track(chunks, "evaluating", console=console, transient=True, disable=not (progress and console.is_terminal))
+
+
+def _detect(
+    model: Predictor,
+    chunk: Sequence[Sample],
+    category_ids: Sequence[int | None],
+    size: int | Literal["native"] | None,
+) -> _Chunk:
+    samples, pictures, unreadable = [], [], []
+    for sample in chunk:
+        try:
+            pictures.append(read_image(sample.image_path))
+            samples.append(sample)
+        except ImageError as error:
+            unreadable.append(f"{error}; its objects count as not found")
     known = torch.tensor([id_ is not None for id_ in category_ids])
     coco_ids = [id_ or 0 for id_ in category_ids]
     results: list[dict[str, Any]] = []
-    unreadable: list[str] = []
-    chunks = [dataset.samples[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
-    console = Console(stderr=True)
-    hidden = not (progress and console.is_terminal)
-    for chunk in track(chunks, "evaluating", console=console, transient=True, disable=hidden):
-        samples, pictures = [], []
-        for sample in chunk:
-            try:
-                pictures.append(read_image(sample.image_path))
-                samples.append(sample)
-            except ImageError as error:
-                unreadable.append(f"{error}; its objects count as not found")
-        found = model.predict(pictures, threshold=0.0, size=size, batch_size=batch_size)
-        for sample, detections in zip(samples, found, strict=True):
-            results += detections[known[detections.labels]].to_coco(sample.image_id, coco_ids)
+    found = model.predict(pictures, threshold=0.0, size=size, batch_size=len(chunk))
+    for sample, detections in zip(samples, found, strict=True):
+        results += detections[known[detections.labels]].to_coco(sample.image_id, coco_ids)
+    return _Chunk(results, unreadable)
+
+
+def _interleave(dealt: Sequence[Sequence[list[Any]]]) -> list[Any]:
+    """The entries of chunks that were dealt out to processes one by one, in the chunks' order."""
+    rounds = zip_longest(*dealt, fillvalue=[])
+    return [entry for chunks in rounds for chunk in chunks for entry in chunk]
+
+
+def _check_readable(dataset: DetectionDataset, unreadable: Sequence[str]) -> None:
     if len(unreadable) == len(dataset):
         raise DatasetError(f"none of the {len(dataset)} images can be read: {unreadable[0]}")
-    return _score(dataset, results, (*notes, *unreadable))
 
 
 def _match_labels(model_labels: Sequence[str], dataset: DetectionDataset) -> tuple[list[int | None], list[str]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dyzoo.boxes import box_centers, centerness, decode_boxes
 from dyzoo.config import ATSSConfig
+from dyzoo.distributed import joint_normalizer
 from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.heads.assignment import assign_atss
 from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, prediction_conv, prior_bias
@@ -54,7 +55,7 @@ class ATSSHead(Head):
         }
 
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes = ()) -> dict[str, Tensor]:
-        """Scalar losses of a batch, averaged over its positive anchors.
+        """Scalar losses of a batch, averaged over its positive anchors, those of all processes that train together.
 
         Args:
             raw: what `forward` returned for N images.
@@ -73,8 +74,8 @@ class ATSSHead(Head):
 
         predicted = decode_boxes(deltas[image, anchor], anchors, config.box_code_weights)
         central = centerness(box_centers(anchors), boxes)
-        num_positives = max(len(anchor), 1)
-        loss_box = giou_loss(predicted, boxes, central) / central.sum().clamp(min=SMALLEST_SUM)
+        num_positives = joint_normalizer(len(anchor), 1, cls.device)
+        loss_box = giou_loss(predicted, boxes, central) / joint_normalizer(central.sum(), SMALLEST_SUM, cls.device)
         loss_centerness = F.binary_cross_entropy_with_logits(
             centerness_logits[image, anchor, 0], central, reduction="sum"
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dyzoo.boxes import box_centers, boxes_from_distances, centerness
 from dyzoo.config import FCOSConfig
+from dyzoo.distributed import joint_normalizer
 from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.heads.assignment import assign_fcos
 from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
@@ -56,7 +57,7 @@ class FCOSHead(Head):
         }
 
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes = ()) -> dict[str, Tensor]:
-        """Scalar losses of a batch, averaged over its positive positions.
+        """Scalar losses of a batch, averaged over its positive positions, those of all processes that train together.
 
         Args:
             raw: what `forward` returned for N images.
@@ -74,7 +75,7 @@ class FCOSHead(Head):
 
         predicted = boxes_from_distances(points[position], distances_px[image, position])
         central = centerness(points[position], boxes)
-        num_positives = max(len(position), 1)
+        num_positives = joint_normalizer(len(position), 1, cls.device)
         loss_centerness = F.binary_cross_entropy_with_logits(
             centerness_logits[image, position, 0], central, reduction="sum"
         )

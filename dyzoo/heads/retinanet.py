@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dyzoo.boxes import decode_boxes, encode_boxes
 from dyzoo.config import RetinaNetConfig
+from dyzoo.distributed import joint_normalizer, process_count
 from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
 from dyzoo.heads.dense import detect, flatten_levels, gather_positives
@@ -35,8 +36,9 @@ class RetinaNetHead(Head):
 
     Attributes:
         loss_normalizer: running mean of the positive anchors of a batch, scalar, which training divides its losses by
-            and updates. A buffer, where detectron2 has an attribute that is lost on saving: a training that is
-            resumed goes on as if it had not been interrupted.
+            and updates. Of the joined batch where several processes train together, each taking its share of it, while
+            detectron2's processes have one each. A buffer, where detectron2 has an attribute that is lost on saving: a
+            training that is resumed goes on as if it had not been interrupted.
     """
 
     loss_normalizer: Tensor
@@ -150,10 +152,10 @@ class RetinaNetHead(Head):
 
     @torch.no_grad()
     def _normalizer(self, num_positives: int) -> Tensor:
-        """The running mean with this batch in it; float32 also where the module is in half precision."""
-        normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer.float() + (1 - NORMALIZER_MOMENTUM) * max(
-            num_positives, 1
-        )
+        """A process's share of the running mean with this batch in it; float32 also for a module in half precision."""
+        running, processes = self.loss_normalizer.float(), process_count()
+        positives = joint_normalizer(num_positives, 1, running.device) * processes
+        normalizer = NORMALIZER_MOMENTUM * running + (1 - NORMALIZER_MOMENTUM) * positives
         if self.training:
             self.loss_normalizer.copy_(normalizer)
-        return normalizer
+        return normalizer / processes

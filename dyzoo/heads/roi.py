@@ -12,6 +12,7 @@ from torchvision.ops import roi_align
 
 from dyzoo.boxes import box_areas, decode_boxes, encode_boxes
 from dyzoo.config import FasterRCNNConfig
+from dyzoo.distributed import joint_normalizer
 from dyzoo.heads.base import Detected, ImageSizes, Targets
 from dyzoo.heads.dense import suppress
 from dyzoo.heads.matching import assign_by_iou, sample_balanced
@@ -77,6 +78,9 @@ class RegionClassifier(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy and L1 of the boxes sampled from proposals and ground truth, scalars, by the number sampled.
 
+        Processes that train together divide by what all of them sampled, so that a process with fewer proposals does
+        not give each of its own more weight; detectron2 lets it.
+
         Args:
             features: maps (N, C, H, W) of the levels, finest first.
             proposals_xyxy: (R_i, 4) float32 pixels of each image.
@@ -102,7 +106,7 @@ class RegionClassifier(nn.Module):
         logits, deltas = self(features, sampled)
         label = torch.cat(labels)
         positive = (label < self.num_classes).nonzero()[:, 0]
-        num_sampled = max(len(label), 1)
+        num_sampled = joint_normalizer(len(label), 1, logits.device)
         loss_cls = F.cross_entropy(logits, label, reduction="sum") / num_sampled
         loss_box = F.l1_loss(deltas[positive, label[positive]], torch.cat(wanted), reduction="sum") / num_sampled
         return loss_cls, loss_box
