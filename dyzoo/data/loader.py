@@ -1,6 +1,6 @@
-"""Batches for training: the order and every random number are decided by (seed, epoch) alone.
+"""Batches for training: the order and every random number are decided by (seed, epoch, place in the epoch) alone.
 
-Neither the number of workers nor an interruption between epochs changes what the model is shown.
+Neither the number of workers nor an interruption changes what the model is shown.
 """
 
 from __future__ import annotations
@@ -30,19 +30,24 @@ def build_loader(
     workers: int = 0,
     shuffle: bool = True,
     pin_memory: bool = False,
+    process: int = 0,
+    processes: int = 1,
 ) -> EpochLoader:
     """Loader for training; call `set_epoch` before each epoch.
 
-    A last batch that is not full is left out, as its few images would weigh more than the others; a dataset smaller
-    than one batch comes as one small batch. With `shuffle=False` nothing is left out.
+    Processes that train together get batches of the same size that make up one joined batch, the one that a single
+    process with `processes * batch_size` would get. A last joined batch that is not full is left out, as its few
+    images would weigh more than the others; a dataset smaller than one comes as one small batch, where images repeat
+    only to give each process as many. With `shuffle=False` nothing is left out.
 
     Args:
         dataset: its `transform` has to draw its random numbers from torch.
-        batch_size: images in a batch.
+        batch_size: images in a batch of one process.
         seed: decides order and augmentation, together with the epoch.
         workers: processes that read images; 0 reads in this one.
         shuffle: another order each epoch.
         pin_memory: for faster copies to a GPU.
+        process, processes: which of how many that train together this loader is for.
 
     Raises:
         ValueError: `batch_size` is less than 1.
@@ -51,51 +56,63 @@ def build_loader(
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
     return EpochLoader(
         _SeededDataset(dataset),
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle),
+        batch_sampler=EpochBatches(len(dataset), batch_size, seed, shuffle, process, processes),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        drop_last=shuffle and len(dataset) >= batch_size,
         collate_fn=collate,
     )
 
 
 class EpochLoader(DataLoader[Any]):
-    """A `DataLoader` of `Batch` that knows of epochs."""
+    """A `DataLoader` of `Batch` that knows of epochs; its length is that of a whole one."""
 
-    sampler: EpochSampler
+    batch_sampler: EpochBatches
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the random numbers of the iteration that starts next."""
-        self.sampler.set_epoch(epoch)
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the order and the random numbers of the iteration that starts next, and the batch it starts with."""
+        self.batch_sampler.set_epoch(epoch, first_batch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return super().__iter__()
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (index, seed) pairs: which sample, and the seed of its augmentation."""
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Yields batches of (index, seed) pairs: which sample, and the seed of its augmentation."""
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, shuffle: bool = True, process: int = 0, processes: int = 1
+    ) -> None:
         self.length = length
+        self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.process = process
+        self.processes = processes
         self.epoch = 0
+        self.first_batch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the order of the next iteration, and the batch it starts with."""
         self.epoch = epoch
+        self.first_batch = first_batch
 
     def __len__(self) -> int:
-        return self.length
+        joined = self.batch_size * self.processes
+        return max(self.length // joined, 1) if self.shuffle and self.length else -(-self.length // joined)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)  # mixes the two
         generator = torch.Generator().manual_seed(int(state[0]))
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
         seeds = torch.randint(2**62, (self.length,), generator=generator)
-        return zip(order.tolist(), seeds.tolist(), strict=True)
+        pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        joined = self.batch_size * self.processes
+        for number in range(self.first_batch, len(self)):
+            together = pairs[number * joined : (number + 1) * joined]
+            share = -(-len(together) // self.processes)  # less than `batch_size` in a batch that is not full
+            first = self.process * share
+            yield [together[place % len(together)] for place in range(first, first + share)]
 
 
 class _SeededDataset(Dataset[tuple[torch.Tensor, Target]]):
