@@ -92,3 +92,9 @@ def copy_from_main(module: nn.Module) -> None:
         dense = value.contiguous()  # channels-last weights
         dist.broadcast(dense, src=MAIN)
         value.copy_(dense)
+
+
+def leave() -> None:
+    """End the group, when this process has nothing more to tell."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

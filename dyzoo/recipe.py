@@ -56,13 +56,21 @@ class TrainConfig:
         backbone_weights: start from this local file of them instead, .safetensors or .pth.
         out: the run's folder; default `runs/<model>`.
         size_px: shortest edge of training and evaluation images; None keeps the architecture's.
-        lr: peak learning rate of AdamW at batch size 16; scaled linearly with the batch size.
+        batch_size: images in a forward pass of one process.
+        accumulate: forward passes to a step. A step learns from `batch_size * accumulate` images of each process; the
+            losses of a pass are divided by what that pass holds, their mean is the step's.
+        sync_bn: batch norms normalise over the images of all processes instead of their own (GPUs only).
+        lr: peak learning rate of AdamW at 16 images in a step; scaled linearly with their number.
         backbone_lr_factor: the backbone's learning rate relative to the rest.
         warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept; 0 turns averaging off.
-        precision: "auto" is bf16 where the device computes in it natively, else float32.
+        precision: "auto" is what `accelerate launch` was told, else bf16 where the device computes in it natively,
+            else float32.
         validate_every: epochs between evaluations; the last epoch is always evaluated.
-        resume: go on from the last whole epoch in `out`.
+        save_every: when to write a checkpoint within an epoch: "10m" after so many minutes, "500" after so many steps,
+            "epoch" not at all. At the end of an epoch there is always one.
+        keep: how many of the newest checkpoints to keep.
+        resume: go on from the newest whole checkpoint in `out`.
     """
 
     data: Path
@@ -73,6 +81,8 @@ class TrainConfig:
     val_split: str = "val"
     epochs: int = 36
     batch_size: int = 8
+    accumulate: int = 1
+    sync_bn: bool = False
     size_px: int | None = None
     lr: float = 1e-3
     backbone_lr_factor: float = 1.0
@@ -88,11 +98,13 @@ class TrainConfig:
     workers: int = 2
     device: str | None = None
     seed: int = 0
+    save_every: str = "10m"
+    keep: int = 1
     resume: bool = False
     transform: TransformConfig = field(default_factory=TransformConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "validate_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("lr", "clip_norm"):
@@ -102,6 +114,7 @@ class TrainConfig:
             raise ValueError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}, expected 0 or more")
+        parse_save_every(self.save_every)
 
     @property
     def folder(self) -> Path:
@@ -111,3 +124,21 @@ class TrainConfig:
     def to_json(self) -> str:
         """The text of `train.json`."""
         return json.dumps(asdict(self), indent=2, default=str) + "\n"
+
+
+def parse_save_every(text: str) -> tuple[int | None, float | None]:
+    """`TrainConfig.save_every` as (steps, seconds), one of which is None; both for "epoch".
+
+    Raises:
+        ValueError: it is none of the three kinds.
+    """
+    if text == "epoch":
+        return None, None
+    number = text.removesuffix("m")
+    try:
+        count = float(number) if text.endswith("m") else int(number)
+    except ValueError:
+        count = 0
+    if not 0 < count < float("inf"):
+        raise ValueError(f"save_every is {text!r}, expected minutes like 10m, a number of steps like 500, or epoch")
+    return (None, count * 60.0) if text.endswith("m") else (int(count), None)

@@ -1,11 +1,6 @@
 """Training end to end on a handful of drawn pictures: one coloured class per shape."""
 
 import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +12,13 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 import dyzoo
+from dyzoo.config import DetectorConfig, DyHeadConfig, FPNConfig
 from dyzoo.errors import DyzooError, TrainingError
 from dyzoo.training import TrainConfig, train
-from dyzoo.training.checkpoint import STATE_NAME
-from dyzoo.training.loop import Trainer, precision_dtype
+from dyzoo.training.loop import Trainer
+from dyzoo.training.processes import precision_dtype
 from dyzoo.training.schedule import build_optimizer, lr_factor
-from dyzoo.zoo import load_model
+from dyzoo.zoo import load_model, model_config
 
 
 def write_voc(folder: Path, images: int = 6) -> Path:
@@ -45,15 +41,33 @@ def write_voc(folder: Path, images: int = 6) -> Path:
     return folder
 
 
+def tiny() -> DetectorConfig:
+    """An architecture that trains in no time; its norms are frozen, so images do not see each other."""
+    config = model_config("dyhead_atss_resnet10t")
+    return replace(
+        config,
+        backbone=replace(config.backbone, norm="frozen"),
+        fpn=FPNConfig(channels=32),
+        dyhead=DyHeadConfig(channels=32, num_blocks=1),
+    )
+
+
+def known_models(name: str) -> DetectorConfig:
+    """The zoo's, and "tiny"."""
+    return tiny() if name == "tiny" else model_config(name)
+
+
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_voc(tmp_path_factory.mktemp("data") / "voc")
 
 
 @pytest.fixture
-def config(voc: Path, tmp_path: Path) -> TrainConfig:
+def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
     return TrainConfig(
         data=voc,
+        model="tiny",
         out=tmp_path / "run",
         epochs=2,
         batch_size=3,
@@ -63,10 +77,6 @@ def config(voc: Path, tmp_path: Path) -> TrainConfig:
         precision="fp32",
         ema_decay=0.9,
     )
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / STATE_NAME, weights_only=True)["parts"]["model"]
 
 
 def test_the_backbone_starts_from_a_local_file(config: TrainConfig, tmp_path: Path) -> None:
@@ -98,99 +108,6 @@ def test_a_run_leaves_everything_it_promises(config: TrainConfig) -> None:
     assert dyzoo.evaluate(best, dyzoo.data.open_dataset(config.data, split="val")).metrics == evaluation.metrics
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(config: TrainConfig, tmp_path: Path) -> None:
-    whole = replace(config, out=tmp_path / "whole", epochs=3)
-    train(whole)
-
-    broken = replace(config, out=tmp_path / "broken", epochs=3)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_in_epoch(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            train(broken)
-    torch.manual_seed(99)  # the resumed run must not depend on the state of this process
-    train(replace(broken, resume=True))
-
-    expected, found = weights_of(whole.folder), weights_of(broken.folder)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    lines = [(c.folder / "metrics.csv").read_text().splitlines() for c in (whole, broken)]
-    assert [len(each) for each in lines] == [4, 4]
-
-
-def stop_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Raise Ctrl-C's exception at the second batch of an epoch."""
-    from dyzoo.training.loop import Trainer
-
-    train_step = Trainer._train_step
-
-    def interrupted(self: Trainer, *batch: object) -> dict[str, float]:
-        if self.progression.epochs_done == epoch - 1 and self.schedule.last_epoch % len(self.loader) == 1:
-            raise KeyboardInterrupt
-        return train_step(self, *batch)  # type: ignore[arg-type]
-
-    patch.setattr(Trainer, "_train_step", interrupted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_keeps_its_epochs_and_goes_on(voc: Path, tmp_path: Path, kill: signal.Signals) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "dyzoo", "train", "--data", str(voc), "--model", "dyhead_atss_resnet10t"]
-    command += ["--out", str(run), "--size", "64", "--batch-size", "3", "--no-pretrained-backbone", "--workers", "0"]
-    process = subprocess.Popen(
-        [*command, "--epochs", "1000"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores Ctrl-C
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (run / STATE_NAME).exists() and time.monotonic() < deadline:
-            assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
-            time.sleep(0.1)
-        time.sleep(0.3)  # somewhere inside a later epoch
-        os.kill(process.pid, kill)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == (130 if kill == signal.SIGINT else -kill)
-    assert b"Traceback" not in errors
-    done = torch.load(run / STATE_NAME, weights_only=True)["progress"]["epochs_done"]
-    load_model(run)
-    again = subprocess.run([*command, "--epochs", str(done + 1), "--resume"], capture_output=True, check=False)
-    assert again.returncode == 0, again.stderr.decode()
-    assert torch.load(run / STATE_NAME, weights_only=True)["progress"]["epochs_done"] == done + 1
-
-
-def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:
-    config.folder.mkdir()
-    (config.folder / STATE_NAME).write_bytes(b"precious")
-    with pytest.raises(TrainingError, match="--resume"):
-        train(config)
-    assert (config.folder / STATE_NAME).read_bytes() == b"precious"
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
-def test_resuming_from_nothing_or_rubbish_is_one_line(config: TrainConfig, content: bytes | None) -> None:
-    config.folder.mkdir()
-    if content is not None:
-        (config.folder / STATE_NAME).write_bytes(content)
-    with pytest.raises(TrainingError, match=STATE_NAME) as caught:
-        train(replace(config, resume=True))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_state_with_pickled_code_is_refused_unexecuted(config: TrainConfig, tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(tmp_path / "executed"),)
-
-    config.folder.mkdir()
-    torch.save({"parts": Payload()}, config.folder / STATE_NAME)
-    with pytest.raises(TrainingError, match=STATE_NAME):
-        train(replace(config, resume=True))
-    assert not (tmp_path / "executed").exists()
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
     with pytest.raises(TrainingError, match="no longer finite"):
         train(replace(config, lr=1e12, warmup_epochs=0.0, epochs=20))
@@ -198,12 +115,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
 
 @pytest.mark.slow
 def test_a_handful_of_images_is_learnt(config: TrainConfig) -> None:
-    evaluation = train(replace(config, epochs=30, lr=5e-3, validate_every=30))
+    evaluation = train(replace(config, model="dyhead_atss_resnet10t", epochs=30, lr=5e-3, validate_every=30))
     assert (evaluation.metrics["AP50"] or 0) > 0.9
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"ema_decay": 1.0}, {"workers": -1}, {"clip_norm": -1.0}]
+    "change",
+    [
+        *({"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"ema_decay": 1.0}, {"workers": -1}, {"clip_norm": -1.0}),
+        *({"accumulate": 0}, {"keep": 0}, {"save_every": "10x"}, {"save_every": "0m"}, {"save_every": "1.5"}),
+    ],
 )
 def test_settings_out_of_range_are_refused(config: TrainConfig, change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
@@ -228,7 +149,7 @@ def test_schedule_warms_up_and_ends_at_the_final_factor() -> None:
 
 def test_every_parameter_is_optimised_once_and_vectors_do_not_decay(config: TrainConfig) -> None:
     model = dyzoo.create_model("dyhead_atss_resnet10t", labels=["a"])
-    optimizer = build_optimizer(model, replace(config, backbone_lr_factor=0.1))
+    optimizer = build_optimizer(model, replace(config, backbone_lr_factor=0.1), 16)
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
     assert len(grouped) == len(set(map(id, grouped)))
@@ -241,3 +162,51 @@ def test_every_parameter_is_optimised_once_and_vectors_do_not_decay(config: Trai
 def test_auto_precision_is_a_type_the_device_has() -> None:
     assert precision_dtype("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
     assert precision_dtype("fp32", torch.device("cpu")) == torch.float32
+
+
+def test_accumulated_batches_are_one_step_with_their_mean_gradient(config: TrainConfig) -> None:
+    """Three passes of one image; the objects of each are averaged over that image's own positive anchors."""
+    whole = Trainer(replace(config, batch_size=1))
+    accumulated = Trainer(replace(config, batch_size=1, accumulate=3))
+    assert accumulated.engine.joined_batch_size == 3
+    assert accumulated.engine.schedule.base_lrs == pytest.approx([3 * lr for lr in whole.engine.schedule.base_lrs])
+    assert accumulated.engine.steps_per_epoch == 2
+    for trainer in (whole, accumulated):
+        trainer.model.train()
+        trainer.loader.set_epoch(1)
+    batches = list(whole.loader)[:3]
+    gradients = []
+    for batch in batches:
+        whole.model.zero_grad()
+        sum(whole.model(*batch).values(), torch.zeros(())).backward()
+        gradients.append([p.grad.clone() for p in whole.model.parameters() if p.grad is not None])
+    accumulated.engine.clip_norm = 1e9
+    outcome = accumulated.engine.step(batches)
+    found = [p.grad for p in accumulated.model.parameters() if p.grad is not None]
+    for gradient, *each in zip(found, *gradients, strict=True):
+        torch.testing.assert_close(gradient, sum(each) / 3)
+    assert outcome.losses["loss"] == pytest.approx(sum(value for name, value in outcome.losses.items() if "_" in name))
+    assert accumulated.engine.schedule.last_epoch == 1
+
+
+def test_an_epoch_ends_with_a_step_over_what_is_left(config: TrainConfig) -> None:
+    trainer = Trainer(replace(config, batch_size=1, accumulate=4, epochs=1))
+    trainer.run()
+    assert trainer.progression.steps_done == 2 == trainer.engine.schedule.last_epoch
+
+
+def test_sync_bn_alone_changes_nothing(config: TrainConfig) -> None:
+    trainer = Trainer(replace(config, model="dyhead_atss_resnet10t", sync_bn=True))
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in trainer.model.modules())
+
+
+def test_a_device_for_all_processes_is_refused(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="each takes its own"):
+        Trainer(replace(config, device="cuda:1"))
+
+
+def test_the_launchers_precision_is_taken_for_auto(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert Trainer(replace(config, precision="auto")).engine.precision == torch.float16
+    assert Trainer(replace(config, precision="fp32")).engine.precision == torch.float32

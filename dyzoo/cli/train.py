@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dyzoo.cli.options import DataOption, DeviceOption, choose_device
+from dyzoo.errors import DyzooError
 from dyzoo.recipe import Precision, TrainConfig, TransformConfig
 
 Number = typer.Option(metavar="N")
@@ -28,9 +30,14 @@ def train(
         typer.Option(metavar="NAME", help="Any other timm backbone.", show_default="the architecture's"),
     ] = None,
     epochs: Annotated[int, Number] = TrainConfig.epochs,
-    batch_size: Annotated[int, Number] = TrainConfig.batch_size,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Images at a time, in each process.")
+    ] = TrainConfig.batch_size,
+    accumulate: Annotated[
+        int, typer.Option(metavar="N", help="Batches that a step learns from.")
+    ] = TrainConfig.accumulate,
     lr: Annotated[
-        float, typer.Option(metavar="X", help="Peak learning rate at batch size 16, scaled to yours.")
+        float, typer.Option(metavar="X", help="Peak learning rate at 16 images in a step, scaled to yours.")
     ] = TrainConfig.lr,
     backbone_lr_factor: Annotated[
         float, typer.Option(metavar="X", help="The backbone's learning rate relative to the rest.")
@@ -43,7 +50,11 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder.", show_default="runs/NAME")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole epoch in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's newest checkpoint.")] = False,
+    save_every: Annotated[
+        str, typer.Option(metavar="Xm|N|epoch", help="Checkpoints: after X minutes, N steps, or epochs only.")
+    ] = TrainConfig.save_every,
+    keep: Annotated[int, typer.Option(metavar="N", help="Newest checkpoints that are kept.")] = TrainConfig.keep,
     train_split: Annotated[str, typer.Option(metavar="NAME")] = TrainConfig.train_split,
     val_split: Annotated[str, typer.Option(metavar="NAME")] = TrainConfig.val_split,
     pretrained_backbone: Annotated[
@@ -68,6 +79,9 @@ def train(
     validate_every: Annotated[
         int, typer.Option(metavar="N", help="Epochs between evaluations.")
     ] = TrainConfig.validate_every,
+    sync_bn: Annotated[
+        bool, typer.Option("--sync-bn", help="Batch norms over the images of all GPUs.")
+    ] = TrainConfig.sync_bn,
     seed: Annotated[int, Number] = TrainConfig.seed,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that read images.")] = TrainConfig.workers,
     device: DeviceOption = None,
@@ -84,20 +98,25 @@ def train(
 ) -> None:
     """Train a detector on your own images.
 
-    The run's folder receives best/ (the epoch with the highest validation AP), last.pt (to resume from), metrics.csv,
-    curves.png, tensorboard/ and evaluation/. Stop it with Ctrl-C at any time: --resume goes on after the last whole
-    epoch.
+    The run's folder receives best/ (the epoch with the highest validation AP), checkpoints/ (to resume from),
+    metrics.csv, curves.png, tensorboard/ and evaluation/. Ctrl-C (exit code 130) and SIGTERM (143) finish the step
+    and save; --resume goes on with the next batch as if nothing had happened, after a crash from --save-every's last.
+    torchrun or accelerate launch train on several GPUs.
 
     \b
     Examples:
       dyzoo train --data DIR
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine --resume
+      torchrun --nproc-per-node 2 -m dyzoo train --data DIR
       dyzoo train --data DIR --backbone convnext_tiny --backbone-weights FILE
       dyzoo train --data MICROSCOPY --vertical-flip 0.5 --rotate90 0.75
     """
+    from dyzoo.distributed import MAIN, leave, process_index
     from dyzoo.training import train as run_training
 
+    if device is not None:
+        choose_device(device)
     try:
         transform = TransformConfig(
             horizontal_flip=horizontal_flip,
@@ -116,6 +135,8 @@ def train(
             val_split=val_split,
             epochs=epochs,
             batch_size=batch_size,
+            accumulate=accumulate,
+            sync_bn=sync_bn,
             size_px=size,
             lr=lr,
             backbone_lr_factor=backbone_lr_factor,
@@ -127,12 +148,24 @@ def train(
             backbone_weights=backbone_weights,
             validate_every=validate_every,
             workers=workers,
-            device=str(choose_device(device)),
+            device=device,
             seed=seed,
+            save_every=save_every,
+            keep=keep,
             resume=resume,
             transform=transform,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    evaluation = run_training(config)
-    print(f"\n{evaluation.table()}\n\nthe best detector: {config.folder}/best (dyzoo predict --model {config.folder})")
+    try:
+        evaluation = run_training(config)
+    except (DyzooError, OSError):
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            raise
+        raise typer.Exit(1) from None  # one process of a machine says it for all
+    is_main = process_index() == MAIN
+    leave()
+    if is_main:
+        print(
+            f"\n{evaluation.table()}\n\nthe best detector: {config.folder}/best (dyzoo predict --model {config.folder})"
+        )

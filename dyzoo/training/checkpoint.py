@@ -1,19 +1,30 @@
-"""The state of a run between two epochs: written aside, renamed, read back without running any pickled code."""
+"""A run's checkpoints: the whole state, written aside and renamed, read without running any pickled code."""
 
 from __future__ import annotations
 
 import pickle
-import random
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from dyzoo.errors import TrainingError, first_line
 from dyzoo.files import replacing
 
-STATE_NAME = "last.pt"
+FOLDER_NAME = "checkpoints"
+FORMAT = 1
+_PATTERN = re.compile(r"step_(\d+)\.pt")
+_KEYS = {"format", "parts", "progress", "random", "settings"}
+_DAMAGE = (
+    *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class Stateful(Protocol):
@@ -23,58 +34,138 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
-def save_state(folder: Path, parts: dict[str, Stateful], progress: dict[str, int | float]) -> None:
-    """Write the states of `parts`, the run's progress and the random generators to `folder`."""
-    state = {
-        "parts": {name: part.state_dict() for name, part in parts.items()},
-        "progress": progress,
-        "random": _random_state(),
-    }
-    with replacing(folder / STATE_NAME) as aside:
-        torch.save(state, aside)
+class Checkpoints:
+    """The checkpoints in `RUN/checkpoints`, named by the steps done.
+
+    Args:
+        run: the run's folder.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, run: Path, keep: int = 1) -> None:
+        self.run = run
+        self.folder = run / FOLDER_NAME
+        self.keep = keep
+
+    def paths(self) -> list[Path]:
+        """Newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _PATTERN.fullmatch(path.name))]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def save(
+        self,
+        step: int,
+        parts: dict[str, Stateful],
+        progress: dict[str, Any],
+        random: list[dict[str, Any]],
+        settings: dict[str, int],
+    ) -> None:
+        """Write a checkpoint, then remove those that are not to be kept.
+
+        Args:
+            step: names it.
+            parts: whose states to keep.
+            progress: plain values.
+            random: the state of each process's generators.
+            settings: what a resumed run must have the same of.
+
+        Raises:
+            TrainingError: it cannot be written; those before are untouched.
+        """
+        state = {
+            "format": FORMAT,
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "progress": progress,
+            "random": random,
+            "settings": settings,
+        }
+        path = self.folder / f"step_{step:08d}.pt"
+        with self.writing(), replacing(path) as aside:
+            try:
+                torch.save(state, aside)
+            except RuntimeError as error:  # what a full disk is to PyTorch's archive writer
+                raise OSError(f"{aside}: {first_line(error)}") from error
+        kept = [path, *(other for other in self.paths() if other != path)][: self.keep]
+        for other in self.paths():
+            if other not in kept:
+                other.unlink(missing_ok=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a failure to write below the run's folder into one line that says what is kept."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            paths = self.paths()
+            kept = f"{paths[0]} is kept, --resume goes on from it" if paths else "nothing is saved yet"
+            raise TrainingError(
+                f"{self.run} cannot be written to ({reason}): make room, or choose another --out; {kept}"
+            ) from error
+
+    def newest(self, note: Callable[[str], None]) -> dict[str, Any]:
+        """The newest whole checkpoint.
+
+        Args:
+            note: told of each newer one that is damaged.
+
+        Raises:
+            TrainingError: there is none.
+        """
+        paths = self.paths()
+        if not paths and (self.run / "last.pt").is_file():
+            raise TrainingError(
+                f"{self.run / 'last.pt'} is of an earlier dyzoo than {FOLDER_NAME}/: train anew, without --resume"
+            )
+        if not paths:
+            raise TrainingError(f"{self.run} has no {FOLDER_NAME} to resume from: start without --resume")
+        for path in paths:
+            try:
+                state = _read(path)
+                if missing := _KEYS - state.keys():
+                    raise KeyError(f"it has no {missing.pop()}")
+                return {**state, "path": path}
+            except _DAMAGE as error:
+                reason = f"{path} is damaged or no checkpoint ({first_line(error)})"
+                if path != paths[-1]:
+                    note(f"{reason}: the one before is taken")
+        raise TrainingError(f"{reason}: start anew, without --resume")
 
 
-def load_state(folder: Path, parts: dict[str, Stateful]) -> dict[str, int | float]:
-    """Restore what `save_state` wrote into `parts` and the random generators; gives the progress back.
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, and does not look at them when it reads
+        if (broken := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {broken} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_parts(state: dict[str, Any], parts: dict[str, Stateful]) -> None:
+    """Put the states of a checkpoint into `parts`.
 
     Raises:
-        TrainingError: there is no state, it is damaged, or it belongs to another model.
+        TrainingError: it belongs to another model.
     """
-    path = folder / STATE_NAME
-    if not path.is_file():
-        raise TrainingError(f"{folder} has no {STATE_NAME} to resume from: start without --resume")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = state["parts"]
-        if saved.keys() != parts.keys():
-            raise TrainingError(
-                f"{path} holds {', '.join(saved)}, this run has {', '.join(parts)}: resume with the run's own settings"
-            )
-        for name, part in parts.items():
+    path, saved = state["path"], state["parts"]
+    if saved.keys() != parts.keys():
+        raise TrainingError(
+            f"{path} holds {', '.join(saved)}, this run has {', '.join(parts)}: resume with the run's own settings"
+        )
+    for name, part in parts.items():
+        try:
             part.load_state_dict(saved[name])
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        if isinstance(error, TrainingError):
-            raise
-        raise TrainingError(f"{path} is damaged or of another model: {first_line(error)}") from error
-    _set_random_state(state["random"])
-    return state["progress"]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{path} is of another model ({name}: {first_line(error)}): resume with the run's own settings"
+            ) from error
 
 
-def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+def check_settings(state: dict[str, Any], settings: dict[str, int]) -> None:
+    """Raise a `TrainingError` where a setting that the position in the training depends on has changed."""
+    for name, value in settings.items():
+        if (before := state["settings"].get(name)) != value:
+            raise TrainingError(
+                f"{state['path']} was trained with {name} {before}, this run has {value}: "
+                "resume with the run's own settings"
+            )

@@ -1,41 +1,46 @@
-"""The training loop."""
+"""The training loop: epochs, evaluations, checkpoints."""
 
 from __future__ import annotations
 
-import math
 import time
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor
 
-from dyzoo.config import DetectorConfig
-from dyzoo.data import DetectionDataset, open_dataset
-from dyzoo.data.loader import build_loader
-from dyzoo.data.transforms import train_transform
 from dyzoo.detector import Detector
+from dyzoo.distributed import copy_from_main, gather_everywhere, gather_on_main, share_from_main
 from dyzoo.errors import TrainingError
-from dyzoo.evaluation import Evaluation, evaluate
+from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.files import write_text
-from dyzoo.recipe import Precision, TrainConfig
-from dyzoo.training.checkpoint import STATE_NAME, Stateful, load_state, save_state
-from dyzoo.training.report import Report, Row
-from dyzoo.training.schedule import build_optimizer, build_schedule
-from dyzoo.zoo import BEST_NAME, model_config
-
-console = Console(highlight=False, markup=False, soft_wrap=True)  # file names may hold [brackets]
+from dyzoo.recipe import TrainConfig, parse_save_every
+from dyzoo.training.checkpoint import Checkpoints, check_settings, load_parts
+from dyzoo.training.display import Display, summary
+from dyzoo.training.engine import Engine
+from dyzoo.training.processes import Processes
+from dyzoo.training.progression import Progression, Row
+from dyzoo.training.randomness import random_state, seed_process, set_random_state
+from dyzoo.training.report import Report
+from dyzoo.training.setup import detector_config, open_splits, training_loader
+from dyzoo.training.signals import StopRequest, departure
+from dyzoo.zoo import BEST_NAME
 
 
 def train(config: TrainConfig) -> Evaluation:
     """Train a detector and keep the best one.
 
     Writes into `config.folder`: `best/` (weights and configuration of the epoch with the highest validation AP, EMA
-    weights), `last.pt` (state after the last whole epoch, for `resume`), `metrics.csv`, `curves.png`, `tensorboard/`,
-    `train.json`, and at the end `evaluation/`. Stopping it at any time loses at most the epoch under way.
+    weights), `checkpoints/` (the whole state, for `resume`), `metrics.csv`, `curves.png`, `tensorboard/`,
+    `train.json`, and at the end `evaluation/`.
+
+    A run that is resumed goes on with the very batch it would have had next, and on a CPU ends with the weights of one
+    that was never interrupted. SIGTERM and Ctrl-C finish the step under way and save; a killed run loses what it did
+    since its last checkpoint (`config.save_every`).
+
+    Where `torchrun` or `accelerate launch` started several processes, all of them have to call this; only the main one
+    prints and writes.
 
     Returns:
         The evaluation of the best detector on the validation split.
@@ -43,18 +48,11 @@ def train(config: TrainConfig) -> Evaluation:
     Raises:
         DatasetError: the dataset cannot be used.
         UnknownModelError: no such model or backbone weights.
-        TrainingError: the folder holds another run, there is nothing to resume, or the loss is no longer finite.
+        TrainingError: the folder holds another run or cannot be written to, there is nothing to resume, or the loss is
+            no longer finite.
+        KeyboardInterrupt, SystemExit: after Ctrl-C and after SIGTERM (code 143), with everything saved.
     """
     return Trainer(config).run()
-
-
-@dataclass
-class Progression:
-    """Where a run stands; saved with its state."""
-
-    epochs_done: int = 0
-    best_epoch: int = 0
-    best_ap: float = -1.0
 
 
 class Trainer:
@@ -63,157 +61,189 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.folder = config.folder
-        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if not config.resume and (self.folder / STATE_NAME).exists():
+        self.processes = Processes(config.device)
+        self.console = self.processes.console
+        self.checkpoints = Checkpoints(self.folder, config.keep)
+        self.progression = Progression()
+        self._random: dict[str, Any] | None = None  # of a checkpoint, until the batches of its epoch are under way
+        if not config.resume and self.processes.on_main(self.checkpoints.paths):
             raise TrainingError(f"{self.folder} holds a run already: go on with --resume, or choose another --out")
         torch.manual_seed(config.seed)
-        train_set = open_dataset(config.data, split=config.train_split)
-        self.val_set = open_dataset(config.data, split=config.val_split, labels=train_set.labels)
-        for dataset, split in ((train_set, config.train_split), (self.val_set, config.val_split)):
-            _say_what_is_there(dataset, split)
-        detector_config = _detector_config(config, train_set.labels)
+        self.train_set, self.val_set = open_splits(config, self.console)
+        described = detector_config(config, self.train_set.labels)
         pretrained = False if config.resume else config.backbone_weights or config.pretrained_backbone
-        self.model = Detector(detector_config, pretrained).to(self.device)
-        preprocess = detector_config.preprocess
-        train_set.transform = train_transform((preprocess.shortest_edge, preprocess.longest_edge), config.transform)
-        self.loader = build_loader(train_set, config.batch_size, seed=config.seed, workers=config.workers)
-        self.optimizer = build_optimizer(self.model, config)
-        self.schedule = build_schedule(self.optimizer, config, len(self.loader))
-        self.precision = precision_dtype(config.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
-        self.progression = Progression()
+        model = Detector(described, pretrained).to(self.processes.device)
+        if config.sync_bn:
+            model = self.processes.share_batch_norm(model)
+        self.loader = training_loader(config, self.train_set, described, self.processes)
+        self.engine = Engine(model, config, self.processes, len(self.loader))
+        if self.engine.joined_batch_size > config.batch_size:
+            self.console.print(
+                f"a step: {config.batch_size} images x {config.accumulate} batches x {self.processes.count} processes"
+            )
+        if self.processes.count > 1:  # other draws on each, from the same weights
+            seed_process(config.seed, self.processes.index)
         if config.resume:
-            self.progression = Progression(**load_state(self.folder, self._parts()))  # type: ignore[arg-type]
+            self._resume()
 
     @property
-    def evaluated_model(self) -> Detector:
-        """The averaged weights if there are any."""
-        return self.ema.module if self.ema is not None else self.model
-
-    def _parts(self) -> dict[str, Stateful]:
-        parts: dict[str, Stateful] = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "scaler": self.scaler,
-        }
-        return parts if self.ema is None else {**parts, "ema": self.ema.module}
+    def model(self) -> Detector:
+        """The one that is trained, not the averaged one."""
+        return self.engine.model
 
     def run(self) -> Evaluation:
-        """Train the epochs that are left, then evaluate the best detector."""
-        config, progression = self.config, self.progression
-        write_text(self.folder / "train.json", config.to_json())
-        report = Report(self.folder, progression.epochs_done)
+        """Train what is left, then evaluate the best detector."""
+        self.processes.on_main(self._begin_files)
+        self.report = Report(self.folder, self.progression.rows) if self.processes.is_main else None
+        self.stop = StopRequest(insist=self.processes.count == 1)
         try:
-            for epoch in range(progression.epochs_done + 1, config.epochs + 1):
-                row: Row = {"epoch": epoch, "lr": self.optimizer.param_groups[-1]["lr"], **self._train_epoch(epoch)}
-                if epoch % config.validate_every == 0 or epoch == config.epochs:
-                    row.update(self._validate(epoch))
-                progression.epochs_done = epoch
-                save_state(self.folder, self._parts(), vars(progression))
-                report.add(row)
-                console.print(_summary(row, config.epochs, progression))
-        except KeyboardInterrupt:
-            console.print(f"stopped; {progression.epochs_done} whole epochs are kept in {self.folder}: add --resume")
+            with self.stop:
+                while self.progression.epochs_done < self.config.epochs:
+                    self._run_epoch(self.progression.epochs_done + 1)
+        except (KeyboardInterrupt, SystemExit):
+            self.console.print(f"stopped in epoch {self.progression.epochs_done + 1}; add --resume to go on")
             raise
         finally:
-            report.close()
-        best = Detector.from_pretrained(self.folder / BEST_NAME, self.device)
-        evaluation = evaluate(best, self.val_set)
-        evaluation.save(self.folder / "evaluation")
-        return evaluation
+            if self.report is not None:
+                self.report.close()
+        return self._evaluate_best()
 
-    def _train_epoch(self, epoch: int) -> Row:
+    def _begin_files(self) -> None:
+        with self.checkpoints.writing():
+            write_text(self.folder / "train.json", self.config.to_json())
+
+    def _run_epoch(self, epoch: int) -> None:
+        self._train_epoch(epoch)
+        row: Row = {"epoch": epoch, "lr": self.progression.lr, **self.progression.epoch_means()}
+        if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
+            try:
+                row.update(self._validate(epoch))
+            except (KeyboardInterrupt, SystemExit):
+                self._save()
+                raise
+        self.progression.end_epoch(row)
+        self.processes.on_main(lambda: self._report(row))
+        self._save()
+        self.console.print(summary(row, self.config.epochs, self.progression.best_ap))
+        self._leave_if_asked()
+
+    def _train_epoch(self, epoch: int) -> None:
+        progression, engine = self.progression, self.engine
         self.model.train()
-        self.loader.set_epoch(epoch)
-        totals: dict[str, float] = {}
-        images_seen, waited_s, start_s = 0, 0.0, time.perf_counter()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(f"epoch {epoch}/{self.config.epochs}", total=len(self.loader))
-            batches = iter(self.loader)
-            for _ in range(len(self.loader)):
-                asked_s = time.perf_counter()
-                images, targets = next(batches)
-                waited_s += time.perf_counter() - asked_s
-                losses = self._train_step(images, targets)
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, 0.0) + value
-                images_seen += len(images)
-                progress.update(bar, advance=1, description=f"epoch {epoch}/{self.config.epochs} {losses['loss']:.3f}")
-        seconds = time.perf_counter() - start_s
-        means: Row = {name: value / len(self.loader) for name, value in totals.items()}
-        return {**means, "images_per_s": images_seen / seconds, "data_wait": waited_s / seconds}
+        self.loader.set_epoch(epoch, progression.batches_done)
+        if progression.batches_done == 0:
+            progression.lr = engine.lr
+            if self.config.workers == 0:
+                self._restore_random()
+        # Draws from PyTorch's generator: without workers in every epoch, with them in the first of the process only,
+        # which in a resumed run is one draw too many.
+        batches = iter(self.loader)
+        self._restore_random()
+        saved_s = time.monotonic()
+        with Display(self.console, epoch, self.config.epochs, len(self.loader), progression) as display:
+            while progression.batches_done < len(self.loader):
+                start_s = time.perf_counter()
+                left = len(self.loader) - progression.batches_done
+                group = list(islice(batches, min(self.config.accumulate, left)))
+                waited_s = time.perf_counter() - start_s
+                due = self._save_is_due(time.monotonic() - saved_s)
+                outcome = engine.step(group, stop=bool(self.stop.received), save=due)
+                images = sum(len(images) for images, _ in group) * self.processes.count
+                progression.add_batches(outcome.losses, len(group), images)
+                progression.waited_s += waited_s
+                progression.seconds += time.perf_counter() - start_s
+                display.update(outcome.losses["loss"], engine.lr)
+                if outcome.save or outcome.stop:
+                    self._save()
+                    saved_s = time.monotonic()
+                    self._leave_if_asked()
 
-    def _train_step(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, float]:
-        with self._autocast():
-            losses: dict[str, Tensor] = self.model(images, targets)
-        loss = torch.stack(list(losses.values())).sum()
-        if not math.isfinite(loss.item()):
-            raise _not_finite(losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):  # the scaler skips such a step itself
-            raise _not_finite({**losses, "gradient norm": norm})
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.schedule.last_epoch)
-        return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+    def _restore_random(self) -> None:
+        """Where a checkpoint's generators stood, once."""
+        if self._random is not None:
+            set_random_state(self._random)
+            self._random = None
+
+    def _save_is_due(self, since_s: float) -> bool:
+        """Whether the step under way ends with a checkpoint."""
+        steps, seconds = parse_save_every(self.config.save_every)
+        if steps is not None:
+            return (self.progression.steps_done + 1) % steps == 0
+        return seconds is not None and since_s >= seconds
+
+    def _leave_if_asked(self) -> None:
+        if signal := max(gather_everywhere(self.stop.received)):
+            raise departure(signal)
 
     def _validate(self, epoch: int) -> Row:
-        with self._autocast():
-            evaluation = evaluate(self.evaluated_model, self.val_set, batch_size=self.config.batch_size)
-        ap = evaluation.metrics["AP"] or 0.0
-        if ap > self.progression.best_ap:
-            self.progression.best_ap, self.progression.best_epoch = ap, epoch
-            self.evaluated_model.save_pretrained(self.folder / BEST_NAME, card=False)  # nothing final is measured yet
-        return {"AP": ap, "AP50": evaluation.metrics["AP50"] or 0.0}
+        model = self.engine.evaluated_model
+        copy_from_main(model)  # each process has batch norm statistics of its own
+        with self.stop.at_once() if self.processes.count == 1 else nullcontext(), self.engine.autocast():
+            evaluation = evaluate_together(model, self.val_set, batch_size=self.config.batch_size)
+        metrics = share_from_main(evaluation.metrics if evaluation is not None else {})
+        ap = metrics["AP"] or 0.0
+        if self.progression.judge(ap, epoch):
+            self.processes.on_main(self._keep_best)
+        return {"AP": ap, "AP50": metrics["AP50"] or 0.0}
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+    def _keep_best(self) -> None:
+        with self.checkpoints.writing():
+            self.engine.evaluated_model.save_pretrained(self.folder / BEST_NAME)
 
+    def _report(self, row: Row) -> None:
+        with self.checkpoints.writing():
+            assert self.report is not None
+            self.report.add(row)
 
-def _not_finite(values: dict[str, Tensor]) -> TrainingError:
-    parts = ", ".join(f"{name} {value.item():.3g}" for name, value in values.items())
-    return TrainingError(f"the loss is no longer finite ({parts}): lower --lr, or use --precision fp32")
+    def _settings(self) -> dict[str, int]:
+        return {
+            "training images": len(self.train_set),
+            "images in a batch of all processes": self.config.batch_size * self.processes.count,
+            "accumulated batches": self.config.accumulate,
+            "seed": self.config.seed,
+        }
 
+    def _save(self) -> None:
+        random = gather_on_main(random_state())
 
-def precision_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type that matrix products run in; "auto" is bfloat16 where the hardware has it."""
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        def write() -> None:
+            self.checkpoints.save(
+                self.progression.steps_done, self.engine.parts(), asdict(self.progression), random, self._settings()
+            )
+
+        self.processes.on_main(write)
+
+    def _resume(self) -> None:
+        notes: list[str] = []
+        state = self.checkpoints.newest(notes.append)
+        for note in notes:
+            self.console.print(note)
+        check_settings(state, self._settings())
+        load_parts(state, self.engine.parts())
+        self.progression = Progression(**state["progress"])
+        if len(state["random"]) == self.processes.count:
+            self._random = state["random"][self.processes.index]
         else:
-            native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+            self.console.print(
+                f"{state['path']} is of {len(state['random'])} processes, now there are {self.processes.count}: "
+                "the batches stay the same, other random numbers are drawn afresh"
+            )
+            seed_process(self.config.seed, self.processes.index, self.progression.steps_done)
 
+    def _evaluate_best(self) -> Evaluation:
+        if self.processes.is_main:
+            best = Detector.from_pretrained(self.folder / BEST_NAME, self.processes.device)
+        else:
+            best = Detector(self.model.config).to(self.processes.device).eval()
+        copy_from_main(best)
+        evaluation = evaluate_together(best, self.val_set)
 
-def _detector_config(config: TrainConfig, labels: tuple[str, ...]) -> DetectorConfig:
-    detector = replace(model_config(config.model), labels=labels)
-    if config.backbone is not None:
-        detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
-    if config.size_px is None:
-        return detector
-    known = detector.preprocess
-    longest = round(known.longest_edge * config.size_px / known.shortest_edge)
-    return replace(detector, preprocess=replace(known, shortest_edge=config.size_px, longest_edge=longest))
+        def write() -> None:
+            with self.checkpoints.writing():
+                assert evaluation is not None
+                evaluation.save(self.folder / "evaluation")
 
-
-def _say_what_is_there(dataset: DetectionDataset, split: str) -> None:
-    boxes = sum(len(sample.labels) for sample in dataset.samples)
-    console.print(f"{split}: {len(dataset)} images, {boxes} boxes, classes {', '.join(dataset.labels)}")
-    for note in dataset.notes:
-        console.print(f"  {note}")
-
-
-def _summary(row: Row, epochs: int, progression: Progression) -> str:
-    words = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['loss']:.4f}"]
-    if "AP" in row:
-        words += [f"AP {row['AP']:.4f}", f"AP50 {row['AP50']:.4f}", f"(best AP {progression.best_ap:.4f})"]
-    return "  ".join([*words, f"{row['images_per_s']:.1f} images/s", f"waiting for data {row['data_wait']:.0%}"])
+        self.processes.on_main(write)
+        shared = share_from_main(evaluation)
+        assert shared is not None
+        return shared

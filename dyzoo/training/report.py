@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
 from dyzoo.files import write_text
 from dyzoo.plots import save_training_curves
+from dyzoo.training.progression import Row
 
 METRICS_NAME = "metrics.csv"
 
-Row = dict[str, float | None]
-
 
 class Report:
-    """One row of numbers per epoch; on resuming, rows of epochs that are run again are dropped.
+    """One row of numbers per epoch, the same in every file.
+
+    The rows of a run that goes on come from its checkpoint, so that no file has a row twice, or lacks one, wherever
+    the run was cut off.
 
     Args:
         folder: the run's folder.
-        epochs_done: epochs to keep from an earlier part of the run.
+        rows: of the whole epochs of an earlier part of the run.
     """
 
-    def __init__(self, folder: Path, epochs_done: int = 0) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
         self.folder = folder
-        self.rows = [row for row in read_metrics(folder) if (row["epoch"] or 0) <= epochs_done]
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1)
+        self.rows = list(rows)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(self.rows) + 1)
 
     def add(self, row: Row) -> None:
         """Append the row of one epoch everywhere; a value of None is left empty."""
@@ -48,12 +51,3 @@ class Report:
     def close(self) -> None:
         """Flush and close the TensorBoard file."""
         self.writer.close()
-
-
-def read_metrics(folder: Path) -> list[Row]:
-    """The rows of `metrics.csv`, empty if there is none yet."""
-    path = folder / METRICS_NAME
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]

@@ -21,9 +21,15 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, final_factor: floa
     return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_optimizer(model: Detector, config: TrainConfig) -> AdamW:
-    """AdamW without weight decay on biases, norms and other vectors; the backbone at its own rate."""
-    lr = config.lr * config.batch_size / REFERENCE_BATCH_SIZE
+def build_optimizer(model: Detector, config: TrainConfig, batch_size: int) -> AdamW:
+    """AdamW without weight decay on biases, norms and other vectors; the backbone at its own rate.
+
+    Args:
+        model: whose parameters learn, unless they are frozen.
+        config: rates and decay.
+        batch_size: images in a step, over all batches and processes.
+    """
+    lr = config.lr * batch_size / REFERENCE_BATCH_SIZE
     groups = []
     for in_backbone, rate in ((True, lr * config.backbone_lr_factor), (False, lr)):
         for decayed in (True, False):
@@ -40,7 +46,7 @@ def build_optimizer(model: Detector, config: TrainConfig) -> AdamW:
 
 
 def build_schedule(optimizer: AdamW, config: TrainConfig, steps_per_epoch: int) -> LambdaLR:
-    """The schedule of the whole run, one step per batch."""
+    """The schedule of the whole run."""
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
     return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup_steps, config.final_lr_factor))

@@ -1,0 +1,67 @@
+"""Where a run stands: what a checkpoint holds beside the states of the model and its optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Row = dict[str, float | None]
+
+
+@dataclass
+class Progression:
+    """The position in the training and the numbers gathered so far.
+
+    Attributes:
+        epochs_done: whole epochs, evaluated where they are to be.
+        batches_done: of the epoch under way, always whole steps.
+        steps_done: updates of the weights since the start.
+        best_epoch, best_ap: the best evaluation so far; -1 before the first.
+        stale: evaluations since then.
+        lr: learning rate outside the backbone at the start of the epoch under way.
+        totals: sums over the batches of the epoch under way: losses by name.
+        images, seconds, waited_s: images seen in the epoch under way, its time, and that spent on waiting for data.
+        rows: one of numbers for each whole epoch.
+    """
+
+    epochs_done: int = 0
+    batches_done: int = 0
+    steps_done: int = 0
+    best_epoch: int = 0
+    best_ap: float = -1.0
+    stale: int = 0
+    lr: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+
+    def add_batches(self, losses: dict[str, float], batches: int, images: int) -> None:
+        """Count a step over `batches` batches whose mean losses these are."""
+        for name, value in losses.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value * batches
+        self.batches_done += batches
+        self.steps_done += 1
+        self.images += images
+
+    def epoch_means(self) -> Row:
+        """Mean losses, images per second and the share of time spent on waiting, of the epoch under way."""
+        means: Row = {name: value / self.batches_done for name, value in self.totals.items()}
+        seconds = max(self.seconds, 1e-9)
+        return {**means, "images_per_s": self.images / seconds, "data_wait": self.waited_s / seconds}
+
+    def judge(self, ap: float, epoch: int) -> bool:
+        """Note an evaluation; whether it is the best so far."""
+        is_best = ap > self.best_ap
+        if is_best:
+            self.best_ap, self.best_epoch = ap, epoch
+        self.stale = 0 if is_best else self.stale + 1
+        return is_best
+
+    def end_epoch(self, row: Row) -> None:
+        """Close the epoch under way with its row."""
+        self.epochs_done += 1
+        self.batches_done = self.images = 0
+        self.seconds = self.waited_s = 0.0
+        self.totals = {}
+        self.rows.append(row)

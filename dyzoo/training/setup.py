@@ -1,0 +1,55 @@
+"""From the settings of a run to its data and its untrained model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.console import Console
+
+from dyzoo.config import DetectorConfig
+from dyzoo.data import DetectionDataset, open_dataset
+from dyzoo.data.loader import EpochLoader, build_loader
+from dyzoo.data.transforms import train_transform
+from dyzoo.recipe import TrainConfig
+from dyzoo.training.processes import Processes
+from dyzoo.zoo import model_config
+
+
+def open_splits(config: TrainConfig, console: Console) -> tuple[DetectionDataset, DetectionDataset]:
+    """The training and the validation split, with the classes of the first; says what is in them."""
+    train_set = open_dataset(config.data, split=config.train_split)
+    val_set = open_dataset(config.data, split=config.val_split, labels=train_set.labels)
+    for dataset, split in ((train_set, config.train_split), (val_set, config.val_split)):
+        boxes = sum(len(sample.labels) for sample in dataset.samples)
+        console.print(f"{split}: {len(dataset)} images, {boxes} boxes, classes {', '.join(dataset.labels)}")
+        for note in dataset.notes:
+            console.print(f"  {note}")
+    return train_set, val_set
+
+
+def detector_config(config: TrainConfig, labels: tuple[str, ...]) -> DetectorConfig:
+    """The architecture's configuration with the run's labels, backbone and image size."""
+    detector = replace(model_config(config.model), labels=labels)
+    if config.backbone is not None:
+        detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
+    if config.size_px is None:
+        return detector
+    known = detector.preprocess
+    longest = round(known.longest_edge * config.size_px / known.shortest_edge)
+    return replace(detector, preprocess=replace(known, shortest_edge=config.size_px, longest_edge=longest))
+
+
+def training_loader(
+    config: TrainConfig, dataset: DetectionDataset, detector: DetectorConfig, processes: Processes
+) -> EpochLoader:
+    """Augmented batches of this process."""
+    size = (detector.preprocess.shortest_edge, detector.preprocess.longest_edge)
+    dataset.transform = train_transform(size, config.transform)
+    return build_loader(
+        dataset,
+        config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        process=processes.index,
+        processes=processes.count,
+    )
