@@ -54,6 +54,8 @@ class TrainConfig:
         backbone: a timm backbone in the place of the architecture's.
         pretrained_backbone: start from timm's published weights.
         backbone_weights: start from this local file of them instead, .safetensors or .pth.
+        weights: start from this trained detector, a checkpoint's name or a folder; its architecture takes the place of
+            `model`. Classes of the same name keep what they have learnt.
         out: the run's folder; default `runs/<model>`.
         size_px: shortest edge of training and evaluation images; None keeps the architecture's.
         batch_size: images in a forward pass of one process.
@@ -62,11 +64,14 @@ class TrainConfig:
         sync_bn: batch norms normalise over the images of all processes instead of their own (GPUs only).
         lr: peak learning rate of AdamW at 16 images in a step; scaled linearly with their number.
         backbone_lr_factor: the backbone's learning rate relative to the rest.
+        layer_decay: each stage of the backbone learns slower than the one behind it by this factor.
+        freeze: so many of the backbone's first stages do not learn, "backbone": none does.
         warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept; 0 turns averaging off.
         precision: "auto" is what `accelerate launch` was told, else bf16 where the device computes in it natively,
             else float32.
         validate_every: epochs between evaluations; the last epoch is always evaluated.
+        patience: stop after so many evaluations without a better AP; None trains all epochs.
         save_every: when to write a checkpoint within an epoch: "10m" after so many minutes, "500" after so many steps,
             "epoch" not at all. At the end of an epoch there is always one.
         keep: how many of the newest checkpoints to keep.
@@ -86,6 +91,8 @@ class TrainConfig:
     size_px: int | None = None
     lr: float = 1e-3
     backbone_lr_factor: float = 1.0
+    layer_decay: float = 1.0
+    freeze: str = "0"
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     final_lr_factor: float = 0.01
@@ -94,6 +101,8 @@ class TrainConfig:
     precision: Precision = "auto"
     pretrained_backbone: bool = True
     backbone_weights: Path | None = None
+    weights: str | None = None
+    patience: int | None = None
     validate_every: int = 1
     workers: int = 2
     device: str | None = None
@@ -107,6 +116,14 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "validate_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}, expected at least 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}, expected more than 0 and at most 1")
+        if self.freeze != "backbone" and not self.freeze.isdecimal():
+            raise ValueError(f"freeze is {self.freeze!r}, expected a number of stages or backbone")
+        if self.weights is not None and (self.backbone is not None or self.backbone_weights is not None):
+            raise ValueError("weights is a whole detector, expected no backbone and no backbone_weights beside it")
         for name in ("lr", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dyzoo.data import DetectionDataset, Sample
+from dyzoo.data.loader import EpochBatches
 from dyzoo.detections import Detections
 from dyzoo.distributed import (
     copy_from_main,
@@ -241,3 +242,34 @@ def test_evaluating_together_gives_the_same_numbers(
 
 def test_no_process_waits_when_nothing_can_be_read(three_processes: list[Any]) -> None:
     assert all("none of the 2 images can be read" in found["error"] for found in three_processes)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def shown(batches: EpochBatches, epoch: int, first_batch: int = 0) -> list[list[tuple[int, int]]]:
+    batches.set_epoch(epoch, first_batch)
+    return list(batches)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_the_batches_of_one(processes: int) -> None:
+    alone = shown(EpochBatches(20, 2 * processes, seed=5), 3)
+    together = [shown(EpochBatches(20, 2, 5, True, index, processes), 3) for index in range(processes)]
+    assert [[pair for part in parts for pair in part] for parts in zip(*together, strict=True)] == alone
+    assert all(len(part) == 2 for batches in together for part in batches)
+
+
+def test_a_set_smaller_than_a_joined_batch_gives_each_process_as_many() -> None:
+    together = [shown(EpochBatches(3, 4, 0, True, index, 5), 1) for index in range(5)]
+    assert [[len(part) for part in batches] for batches in together] == [[1]] * 5
+    assert {pair for batches in together for part in batches for pair in part} == set(
+        shown(EpochBatches(3, 3, 0), 1)[0]
+    )
+
+
+def test_an_epoch_goes_on_at_any_batch() -> None:
+    batches = EpochBatches(11, 2, seed=1)
+    whole = shown(batches, 4)
+    assert [shown(batches, 4, first) for first in range(6)] == [whole[first:] for first in range(6)]
+    assert shown(batches, 5) != whole

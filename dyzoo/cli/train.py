@@ -42,6 +42,12 @@ def train(
     backbone_lr_factor: Annotated[
         float, typer.Option(metavar="X", help="The backbone's learning rate relative to the rest.")
     ] = TrainConfig.backbone_lr_factor,
+    layer_decay: Annotated[
+        float, typer.Option(metavar="X", help="Each backbone stage learns this much slower than the next.")
+    ] = TrainConfig.layer_decay,
+    freeze: Annotated[
+        str, typer.Option(metavar="N|backbone", help="First backbone stages that do not learn.")
+    ] = TrainConfig.freeze,
     warmup_epochs: Annotated[float, Number] = TrainConfig.warmup_epochs,
     weight_decay: Annotated[float, typer.Option(metavar="X")] = TrainConfig.weight_decay,
     size: Annotated[
@@ -67,6 +73,10 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="Start the backbone from this file (.safetensors, .pth) instead."),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Start from this trained detector: a checkpoint's name or a folder."),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of matrix products; auto is bf16 where the hardware has it.")
     ] = TrainConfig.precision,
@@ -79,6 +89,9 @@ def train(
     validate_every: Annotated[
         int, typer.Option(metavar="N", help="Epochs between evaluations.")
     ] = TrainConfig.validate_every,
+    patience: Annotated[
+        int | None, typer.Option(metavar="N", help="Stop after N evaluations without a better AP.")
+    ] = None,
     sync_bn: Annotated[
         bool, typer.Option("--sync-bn", help="Batch norms over the images of all GPUs.")
     ] = TrainConfig.sync_bn,
@@ -110,6 +123,7 @@ def train(
       dyzoo train --data DIR --model dyhead_atss_resnet50 --out runs/mine --resume
       torchrun --nproc-per-node 2 -m dyzoo train --data DIR
       dyzoo train --data DIR --backbone convnext_tiny --backbone-weights FILE
+      dyzoo train --data DIR --weights dyhead_atss_resnet10t.bccd --freeze 2
       dyzoo train --data MICROSCOPY --vertical-flip 0.5 --rotate90 0.75
     """
     from dyzoo.distributed import MAIN, leave, process_index
@@ -141,11 +155,15 @@ def train(
             lr=lr,
             backbone_lr_factor=backbone_lr_factor,
             weight_decay=weight_decay,
+            layer_decay=layer_decay,
+            freeze=freeze,
             warmup_epochs=warmup_epochs,
             ema_decay=ema_decay,
             precision=precision,
             pretrained_backbone=pretrained_backbone,
             backbone_weights=backbone_weights,
+            weights=weights,
+            patience=patience,
             validate_every=validate_every,
             workers=workers,
             device=device,

@@ -60,7 +60,7 @@ class Checkpoints:
         parts: dict[str, Stateful],
         progress: dict[str, Any],
         random: list[dict[str, Any]],
-        settings: dict[str, int],
+        settings: dict[str, int | str],
     ) -> None:
         """Write a checkpoint, then remove those that are not to be kept.
 
@@ -91,6 +91,8 @@ class Checkpoints:
         for other in self.paths():
             if other not in kept:
                 other.unlink(missing_ok=True)
+        for unfinished in self.folder.glob(".step_*.part"):  # of a process that was killed while it wrote
+            unfinished.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -161,7 +163,7 @@ def load_parts(state: dict[str, Any], parts: dict[str, Stateful]) -> None:
             ) from error
 
 
-def check_settings(state: dict[str, Any], settings: dict[str, int]) -> None:
+def check_settings(state: dict[str, Any], settings: dict[str, int | str]) -> None:
     """Raise a `TrainingError` where a setting that the position in the training depends on has changed."""
     for name, value in settings.items():
         if (before := state["settings"].get(name)) != value:

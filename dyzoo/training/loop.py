@@ -22,9 +22,12 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.processes import Processes
 from dyzoo.training.progression import Progression, Row
 from dyzoo.training.randomness import random_state, seed_process, set_random_state
+from dyzoo.training.record import fingerprint, run_record
 from dyzoo.training.report import Report
-from dyzoo.training.setup import detector_config, open_splits, training_loader
+from dyzoo.training.setup import detector_config, open_splits, starting_detector, training_loader
 from dyzoo.training.signals import StopRequest, departure
+from dyzoo.training.stages import FrozenStages
+from dyzoo.training.transfer import Transfer, start_from
 from dyzoo.zoo import BEST_NAME
 
 
@@ -33,7 +36,7 @@ def train(config: TrainConfig) -> Evaluation:
 
     Writes into `config.folder`: `best/` (weights and configuration of the epoch with the highest validation AP, EMA
     weights), `checkpoints/` (the whole state, for `resume`), `metrics.csv`, `curves.png`, `tensorboard/`,
-    `train.json`, and at the end `evaluation/`.
+    `train.json`, `run.json`, and at the end `evaluation/`.
 
     A run that is resumed goes on with the very batch it would have had next, and on a CPU ends with the weights of one
     that was never interrupted. SIGTERM and Ctrl-C finish the step under way and save; a killed run loses what it did
@@ -70,11 +73,17 @@ class Trainer:
             raise TrainingError(f"{self.folder} holds a run already: go on with --resume, or choose another --out")
         torch.manual_seed(config.seed)
         self.train_set, self.val_set = open_splits(config, self.console)
-        described = detector_config(config, self.train_set.labels)
-        pretrained = False if config.resume else config.backbone_weights or config.pretrained_backbone
-        model = Detector(described, pretrained).to(self.processes.device)
+        self.fingerprint = fingerprint(self.train_set)
+        source = starting_detector(config)
+        described = detector_config(config, self.train_set.labels, source)
+        pretrained = config.backbone_weights or config.pretrained_backbone
+        model = Detector(described, False if config.resume or source is not None else pretrained)
+        if source is not None and not config.resume:
+            self._say_what_is_kept(start_from(model, source))
+        model = model.to(self.processes.device)
         if config.sync_bn:
             model = self.processes.share_batch_norm(model)
+        self.frozen = FrozenStages(model.backbone, config.freeze)
         self.loader = training_loader(config, self.train_set, described, self.processes)
         self.engine = Engine(model, config, self.processes, len(self.loader))
         if self.engine.joined_batch_size > config.batch_size:
@@ -98,7 +107,7 @@ class Trainer:
         self.stop = StopRequest(insist=self.processes.count == 1)
         try:
             with self.stop:
-                while self.progression.epochs_done < self.config.epochs:
+                while self.progression.epochs_done < self.config.epochs and not self._is_out_of_patience():
                     self._run_epoch(self.progression.epochs_done + 1)
         except (KeyboardInterrupt, SystemExit):
             self.console.print(f"stopped in epoch {self.progression.epochs_done + 1}; add --resume to go on")
@@ -108,9 +117,32 @@ class Trainer:
                 self.report.close()
         return self._evaluate_best()
 
+    def _say_what_is_kept(self, transfer: Transfer) -> None:
+        kept, new = (", ".join(labels) or "none" for labels in transfer)
+        self.console.print(f"starting from {self.config.weights}: classes it knows {kept}; new {new}")
+
     def _begin_files(self) -> None:
+        config = self.config
+        splits = {config.train_split: self.train_set, config.val_split: self.val_set}
+        measured = {
+            "processes": self.processes.count,
+            "images_per_step": self.engine.joined_batch_size,
+            "device": self.processes.device.type,
+            "precision": str(self.engine.precision).removeprefix("torch."),
+        }
+        resumed = self.progression.steps_done if config.resume else None
         with self.checkpoints.writing():
-            write_text(self.folder / "train.json", self.config.to_json())
+            write_text(self.folder / "train.json", config.to_json())
+            write_text(self.folder / "run.json", run_record(config, splits, measured, resumed))
+
+    def _is_out_of_patience(self) -> bool:
+        progression, patience = self.progression, self.config.patience
+        if patience is None or progression.stale < patience:
+            return False
+        self.console.print(
+            f"no better AP in {progression.stale} evaluations, the best is epoch {progression.best_epoch}'s"
+        )
+        return True
 
     def _run_epoch(self, epoch: int) -> None:
         self._train_epoch(epoch)
@@ -130,6 +162,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> None:
         progression, engine = self.progression, self.engine
         self.model.train()
+        self.frozen.hold()
         self.loader.set_epoch(epoch, progression.batches_done)
         if progression.batches_done == 0:
             progression.lr = engine.lr
@@ -195,9 +228,10 @@ class Trainer:
             assert self.report is not None
             self.report.add(row)
 
-    def _settings(self) -> dict[str, int]:
+    def _settings(self) -> dict[str, int | str]:
         return {
             "training images": len(self.train_set),
+            "training labels": self.fingerprint,
             "images in a batch of all processes": self.config.batch_size * self.processes.count,
             "accumulated batches": self.config.accumulate,
             "seed": self.config.seed,

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dyzoo.detector import Detector
 from dyzoo.recipe import TrainConfig
+from dyzoo.training.stages import parameter_stages, stage_count
 
 REFERENCE_BATCH_SIZE = 16
 
@@ -30,17 +31,23 @@ def build_optimizer(model: Detector, config: TrainConfig, batch_size: int) -> Ad
         batch_size: images in a step, over all batches and processes.
     """
     lr = config.lr * batch_size / REFERENCE_BATCH_SIZE
+    stages = {f"backbone.{name}": stage for name, stage in parameter_stages(model.backbone).items()}
+    last = stage_count(model.backbone) - 1
+    rates = [config.backbone_lr_factor * config.layer_decay ** (last - stage) for stage in range(last + 1)]
+    apart = sorted(set(stages.values())) if config.layer_decay < 1 else [None]
     groups = []
-    for in_backbone, rate in ((True, lr * config.backbone_lr_factor), (False, lr)):
+    for in_backbone, stage in (*((True, stage) for stage in apart), (False, None)):
         for decayed in (True, False):
             parameters = [
                 parameter
                 for name, parameter in model.named_parameters()
                 if parameter.requires_grad
-                and name.startswith("backbone.") == in_backbone
+                and (name in stages) == in_backbone
+                and (stage is None or stages[name] == stage)
                 and (parameter.ndim > 1 and not name.endswith(("norm_weight", "norm_bias", "conv_bias"))) == decayed
             ]
             if parameters:
+                rate = lr * (rates[last if stage is None else stage] if in_backbone else 1.0)
                 groups.append({"params": parameters, "lr": rate, "weight_decay": config.weight_decay * decayed})
     return AdamW(groups)
 

@@ -10,9 +10,11 @@ from dyzoo.config import DetectorConfig
 from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.data.loader import EpochLoader, build_loader
 from dyzoo.data.transforms import train_transform
+from dyzoo.detector import Detector
+from dyzoo.errors import TrainingError
 from dyzoo.recipe import TrainConfig
 from dyzoo.training.processes import Processes
-from dyzoo.zoo import model_config
+from dyzoo.zoo import load_model, model_config
 
 
 def open_splits(config: TrainConfig, console: Console) -> tuple[DetectionDataset, DetectionDataset]:
@@ -27,9 +29,26 @@ def open_splits(config: TrainConfig, console: Console) -> tuple[DetectionDataset
     return train_set, val_set
 
 
-def detector_config(config: TrainConfig, labels: tuple[str, ...]) -> DetectorConfig:
-    """The architecture's configuration with the run's labels, backbone and image size."""
-    detector = replace(model_config(config.model), labels=labels)
+def starting_detector(config: TrainConfig) -> Detector | None:
+    """The detector that the run starts from, if it starts from one.
+
+    Raises:
+        TrainingError: another architecture was asked for.
+    """
+    if config.weights is None:
+        return None
+    source = load_model(config.weights)
+    if config.model not in (TrainConfig.model, source.config.architecture, config.weights):
+        raise TrainingError(
+            f"{config.weights} is a {source.config.architecture}, the model asked for is {config.model}: "
+            "leave out --model, or --weights"
+        )
+    return source
+
+
+def detector_config(config: TrainConfig, labels: tuple[str, ...], source: Detector | None = None) -> DetectorConfig:
+    """The configuration of the architecture, or of the starting detector, with the run's labels, backbone and size."""
+    detector = replace(model_config(config.model) if source is None else source.config, labels=labels)
     if config.backbone is not None:
         detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
     if config.size_px is None:

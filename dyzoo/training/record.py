@@ -1,0 +1,71 @@
+"""What a run was made of, for whoever wants to repeat it: `run.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from dyzoo import __version__
+from dyzoo.data import DetectionDataset
+from dyzoo.recipe import TrainConfig
+
+PACKAGES = ("torchvision", "timm", "accelerate", "numpy", "pillow", "pycocotools", "triton")
+
+
+def fingerprint(dataset: DetectionDataset) -> str:
+    """SHA-256 of all labels and of the images' names and sizes (in pixels and bytes), wherever the folder lies."""
+    digest = hashlib.sha256(json.dumps([dataset.labels, dataset.category_ids]).encode())
+    for sample in dataset.samples:
+        path = sample.image_path
+        size = path.stat().st_size if path.is_file() else -1
+        place = [path.name, size, sample.width_px, sample.height_px, sample.image_id]
+        digest.update(json.dumps(place).encode())
+        for values in (sample.boxes_xyxy, sample.labels, sample.crowd):
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def run_record(
+    config: TrainConfig, splits: dict[str, DetectionDataset], measured: dict[str, Any], resumed_at_step: int | None
+) -> str:
+    """The text of `run.json`: settings, versions, data and what the run chose itself; nothing of the machine's paths.
+
+    Args:
+        config: as the user gave it.
+        splits: datasets by the name of their split.
+        measured: processes, precision and other values that settings alone do not tell.
+        resumed_at_step: where the run went on, None for a new one.
+    """
+    data = {
+        name: {"images": len(split), "labels": list(split.labels), "sha256": fingerprint(split)}
+        for name, split in splits.items()
+    }
+    record = {
+        "versions": {
+            "dyzoo": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **_versions(),
+        },
+        "data": data,
+        "resumed_at_step": resumed_at_step,
+        **measured,
+        "config": asdict(config),
+    }
+    return json.dumps(record, indent=2, default=str) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # triton is not everywhere
+            continue
+    return found
