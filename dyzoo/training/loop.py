@@ -221,7 +221,7 @@ class Trainer:
 
     def _keep_best(self) -> None:
         with self.checkpoints.writing():
-            self.engine.evaluated_model.save_pretrained(self.folder / BEST_NAME)
+            self.engine.evaluated_model.save_pretrained(self.folder / BEST_NAME, card=False)
 
     def _report(self, row: Row) -> None:
         with self.checkpoints.writing():

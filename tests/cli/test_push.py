@@ -50,8 +50,15 @@ def run_folder(tmp_path: Path, tiny_model: Path) -> Path:
     folder = tmp_path / "runs" / "a"
     shutil.copytree(tiny_model, folder / "best")
     (folder / "evaluation").mkdir()
+    (folder / "checkpoints").mkdir()
     (folder / "train.json").write_text(json.dumps(SETTINGS))
-    for name in ("curves.png", "metrics.csv", "evaluation/pr_curve.png", "last.pt", "evaluation/detections.json"):
+    for name in (
+        "curves.png",
+        "metrics.csv",
+        "evaluation/pr_curve.png",
+        "checkpoints/step_00000008.pt",
+        "evaluation/detections.json",
+    ):
         (folder / name).write_bytes(name.encode())
     write_metrics(folder)
     return folder
