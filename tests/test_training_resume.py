@@ -47,27 +47,29 @@ plain_losses = dyzoo.heads.atss.ATSSHead.losses
 dyzoo.heads.atss.ATSSHead.losses = noisy_losses
 plain_step = Engine.step
 dyzoo.training.setup.model_config = known_models
-voc, out, workers, *kills = sys.argv[1:]
-for attempt, kill in enumerate([*map(int, kills), 0]):
-    if (pid := os.fork()) == 0:
-        steps = 0
-        def step(self, *arguments, **settings):
-            global steps
-            steps += 1
-            if steps == kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return plain_step(self, *arguments, **settings)
-        Engine.step = step
-        torch.manual_seed(attempt)  # the state of the process must not matter
-        config = TrainConfig(
-            data=Path(voc), out=Path(out), model="tiny", epochs=3, batch_size=2, size_px=64, pretrained_backbone=False,
-            workers=int(workers), precision="fp32", ema_decay=0.9, device="cpu", save_every="1", keep=2,
-            resume=(Path(out) / "checkpoints").is_dir(), validate_every=2,
-        )
-        train(config)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status == (-signal.SIGKILL if kill else 0), status
+voc, *plans = sys.argv[1:]
+for number, plan in enumerate(plans):
+    out, workers, *kills = plan.split(",")
+    for kill in (*map(int, kills), 0):
+        if (pid := os.fork()) == 0:
+            steps = 0
+            def step(self, *arguments, **settings):
+                global steps
+                steps += 1
+                if steps == kill:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return plain_step(self, *arguments, **settings)
+            Engine.step = step
+            torch.manual_seed(100 * number + kill)  # the state of the process must not matter
+            config = TrainConfig(
+                data=Path(voc), out=Path(out), model="tiny", epochs=3, batch_size=2, size_px=64,
+                pretrained_backbone=False, workers=int(workers), precision="fp32", ema_decay=0.9, device="cpu",
+                save_every="1", keep=2, resume=(Path(out) / "checkpoints").is_dir(), validate_every=2,
+            )
+            train(config)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status == (-signal.SIGKILL if kill else 0), status
 """
 
 
@@ -105,13 +107,6 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def attempt(voc: Path, out: Path, workers: int, *kills: int) -> None:
-    command = [sys.executable, "-c", ATTEMPTS, str(voc), str(out), str(workers), *map(str, kills)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(["", *sys.path])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def assert_same_run(one: Path, other: Path) -> None:
     """Weights and optimizer bit for bit, and the same rows in every file."""
     expected, found = (load(checkpoints(run)[-1]) for run in (one, other))
@@ -132,14 +127,29 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert [row["epoch"] for row in tables[0]] == [str(epoch) for epoch in range(1, EPOCHS + 1)]
 
 
+@pytest.fixture(scope="module")
+def killed_runs(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that was left alone and one that was killed three times, without and with a worker."""
+    folder, draw = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
+    plans = []
+    for workers in (0, 1):
+        kills = draw.integers(2, 4, size=3)  # steps into each part; its first is always finished
+        plans += [
+            f"{folder}/whole_{workers},{workers}",
+            f"{folder}/killed_{workers},{workers},{','.join(map(str, kills))}",
+        ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    command = [sys.executable, "-c", ATTEMPTS, str(voc), *plans]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_killed_at_any_step_several_times_over_the_end_is_the_same(voc: Path, tmp_path: Path, workers: int) -> None:
-    draw = np.random.default_rng(workers)
-    kills = [int(draw.integers(2, 4)) for _ in range(3)]  # steps into the attempt; the first is always finished
-    attempt(voc, tmp_path / "whole", workers)
-    attempt(voc, tmp_path / "run", workers, *kills)
-    assert load(checkpoints(tmp_path / "run")[-1])["progress"]["steps_done"] == STEPS
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+def test_killed_several_times_over_the_end_is_the_same(killed_runs: Path, workers: int) -> None:
+    whole, killed = killed_runs / f"whole_{workers}", killed_runs / f"killed_{workers}"
+    assert load(checkpoints(killed)[-1])["progress"]["steps_done"] == STEPS
+    assert_same_run(whole, killed)
 
 
 def interrupted_at(step: int, action: Callable[[], object]) -> Callable[..., Any]:
