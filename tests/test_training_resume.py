@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +183,26 @@ def test_a_signal_finishes_the_step_and_saves(
     progress = load(checkpoints(config.folder)[-1])["progress"]
     assert (progress["epochs_done"], progress["batches_done"], progress["steps_done"]) in {(1, 2, 5), (1, 3, 6)}
     assert not list(config.folder.rglob("*.part"))
+
+
+def test_a_signal_that_reaches_the_workers_too_finishes_the_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun, a terminal and a scheduler send it."""
+
+    def tell_all() -> None:
+        workers = multiprocessing.active_children()
+        assert workers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for worker in workers:
+                os.kill(worker.pid or 0, number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Engine, "step", interrupted_at(2, tell_all))
+    with pytest.raises(SystemExit):
+        train(replace(config, workers=1))
+    assert load(checkpoints(config.folder)[-1])["progress"]["steps_done"] in (2, 3)
 
 
 def test_a_signal_during_evaluation_keeps_the_epoch(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

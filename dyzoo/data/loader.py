@@ -5,6 +5,8 @@ Neither the number of workers nor an interruption changes what the model is show
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dyzoo.data.dataset import DetectionDataset, Target
+
+GRACE_S = 30  # that launchers and schedulers give, too
 
 Batch = tuple[list[torch.Tensor], list[Target]]
 
@@ -61,7 +65,14 @@ def build_loader(
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         collate_fn=collate,
+        worker_init_fn=_outlive_signals,
     )
+
+
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C, and a launcher's or scheduler's SIGTERM, reach workers too: let the step under way have its images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S) if hasattr(signal, "alarm") else sys.exit(0))
 
 
 class EpochLoader(DataLoader[Any]):
