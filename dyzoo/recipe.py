@@ -108,7 +108,7 @@ class TrainConfig:
     device: str | None = None
     seed: int = 0
     save_every: str = "10m"
-    keep: int = 1
+    keep: int = 2  # a damaged newest one has another behind it
     resume: bool = False
     transform: TransformConfig = field(default_factory=TransformConfig)
 

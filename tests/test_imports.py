@@ -32,7 +32,8 @@ HEIGHT = {module: height for height, modules in enumerate(LAYERS) for module in 
 MODULES = sorted(path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file())
 
 HEAVY = {
-    "torch", "torchvision", "timm", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors", "tensorboard",
+    "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
+    "tensorboard",
     "huggingface_hub",
 }  # fmt: skip
 
