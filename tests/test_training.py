@@ -8,53 +8,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 import dyzoo
-from dyzoo.config import DetectorConfig, DyHeadConfig, FPNConfig
 from dyzoo.errors import DyzooError, TrainingError
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import precision_dtype
 from dyzoo.training.schedule import build_optimizer, lr_factor
-from dyzoo.zoo import load_model, model_config
-
-
-def write_voc(folder: Path, images: int = 6) -> Path:
-    """A VOC folder of grey pictures with one red or blue rectangle each; train and val are the same pictures."""
-    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (folder / name).mkdir(parents=True)
-    for index in range(images):
-        label, colour = (("red", (220, 30, 30)), ("blue", (30, 30, 220)))[index % 2]
-        x, y = 8 + 9 * index, 50 - 6 * index
-        picture = Image.new("RGB", (96, 96), (128, 128, 128))
-        ImageDraw.Draw(picture).rectangle((x, y, x + 30, y + 30), fill=colour)
-        picture.save(folder / "JPEGImages" / f"{index}.png")
-        (folder / "Annotations" / f"{index}.xml").write_text(
-            f"<annotation><filename>{index}.png</filename><object><name>{label}</name><bndbox><xmin>{x}</xmin>"
-            f"<ymin>{y}</ymin><xmax>{x + 31}</xmax><ymax>{y + 31}</ymax></bndbox></object></annotation>"
-        )
-    names = "\n".join(map(str, range(images)))
-    for split in ("train", "val"):
-        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
-    return folder
-
-
-def tiny() -> DetectorConfig:
-    """An architecture that trains in no time; its norms are frozen, so images do not see each other."""
-    config = model_config("dyhead_atss_resnet10t")
-    return replace(
-        config,
-        backbone=replace(config.backbone, norm="frozen"),
-        fpn=FPNConfig(channels=32),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1),
-    )
-
-
-def known_models(name: str) -> DetectorConfig:
-    """The zoo's, and "tiny"."""
-    return tiny() if name == "tiny" else model_config(name)
+from dyzoo.zoo import load_model
+from tests.training_runs import known_models, tiny_run, write_voc
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +28,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
-    return TrainConfig(
-        data=voc,
-        model="tiny",
-        out=tmp_path / "run",
-        epochs=2,
-        batch_size=3,
-        size_px=64,
-        pretrained_backbone=False,
-        workers=0,
-        precision="fp32",
-        ema_decay=0.9,
-    )
+    return tiny_run(voc, tmp_path / "run", ema_decay=0.9, device=None)
 
 
 def test_the_backbone_starts_from_a_local_file(config: TrainConfig, tmp_path: Path) -> None:

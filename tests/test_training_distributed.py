@@ -24,7 +24,7 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import Processes, has_unused_parameters
 from tests.test_distributed import run_together
-from tests.test_training import known_models, write_voc
+from tests.training_runs import known_models, write_voc
 
 
 def settings(voc: Path, out: Path, **changes: Any) -> TrainConfig:

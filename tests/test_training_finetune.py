@@ -21,7 +21,7 @@ from dyzoo.training.record import fingerprint
 from dyzoo.training.schedule import build_optimizer
 from dyzoo.training.stages import FrozenStages, parameter_stages, stage_count
 from dyzoo.training.transfer import start_from
-from tests.test_training import known_models, tiny, write_voc
+from tests.training_runs import known_models, tiny, tiny_run, write_voc
 
 HEADS: dict[str, HeadConfig] = {
     "atss": tiny().head,
@@ -39,18 +39,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
-    return TrainConfig(
-        data=voc,
-        model="tiny",
-        out=tmp_path / "run",
-        epochs=2,
-        batch_size=3,
-        size_px=64,
-        pretrained_backbone=False,
-        workers=0,
-        precision="fp32",
-        device="cpu",
-    )
+    return tiny_run(voc, tmp_path / "run")
 
 
 def detector(kind: str, labels: tuple[str, ...], seed: int) -> Detector:

@@ -24,7 +24,7 @@ from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
 from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
-from tests.test_training import known_models, write_voc
+from tests.training_runs import known_models, tiny_run, write_voc
 
 EPOCHS, STEPS = 3, 9  # three steps an epoch
 
@@ -38,7 +38,7 @@ torch.set_num_threads(1)
 import dyzoo.training.setup
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.engine import Engine
-from tests.test_training import known_models
+from tests.training_runs import known_models
 import dyzoo.heads.atss, torch.utils.tensorboard
 
 def noisy_losses(self, raw, targets, image_sizes=()):  # draws from PyTorch's generator, as Faster R-CNN does
@@ -83,21 +83,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
-    return TrainConfig(
-        data=voc,
-        model="tiny",
-        out=tmp_path / "run",
-        epochs=EPOCHS,
-        batch_size=2,
-        size_px=64,
-        pretrained_backbone=False,
-        workers=0,
-        precision="fp32",
-        ema_decay=0.9,
-        device="cpu",
-        save_every="1",
-        keep=2,
-    )
+    return tiny_run(voc, tmp_path / "run", epochs=EPOCHS, batch_size=2, ema_decay=0.9, save_every="1", keep=2)
 
 
 def checkpoints(run: Path) -> list[Path]:
