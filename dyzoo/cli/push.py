@@ -109,7 +109,9 @@ def _run_details(run: Path, model: Detector, details: CardDetails, dtype: str | 
     measurement = _measurement(run, data, str(settings.get("val_split", "val")), dtype)
     started = "random weights"
     base_model = None
-    if settings.get("backbone_weights"):
+    if settings.get("weights"):
+        started = f"the detector `{settings['weights']}`"
+    elif settings.get("backbone_weights"):
         started = f"the backbone weights `{settings['backbone_weights']}`"
     elif settings.get("pretrained_backbone") and not settings.get("resume"):
         base_model = _published_backbone(model.config.backbone.name)

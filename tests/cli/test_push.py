@@ -167,6 +167,7 @@ def test_numbers_that_are_not_these_weights_stay_out(cli: Cli, hub: Hub, run_fol
         ({"pretrained_backbone": False}, None, "from random weights"),
         ({"resume": True}, None, "seed 5. All settings"),
         ({"backbone_weights": "/home/somebody/r10.pth"}, None, "the backbone weights `r10.pth`"),
+        ({"weights": "/home/somebody/runs/cells"}, None, "from the detector `cells`"),
     ],
 )
 def test_a_base_model_is_named_where_it_is_known(
