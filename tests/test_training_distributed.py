@@ -24,25 +24,12 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import Processes, has_unused_parameters
 from tests.test_distributed import run_together
-from tests.training_runs import known_models, write_voc
+from tests.training_runs import known_models, tiny_run, write_voc
 
 
 def settings(voc: Path, out: Path, **changes: Any) -> TrainConfig:
-    config = TrainConfig(
-        data=voc,
-        model="tiny",
-        out=out,
-        epochs=2,
-        batch_size=1,
-        size_px=64,
-        pretrained_backbone=False,
-        workers=0,
-        precision="fp32",
-        ema_decay=0.9,
-        device="cpu",
-        save_every="epoch",
-        transform=TransformConfig(scale_range=(1.0, 1.0), crop=0.0),  # one size: padding would differ with the batch
-    )
+    one_size = TransformConfig(scale_range=(1.0, 1.0), crop=0.0)  # padding would differ with the batch
+    config = tiny_run(voc, out, batch_size=1, ema_decay=0.9, save_every="epoch", transform=one_size)
     return replace(config, **changes)
 
 

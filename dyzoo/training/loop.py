@@ -22,7 +22,7 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.processes import Processes
 from dyzoo.training.progression import Progression, Row
 from dyzoo.training.randomness import random_state, seed_process, set_random_state
-from dyzoo.training.record import fingerprint, run_record
+from dyzoo.training.record import description, run_record
 from dyzoo.training.report import Report
 from dyzoo.training.setup import detector_config, open_splits, starting_detector, training_loader
 from dyzoo.training.signals import StopRequest, departure
@@ -73,7 +73,7 @@ class Trainer:
             raise TrainingError(f"{self.folder} holds a run already: go on with --resume, or choose another --out")
         torch.manual_seed(config.seed)
         self.train_set, self.val_set = open_splits(config, self.console)
-        self.fingerprint = fingerprint(self.train_set)
+        self.train_description = description(self.train_set)
         source = starting_detector(config)
         described = detector_config(config, self.train_set.labels, source)
         pretrained = config.backbone_weights or config.pretrained_backbone
@@ -123,7 +123,7 @@ class Trainer:
 
     def _begin_files(self) -> None:
         config = self.config
-        splits = {config.train_split: self.train_set, config.val_split: self.val_set}
+        data = {config.train_split: self.train_description, config.val_split: description(self.val_set)}
         measured = {
             "processes": self.processes.count,
             "images_per_step": self.engine.joined_batch_size,
@@ -133,7 +133,7 @@ class Trainer:
         resumed = self.progression.steps_done if config.resume else None
         with self.checkpoints.writing():
             write_text(self.folder / "train.json", config.to_json())
-            write_text(self.folder / "run.json", run_record(config, splits, measured, resumed))
+            write_text(self.folder / "run.json", run_record(config, data, measured, resumed))
 
     def _is_out_of_patience(self) -> bool:
         progression, patience = self.progression, self.config.patience
@@ -231,7 +231,7 @@ class Trainer:
     def _settings(self) -> dict[str, int | str]:
         return {
             "training images": len(self.train_set),
-            "training labels": self.fingerprint,
+            "training labels": self.train_description["sha256"],
             "images in a batch of all processes": self.config.batch_size * self.processes.count,
             "accumulated batches": self.config.accumulate,
             "seed": self.config.seed,

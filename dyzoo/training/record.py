@@ -31,21 +31,22 @@ def fingerprint(dataset: DetectionDataset) -> str:
     return digest.hexdigest()
 
 
+def description(dataset: DetectionDataset) -> dict[str, Any]:
+    """What a record says of a split; reads the size of every image file."""
+    return {"images": len(dataset), "labels": list(dataset.labels), "sha256": fingerprint(dataset)}
+
+
 def run_record(
-    config: TrainConfig, splits: dict[str, DetectionDataset], measured: dict[str, Any], resumed_at_step: int | None
+    config: TrainConfig, data: dict[str, dict[str, Any]], measured: dict[str, Any], resumed_at_step: int | None
 ) -> str:
     """The text of `run.json`: settings, versions, data and what the run chose itself; nothing of the machine's paths.
 
     Args:
         config: as the user gave it.
-        splits: datasets by the name of their split.
+        data: the `description` of each split by its name.
         measured: processes, precision and other values that settings alone do not tell.
         resumed_at_step: where the run went on, None for a new one.
     """
-    data = {
-        name: {"images": len(split), "labels": list(split.labels), "sha256": fingerprint(split)}
-        for name, split in splits.items()
-    }
     record = {
         "versions": {
             "dyzoo": __version__,
