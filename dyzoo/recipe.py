@@ -46,7 +46,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; saved as `train.json` in the run's folder.
+    """One training run. What is left open, as None, is chosen when the data is known: `dyzoo.training.defaults`.
 
     Attributes:
         data: dataset folder: COCO JSON, Pascal VOC or YOLO.
@@ -57,8 +57,10 @@ class TrainConfig:
         weights: start from this trained detector, a checkpoint's name or a folder; its architecture takes the place of
             `model`. Classes of the same name keep what they have learnt.
         out: the run's folder; default `runs/<model>`.
-        size_px: shortest edge of training and evaluation images; None keeps the architecture's.
-        batch_size: images in a forward pass of one process.
+        epochs: passes over the data; None: by the number of images.
+        size_px: shortest edge of training and evaluation images; None: the architecture's, less where images are far
+            smaller or the memory is short of it.
+        batch_size: images in a forward pass of one process; None: by the number of images and the free memory.
         accumulate: forward passes to a step. A step learns from `batch_size * accumulate` images of each process; the
             losses of a pass are divided by what that pass holds, their mean is the step's.
         sync_bn: batch norms normalise over the images of all processes instead of their own (GPUs only).
@@ -68,6 +70,9 @@ class TrainConfig:
         freeze: so many of the backbone's first stages do not learn, "backbone": none does.
         warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept; 0 turns averaging off.
+        average_last: the plain mean of the weights at the ends of so many last epochs is one more candidate for the
+            best (stochastic weight averaging, Izmailov et al., UAI 2018; the statistics of batch norms are averaged,
+            too, not measured anew); 0: none.
         precision: "auto" is what `accelerate launch` was told, else bf16 where the device computes in it natively,
             else float32.
         validate_every: epochs between evaluations; the last epoch is always evaluated.
@@ -84,8 +89,8 @@ class TrainConfig:
     out: Path | None = None
     train_split: str = "train"
     val_split: str = "val"
-    epochs: int = 36
-    batch_size: int = 8
+    epochs: int | None = None
+    batch_size: int | None = None
     accumulate: int = 1
     sync_bn: bool = False
     size_px: int | None = None
@@ -98,6 +103,7 @@ class TrainConfig:
     final_lr_factor: float = 0.01
     clip_norm: float = 10.0
     ema_decay: float = 0.999
+    average_last: int = 0
     precision: Precision = "auto"
     pretrained_backbone: bool = True
     backbone_weights: Path | None = None
@@ -113,11 +119,10 @@ class TrainConfig:
     transform: TransformConfig = field(default_factory=TransformConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "validate_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is {self.patience}, expected at least 1")
+        for name in ("epochs", "batch_size", "size_px", "accumulate", "validate_every", "keep", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}, expected more than 0 and at most 1")
         if self.freeze != "backbone" and not self.freeze.isdecimal():
@@ -129,14 +134,24 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}, expected 0 or more")
+        for name in ("workers", "average_last"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         parse_save_every(self.save_every)
 
     @property
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(self.out) if self.out is not None else Path("runs") / self.model
+
+
+@dataclass(frozen=True)
+class ResolvedConfig(TrainConfig):
+    """A run with nothing left open; saved as `train.json` in its folder."""
+
+    epochs: int = 0
+    batch_size: int = 0
+    size_px: int = 0
 
     def to_json(self) -> str:
         """The text of `train.json`."""

@@ -137,7 +137,7 @@ def test_all_processes_have_the_same_weights_and_metrics(together: list[dict[str
 
 def test_only_the_main_process_prints(together: list[dict[str, Any]]) -> None:
     first, second = together
-    assert first["whole"]["printed"].count("epoch ") == 2
+    assert first["whole"]["printed"].count("/2  ") == 2
     assert second["whole"]["printed"] == ""
 
 

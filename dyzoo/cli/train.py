@@ -29,10 +29,16 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="Any other timm backbone.", show_default="the architecture's"),
     ] = None,
-    epochs: Annotated[int, Number] = TrainConfig.epochs,
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Passes over the data.", show_default="12 to 300, fewer for more images"),
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images at a time, in each process.")
-    ] = TrainConfig.batch_size,
+        int | None,
+        typer.Option(
+            metavar="N", help="Images at a time, in each process.", show_default="by images and free memory, 16 in all"
+        ),
+    ] = None,
     accumulate: Annotated[
         int, typer.Option(metavar="N", help="Batches that a step learns from.")
     ] = TrainConfig.accumulate,
@@ -51,7 +57,10 @@ def train(
     warmup_epochs: Annotated[float, Number] = TrainConfig.warmup_epochs,
     weight_decay: Annotated[float, typer.Option(metavar="X")] = TrainConfig.weight_decay,
     size: Annotated[
-        int | None, typer.Option(metavar="PX", help="Shortest edge of images.", show_default="the architecture's")
+        int | None,
+        typer.Option(
+            metavar="PX", help="Shortest edge of images.", show_default="the architecture's, less for small images"
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder.", show_default="runs/NAME")
@@ -86,6 +95,9 @@ def train(
     ema_decay: Annotated[
         float, typer.Option(metavar="X", help="Of the averaged weights; 0: no averaging.")
     ] = TrainConfig.ema_decay,
+    average_last: Annotated[
+        int, typer.Option(metavar="N", help="Try the mean of the weights after the last N epochs, too.")
+    ] = TrainConfig.average_last,
     validate_every: Annotated[
         int, typer.Option(metavar="N", help="Epochs between evaluations.")
     ] = TrainConfig.validate_every,
@@ -159,6 +171,7 @@ def train(
             freeze=freeze,
             warmup_epochs=warmup_epochs,
             ema_decay=ema_decay,
+            average_last=average_last,
             precision=precision,
             pretrained_backbone=pretrained_backbone,
             backbone_weights=backbone_weights,

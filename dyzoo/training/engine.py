@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from dyzoo.data.loader import Batch
 from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
-from dyzoo.recipe import TrainConfig
+from dyzoo.recipe import ResolvedConfig
 from dyzoo.training.checkpoint import Stateful
 from dyzoo.training.processes import Processes
 from dyzoo.training.schedule import build_optimizer, build_schedule
@@ -26,6 +27,10 @@ class StepOutcome(NamedTuple):
     losses: dict[str, float]  # means over batches and processes: "loss", their sum, and each by name
     stop: bool  # a process was asked to stop
     save: bool  # the main process wants a checkpoint
+
+
+class NotFiniteError(TrainingError):
+    """A loss or the gradient is no number any more; on every process in the same step."""
 
 
 class Engine:
@@ -42,7 +47,7 @@ class Engine:
         steps_per_epoch: the last step of an epoch may have fewer batches.
     """
 
-    def __init__(self, model: Detector, config: TrainConfig, processes: Processes, batches_per_epoch: int) -> None:
+    def __init__(self, model: Detector, config: ResolvedConfig, processes: Processes, batches_per_epoch: int) -> None:
         self.model = model
         self.processes = processes
         self.clip_norm = config.clip_norm
@@ -53,6 +58,7 @@ class Engine:
         self.precision = processes.precision(config.precision)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision == torch.float16)
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self.average = AveragedModel(model, use_buffers=True) if config.average_last else None
         self.called = processes.wrap(model)
 
     @property
@@ -73,7 +79,11 @@ class Engine:
             "schedule": self.schedule,
             "scaler": self.scaler,
         }
-        return parts if self.ema is None else {**parts, "ema": self.ema.module}
+        if self.ema is not None:
+            parts["ema"] = self.ema.module
+        if self.average is not None:
+            parts["average"] = self.average
+        return parts
 
     def autocast(self) -> AbstractContextManager[None]:
         """Matrix products in `precision`."""
@@ -87,7 +97,7 @@ class Engine:
             stop, save: what this process wishes for; the outcome says what all have agreed on.
 
         Raises:
-            TrainingError: a loss or the gradient is not finite.
+            NotFiniteError: a loss or the gradient is not finite; the weights are as before.
         """
         self.optimizer.zero_grad(set_to_none=True)
         values: Tensor | float = 0.0
@@ -123,6 +133,6 @@ class Engine:
             self.ema.update(self.model, step=self.schedule.last_epoch)
 
 
-def _not_finite(values: dict[str, float]) -> TrainingError:
+def _not_finite(values: dict[str, float]) -> NotFiniteError:
     parts = ", ".join(f"{name} {value:.3g}" for name, value in values.items() if name != "loss")
-    return TrainingError(f"the loss is no longer finite ({parts}): lower --lr, or use --precision fp32")
+    return NotFiniteError(f"the loss is no longer finite ({parts}): lower --lr, or use --precision fp32")

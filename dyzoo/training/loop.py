@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from dyzoo.data.loader import Batch
 from dyzoo.detector import Detector
 from dyzoo.distributed import copy_from_main, gather_everywhere, gather_on_main, share_from_main
 from dyzoo.errors import TrainingError
 from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.files import write_text
-from dyzoo.recipe import TrainConfig, parse_save_every
+from dyzoo.recipe import ResolvedConfig, TrainConfig, parse_save_every
 from dyzoo.training.checkpoint import Checkpoints, check_settings, load_parts
-from dyzoo.training.display import Display, summary
-from dyzoo.training.engine import Engine
+from dyzoo.training.defaults import resolve
+from dyzoo.training.display import Display, EpochTable
+from dyzoo.training.engine import Engine, NotFiniteError, StepOutcome
+from dyzoo.training.failure import keep_batches
 from dyzoo.training.processes import Processes
 from dyzoo.training.progression import Progression, Row
 from dyzoo.training.randomness import random_state, seed_process, set_random_state
@@ -62,7 +66,6 @@ class Trainer:
     """Everything one run holds, from the settings to the progress made."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config = config
         self.folder = config.folder
         self.processes = Processes(config.device)
         self.console = self.processes.console
@@ -75,6 +78,7 @@ class Trainer:
         self.train_set, self.val_set = open_splits(config, self.console)
         self.train_description = description(self.train_set)
         source = starting_detector(config)
+        config = self.config = self._resolved(config, source)
         described = detector_config(config, self.train_set.labels, source)
         pretrained = config.backbone_weights or config.pretrained_backbone
         model = Detector(described, False if config.resume or source is not None else pretrained)
@@ -103,12 +107,14 @@ class Trainer:
     def run(self) -> Evaluation:
         """Train what is left, then evaluate the best detector."""
         self.processes.on_main(self._begin_files)
-        self.report = Report(self.folder, self.progression.rows) if self.processes.is_main else None
+        self.report = self._open_report() if self.processes.is_main else None
+        self.table = EpochTable(self.config.epochs, self.console)
         self.stop = StopRequest(insist=self.processes.count == 1)
         try:
             with self.stop:
                 while self.progression.epochs_done < self.config.epochs and not self._is_out_of_patience():
                     self._run_epoch(self.progression.epochs_done + 1)
+                self._try_average()
         except (KeyboardInterrupt, SystemExit):
             self.console.print(f"stopped in epoch {self.progression.epochs_done + 1}; add --resume to go on")
             raise
@@ -116,6 +122,17 @@ class Trainer:
             if self.report is not None:
                 self.report.close()
         return self._evaluate_best()
+
+    def _resolved(self, config: TrainConfig, source: Detector | None) -> ResolvedConfig:
+        """With what the settings leave open; the main process's choice, as the others may have less memory free."""
+        described = detector_config(config, self.train_set.labels, source)
+        device, count, precision = (
+            self.processes.device,
+            self.processes.count,
+            self.processes.precision(config.precision),
+        )
+        say = self.console.print
+        return self.processes.on_main(lambda: resolve(config, self.train_set, described, device, count, precision, say))
 
     def _say_what_is_kept(self, transfer: Transfer) -> None:
         kept, new = (", ".join(labels) or "none" for labels in transfer)
@@ -135,6 +152,10 @@ class Trainer:
             write_text(self.folder / "train.json", config.to_json())
             write_text(self.folder / "run.json", run_record(config, data, measured, resumed))
 
+    def _open_report(self) -> Report:
+        with self.checkpoints.writing():
+            return Report(self.folder, self.progression.rows, json.loads(self.config.to_json()), self.console.print)
+
     def _is_out_of_patience(self) -> bool:
         progression, patience = self.progression, self.config.patience
         if patience is None or progression.stale < patience:
@@ -147,16 +168,20 @@ class Trainer:
     def _run_epoch(self, epoch: int) -> None:
         self._train_epoch(epoch)
         row: Row = {"epoch": epoch, "lr": self.progression.lr, **self.progression.epoch_means()}
-        if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
+        start_s = time.perf_counter()
+        if is_evaluated := epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             try:
-                row.update(self._validate(epoch))
+                row.update(self._validate(epoch, self.engine.evaluated_model))
             except (KeyboardInterrupt, SystemExit):
                 self._save()
                 raise
+        self.progression.add_validation(time.perf_counter() - start_s if is_evaluated else 0.0)
+        if self.engine.average is not None and epoch > self.config.epochs - self.config.average_last:
+            self.engine.average.update_parameters(self.model)
         self.progression.end_epoch(row)
         self.processes.on_main(lambda: self._report(row))
         self._save()
-        self.console.print(summary(row, self.config.epochs, self.progression.best_ap))
+        self.console.print(self.table.line(row, self.progression))
         self._leave_if_asked()
 
     def _train_epoch(self, epoch: int) -> None:
@@ -180,7 +205,7 @@ class Trainer:
                 group = list(islice(batches, min(self.config.accumulate, left)))
                 waited_s = time.perf_counter() - start_s
                 due = self._save_is_due(time.monotonic() - saved_s)
-                outcome = engine.step(group, stop=bool(self.stop.received), save=due)
+                outcome = self._step(group, due)
                 images = sum(len(images) for images, _ in group) * self.processes.count
                 progression.add_batches(outcome.losses, len(group), images)
                 progression.waited_s += waited_s
@@ -190,6 +215,15 @@ class Trainer:
                     self._save()
                     saved_s = time.monotonic()
                     self._leave_if_asked()
+
+    def _step(self, group: list[Batch], save: bool) -> StepOutcome:
+        try:
+            return self.engine.step(group, stop=bool(self.stop.received), save=save)
+        except NotFiniteError as error:
+            paths = {sample.image_id: sample.image_path for sample in self.train_set.samples}
+            step, index = self.progression.steps_done + 1, self.processes.index
+            kept = keep_batches(self.folder / "not_finite", group, paths, self.model.labels, str(error), step, index)
+            raise TrainingError(f"{error}; the images of step {step} are in {kept}" if kept else str(error)) from error
 
     def _restore_random(self) -> None:
         """Where a checkpoint's generators stood, once."""
@@ -208,20 +242,31 @@ class Trainer:
         if signal := max(gather_everywhere(self.stop.received)):
             raise departure(signal)
 
-    def _validate(self, epoch: int) -> Row:
-        model = self.engine.evaluated_model
+    def _validate(self, epoch: int, model: Detector) -> Row:
         copy_from_main(model)  # each process has batch norm statistics of its own
         with self.stop.at_once() if self.processes.count == 1 else nullcontext(), self.engine.autocast():
             evaluation = evaluate_together(model, self.val_set, batch_size=self.config.batch_size)
         metrics = share_from_main(evaluation.metrics if evaluation is not None else {})
         ap = metrics["AP"] or 0.0
         if self.progression.judge(ap, epoch):
-            self.processes.on_main(self._keep_best)
+            self.processes.on_main(lambda: self._keep_best(model))
         return {"AP": ap, "AP50": metrics["AP50"] or 0.0}
 
-    def _keep_best(self) -> None:
+    def _try_average(self) -> None:
+        """Let the mean of the last epochs' weights compete with the best so far."""
+        average = self.engine.average
+        if average is None or int(average.n_averaged) < 2:
+            return
+        before = self.progression.best_ap
+        row = self._validate(self.progression.epochs_done, cast(Detector, average.module))
+        outcome = "the best so far" if self.progression.best_ap > before else f"not better than {before:.4f}"
+        self.console.print(
+            f"mean of the weights of the last {int(average.n_averaged)} epochs: AP {row['AP']:.4f}, {outcome}"
+        )
+
+    def _keep_best(self, model: Detector) -> None:
         with self.checkpoints.writing():
-            self.engine.evaluated_model.save_pretrained(self.folder / BEST_NAME, card=False)
+            model.save_pretrained(self.folder / BEST_NAME, card=False)
 
     def _report(self, row: Row) -> None:
         with self.checkpoints.writing():

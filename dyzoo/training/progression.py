@@ -20,6 +20,7 @@ class Progression:
         lr: learning rate outside the backbone at the start of the epoch under way.
         totals: sums over the batches of the epoch under way: losses by name.
         images, seconds, waited_s: images seen in the epoch under way, its time, and that spent on waiting for data.
+        epoch_s, validation_s: time of the last whole epoch, and of evaluation as a mean over the epochs.
         rows: one of numbers for each whole epoch.
     """
 
@@ -34,6 +35,8 @@ class Progression:
     images: int = 0
     seconds: float = 0.0
     waited_s: float = 0.0
+    epoch_s: float = 0.0
+    validation_s: float = 0.0
     rows: list[Row] = field(default_factory=list)
 
     def add_batches(self, losses: dict[str, float], batches: int, images: int) -> None:
@@ -50,6 +53,10 @@ class Progression:
         seconds = max(self.seconds, 1e-9)
         return {**means, "images_per_s": self.images / seconds, "data_wait": self.waited_s / seconds}
 
+    def add_validation(self, seconds: float) -> None:
+        """Count the evaluation after the epoch under way, 0 s where there was none."""
+        self.validation_s += (seconds - self.validation_s) / (self.epochs_done + 1)
+
     def judge(self, ap: float, epoch: int) -> bool:
         """Note an evaluation; whether it is the best so far."""
         is_best = ap > self.best_ap
@@ -61,6 +68,7 @@ class Progression:
     def end_epoch(self, row: Row) -> None:
         """Close the epoch under way with its row."""
         self.epochs_done += 1
+        self.epoch_s = self.seconds
         self.batches_done = self.images = 0
         self.seconds = self.waited_s = 0.0
         self.totals = {}

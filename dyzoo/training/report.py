@@ -1,17 +1,17 @@
-"""What a run leaves to look at: metrics.csv, TensorBoard events and curves.png."""
+"""What a run tells of every epoch: metrics.csv, curves.png and the trackers."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import Any
 
 from dyzoo.files import write_text
 from dyzoo.plots import save_training_curves
 from dyzoo.training.progression import Row
+from dyzoo.training.trackers import Trackers
 
 METRICS_NAME = "metrics.csv"
 
@@ -25,12 +25,20 @@ class Report:
     Args:
         folder: the run's folder.
         rows: of the whole epochs of an earlier part of the run.
+        settings: for trackers that show them.
+        say: told what a tracker has to say.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[Row] = (),
+        settings: dict[str, Any] | None = None,
+        say: Callable[[str], Any] = print,
+    ) -> None:
         self.folder = folder
         self.rows = list(rows)
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(self.rows) + 1)
+        self.trackers = Trackers(folder, settings or {}, len(self.rows) + 1, say)
 
     def add(self, row: Row) -> None:
         """Append the row of one epoch everywhere; a value of None is left empty."""
@@ -42,12 +50,9 @@ class Report:
         for known in self.rows:
             writer.writerow({name: "" if value is None else f"{value:.6g}" for name, value in known.items()})
         write_text(self.folder / METRICS_NAME, text.getvalue())
-        for name, value in row.items():
-            if value is not None and name != "epoch":
-                self.writer.add_scalar(name, value, int(row["epoch"] or 0))
-        self.writer.flush()
+        self.trackers.log(row)
         save_training_curves(self.rows, self.folder / "curves.png")
 
     def close(self) -> None:
-        """Flush and close the TensorBoard file."""
-        self.writer.close()
+        """Close the trackers."""
+        self.trackers.close()

@@ -8,10 +8,16 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from dyzoo.detector import Detector
-from dyzoo.recipe import TrainConfig
+from dyzoo.recipe import ResolvedConfig
 from dyzoo.training.stages import parameter_stages, stage_count
 
 REFERENCE_BATCH_SIZE = 16
+
+# Norms and biases that a block holds itself; tables of positions, as in the recipes of Swin and ViT.
+_WITHOUT_DECAY = (
+    *("norm_weight", "norm_bias", "conv_bias"),
+    *("relative_position_bias_table", "pos_embed", "rel_pos_h", "rel_pos_w", "logit_scale"),
+)
 
 
 def lr_factor(step: int, total_steps: int, warmup_steps: int, final_factor: float) -> float:
@@ -22,8 +28,8 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, final_factor: floa
     return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_optimizer(model: Detector, config: TrainConfig, batch_size: int) -> AdamW:
-    """AdamW without weight decay on biases, norms and other vectors; the backbone at its own rate.
+def build_optimizer(model: Detector, config: ResolvedConfig, batch_size: int) -> AdamW:
+    """AdamW without weight decay on biases, norms, other vectors and position tables; the backbone at its own rate.
 
     Args:
         model: whose parameters learn, unless they are frozen.
@@ -44,7 +50,7 @@ def build_optimizer(model: Detector, config: TrainConfig, batch_size: int) -> Ad
                 if parameter.requires_grad
                 and (name in stages) == in_backbone
                 and (stage is None or stages[name] == stage)
-                and (parameter.ndim > 1 and not name.endswith(("norm_weight", "norm_bias", "conv_bias"))) == decayed
+                and (parameter.ndim > 1 and not name.endswith(_WITHOUT_DECAY)) == decayed
             ]
             if parameters:
                 rate = lr * (rates[last if stage is None else stage] if in_backbone else 1.0)
@@ -52,7 +58,7 @@ def build_optimizer(model: Detector, config: TrainConfig, batch_size: int) -> Ad
     return AdamW(groups)
 
 
-def build_schedule(optimizer: AdamW, config: TrainConfig, steps_per_epoch: int) -> LambdaLR:
+def build_schedule(optimizer: AdamW, config: ResolvedConfig, steps_per_epoch: int) -> LambdaLR:
     """The schedule of the whole run."""
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)

@@ -12,7 +12,7 @@ from dyzoo.data.loader import EpochLoader, build_loader
 from dyzoo.data.transforms import train_transform
 from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
-from dyzoo.recipe import TrainConfig
+from dyzoo.recipe import ResolvedConfig, TrainConfig
 from dyzoo.training.processes import Processes
 from dyzoo.zoo import load_model, model_config
 
@@ -59,7 +59,7 @@ def detector_config(config: TrainConfig, labels: tuple[str, ...], source: Detect
 
 
 def training_loader(
-    config: TrainConfig, dataset: DetectionDataset, detector: DetectorConfig, processes: Processes
+    config: ResolvedConfig, dataset: DetectionDataset, detector: DetectorConfig, processes: Processes
 ) -> EpochLoader:
     """Augmented batches of this process."""
     size = (detector.preprocess.shortest_edge, detector.preprocess.longest_edge)

@@ -1,0 +1,150 @@
+"""What a run chooses itself where its settings leave it open: epochs, batch size and image size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dyzoo.config import DetectorConfig
+from dyzoo.data import DetectionDataset
+from dyzoo.errors import TrainingError
+from dyzoo.preprocess import resized_size
+from dyzoo.recipe import ResolvedConfig, TrainConfig
+from dyzoo.training.memory import bytes_per_image, free_bytes, state_bytes
+
+OPEN = ("epochs", "batch_size", "size_px")
+"""The settings that may be left open."""
+
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
+MOST_IMAGES_IN_A_STEP = 16
+STEPS_PER_EPOCH = 50
+MOST_ENLARGED = 2.0
+SMALL_PX, MANY = 8, 0.25
+_USABLE = 0.8  # of the free memory; what the estimate does not know of, and other programs, have the rest
+_EDGE_STEP_PX = 32
+
+
+def default_epochs(images: int) -> int:
+    """Epochs that fall with the square root of the number of images: more images are passed over less often, while
+    the number of images seen still grows. 12, the published "1x" schedule, from 5,000 images on; 300 at most."""
+    return min(max(round(860 / math.sqrt(max(images, 1))), FEWEST_EPOCHS), MOST_EPOCHS)
+
+
+def default_images_in_a_step(images: int) -> int:
+    """The published 16, or a smaller power of two that makes an epoch of at least 50 steps; never less than 2."""
+    most = max(images // STEPS_PER_EPOCH, 2)
+    return min(2 ** int(math.log2(most)), MOST_IMAGES_IN_A_STEP)
+
+
+def default_size(dataset: DetectionDataset, shortest_edge_px: int) -> int:
+    """The architecture's shortest edge, less where most images would be enlarged more than twofold by it."""
+    edges = [min(sample.width_px, sample.height_px) for sample in dataset.samples]
+    most = _EDGE_STEP_PX * math.ceil(MOST_ENLARGED * float(np.median(edges)) / _EDGE_STEP_PX)
+    return min(shortest_edge_px, most)
+
+
+def recorded_choices(run: Path) -> dict[str, int]:
+    """What an earlier part of a run has chosen, from its `train.json`; empty where that tells nothing."""
+    try:
+        known = json.loads((run / "train.json").read_text(encoding="utf-8"))
+        return {name: known[name] for name in OPEN if isinstance(known.get(name), int) and known[name] > 0}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def resolve(
+    config: TrainConfig,
+    dataset: DetectionDataset,
+    detector: DetectorConfig,
+    device: torch.device,
+    processes: int,
+    precision: torch.dtype,
+    say: Callable[[str], Any] = print,
+) -> ResolvedConfig:
+    """The settings with nothing left open, and a line for what was chosen.
+
+    The batch is what `default_images_in_a_step` says, shared by the processes, as far as it fits into the free memory
+    of the device; where not even one image fits, images become smaller, unless their size was given.
+
+    Args:
+        config: as the user gave it.
+        dataset: the training split.
+        detector: with the classes of the run.
+        device, processes, precision: of the run.
+        say: told what was chosen.
+
+    Raises:
+        TrainingError: not even small images fit into memory.
+    """
+    left_open = [name for name in OPEN if getattr(config, name) is None]
+    if config.resume:
+        recorded = recorded_choices(config.folder)
+        config = replace(config, **{name: recorded[name] for name in left_open if name in recorded})  # type: ignore[arg-type]
+    epochs = config.epochs or default_epochs(len(dataset))
+    size_px = config.size_px or default_size(dataset, detector.preprocess.shortest_edge)
+    batch_size = config.batch_size
+    if batch_size is None:
+        wanted = max(default_images_in_a_step(len(dataset)) // processes, 1)
+        room = _USABLE * free_bytes(device) - state_bytes(detector, config.ema_decay > 0)
+        smallest_px = size_px if config.size_px else min(size_px, 5 * _EDGE_STEP_PX)
+        batch_size, size_px = _that_fit(wanted, size_px, smallest_px, room, detector, dataset, config, precision)
+    values = {"epochs": epochs, "batch_size": batch_size, "size_px": size_px}
+    if left_open:
+        words = {"epochs": "{} epochs", "batch_size": "{} images in a batch", "size_px": "shortest edge {} px"}
+        say("chosen: " + ", ".join(words[name].format(values[name]) for name in left_open))
+    if (share := small_share(dataset, detector, size_px)) > MANY:
+        say(f"{share:.0%} of the boxes are under {SMALL_PX} px wide or high at this size: consider a larger --size")
+    given = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    return ResolvedConfig(**{**given, **values})
+
+
+def small_share(dataset: DetectionDataset, detector: DetectorConfig, size_px: int) -> float:
+    """Share of the boxes that are narrower or lower than `SMALL_PX` in what the network sees."""
+    sides = [np.zeros(0)]
+    for sample in dataset.samples:
+        scale = _network_size(sample.height_px, sample.width_px, detector, size_px)[0] / sample.height_px
+        boxes = sample.boxes_xyxy[~sample.crowd]
+        sides.append((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) * scale)
+    together = np.concatenate(sides)
+    return float((together < SMALL_PX).mean()) if len(together) else 0.0
+
+
+def _that_fit(
+    wanted: int,
+    size_px: int,
+    smallest_px: int,
+    room: float,
+    detector: DetectorConfig,
+    dataset: DetectionDataset,
+    config: TrainConfig,
+    precision: torch.dtype,
+) -> tuple[int, int]:
+    """As many images as wanted, or fewer, or one of a smaller shortest edge."""
+    while True:
+        most_enlarged = round(size_px * config.transform.scale_range[1])
+        sizes = {
+            _network_size(height, width, detector, most_enlarged)
+            for height, width in {(sample.height_px, sample.width_px) for sample in dataset.samples}
+        }
+        padded = max(height for height, _ in sizes), max(width for _, width in sizes)
+        needed = bytes_per_image(detector, padded, precision)
+        if needed <= room:
+            return min(wanted, 2 ** int(math.log2(room / needed))), size_px
+        if size_px - _EDGE_STEP_PX < smallest_px:
+            raise TrainingError(
+                f"one image of {padded[0]} x {padded[1]} px needs about {needed / 1e9:.1f} GB to train on, "
+                f"{max(room, 0) / 1e9:.1f} GB are free: give a smaller --size or --model, or --batch-size 1 to try"
+            )
+        size_px -= _EDGE_STEP_PX
+
+
+def _network_size(height: int, width: int, detector: DetectorConfig, size_px: int) -> tuple[int, int]:
+    known = detector.preprocess
+    return resized_size(height, width, size_px, round(known.longest_edge * size_px / known.shortest_edge))

@@ -1,0 +1,96 @@
+"""Where the numbers of a run can be watched: TensorBoard, and Weights & Biases if it is installed.
+
+Both through Hugging Face Accelerate's trackers, used one by one: the list that an `Accelerator` keeps lives as long as
+the interpreter, and a second run in it would add to the first one's.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
+
+from dyzoo.errors import first_line
+from dyzoo.training.progression import Row
+
+TENSORBOARD_NAME = "tensorboard"
+WANDB_PROJECT = "dyzoo"
+_WANDB_HOST = "api.wandb.ai"
+
+
+class Trackers:
+    """All that are there, told the same rows.
+
+    Args:
+        folder: the run's folder; TensorBoard's files go to `tensorboard/`, those of W&B to `wandb/`.
+        settings: of the run, for W&B to show.
+        first_epoch: the next one; what an interrupted run told of it and later ones is dropped.
+        say: told in a line where W&B keeps its files, or why it is left out.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], first_epoch: int, say: Callable[[str], Any]) -> None:
+        self.say = say
+        board = TensorBoardTracker(TENSORBOARD_NAME, logging_dir=str(folder), purge_step=first_epoch)
+        board.start()
+        self.trackers: list[GeneralTracker] = [board]
+        if find_spec("wandb") is not None and os.environ.get("WANDB_MODE") != "disabled":
+            self._start_wandb(folder, settings)
+
+    def _start_wandb(self, folder: Path, settings: dict[str, Any]) -> None:
+        mode = wandb_mode()
+        kept = folder / "wandb"
+        number = kept / "run_id"
+        try:
+            kept.mkdir(parents=True, exist_ok=True)
+            run_id = number.read_text(encoding="utf-8").strip() if number.is_file() else None
+            tracker = WandBTracker(
+                os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+                dir=str(folder),
+                name=folder.name,
+                config=settings,
+                id=run_id,
+                resume="allow",
+                mode=mode,
+            )
+            tracker.start()
+            number.write_text(tracker.run.id, encoding="utf-8")
+        except Exception as error:  # its own kinds of errors, and those of its service: none is worth a training
+            self.say(f"Weights & Biases is left out: {first_line(error)}")
+            return
+        self.trackers.append(tracker)
+        if mode == "offline":
+            self.say(f"Weights & Biases: offline, in {kept}; `wandb login` before a run, or `wandb sync` after it")
+
+    def log(self, row: Row) -> None:
+        """Tell the numbers of one epoch, those that are there."""
+        values = {name: value for name, value in row.items() if value is not None and name != "epoch"}
+        for tracker in list(self.trackers):
+            try:
+                tracker.log(values, step=int(row["epoch"] or 0))
+            except Exception as error:
+                if isinstance(tracker, TensorBoardTracker):
+                    raise
+                self.trackers.remove(tracker)
+                self.say(f"Weights & Biases is left out from here on: {first_line(error)}")
+
+    def close(self) -> None:
+        """Let them write what they hold back."""
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def wandb_mode() -> Literal["online", "offline"] | None:
+    """What the user has set, else None; "offline" for somebody who is not logged in, who would be asked otherwise."""
+    if chosen := os.environ.get("WANDB_MODE"):
+        return cast(Literal["online", "offline"], chosen)
+    if os.environ.get("WANDB_API_KEY"):
+        return None
+    try:
+        return None if netrc.netrc().authenticators(_WANDB_HOST) else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
