@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ def evaluate(
         Path | None, typer.Option("--json", metavar="FILE", help="The metrics as JSON, here as well.")
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time, padded to the largest.")] = 1,
+    scorer: Annotated[
+        Literal["pycocotools", "faster-coco-eval"],
+        typer.Option("--scorer", help="What computes the metrics: the same numbers, the second one sooner."),
+    ] = "pycocotools",
     device: DeviceOption = None,
     size: SizeOption = None,
 ) -> None:
@@ -52,7 +56,8 @@ def evaluate(
     make_folder(out)
     for line in dataset.notes:
         note(line)
-    evaluation = run_evaluation(load_detector(model, device), dataset, batch_size=batch_size, size=size_px)
+    detector = load_detector(model, device)
+    evaluation = run_evaluation(detector, dataset, batch_size=batch_size, size=size_px, scorer=scorer)
     for line in evaluation.notes:
         note(line)
     evaluation.save(out)

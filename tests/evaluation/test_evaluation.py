@@ -1,97 +1,16 @@
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from evaluation_cases import LABELS, TRUTH, Oracle, make_dataset, noisy, the_truth
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dyzoo.data import DetectionDataset, Sample
-from dyzoo.detections import Detections
 from dyzoo.errors import DatasetError
 from dyzoo.evaluation import RECALLS, evaluate
 from dyzoo.plots import save_precision_recall, save_training_curves
-
-Objects = Sequence[tuple[list[float], int]]  # (box_xyxy, label) pairs
-Answer = Callable[[int], list[tuple[list[float], float, int]]]  # index of an image -> (box_xyxy, score, label)
-
-SIZE = (200, 150)  # (width, height)
-LABELS = ("cat", "dog", "bird")
-TRUTH: list[Objects] = [
-    [([10, 10, 30, 30], 0), ([50, 50, 110, 100], 1)],
-    [([0, 0, 150, 140], 1)],
-    [],
-    [([20, 30, 60, 90], 0), ([100, 20, 190, 140], 0)],
-]
-
-
-def make_dataset(
-    folder: Path,
-    truth: Sequence[Objects] = TRUTH,
-    labels: tuple[str, ...] = LABELS,
-    crowd: frozenset[tuple[int, int]] = frozenset(),
-    category_ids: Sequence[int] | None = None,
-) -> DetectionDataset:
-    """Pictures whose red channel is their index; `crowd` holds (image, object) index pairs."""
-    samples = []
-    for index, objects in enumerate(truth):
-        path = folder / f"{index}.png"
-        Image.new("RGB", SIZE, (index, 0, 0)).save(path)
-        samples.append(
-            Sample(
-                image_path=path,
-                width_px=SIZE[0],
-                height_px=SIZE[1],
-                boxes_xyxy=np.array([box for box, _ in objects], dtype=np.float32).reshape(-1, 4),
-                labels=np.array([label for _, label in objects], dtype=np.int64),
-                crowd=np.array([(index, number) in crowd for number in range(len(objects))], dtype=bool),
-                image_id=1000 - 7 * index,
-            )
-        )
-    return DetectionDataset(samples, labels, category_ids)
-
-
-class Oracle:
-    """Answers for each picture what the test says."""
-
-    def __init__(self, answer: Answer, labels: tuple[str, ...] = LABELS) -> None:
-        self.answer = answer
-        self.labels = labels
-
-    def predict(
-        self, images: Any, threshold: float = 0.3, size: object = None, batch_size: int = 1
-    ) -> list[Detections]:
-        results = []
-        for image in images:
-            found = [entry for entry in self.answer(image.getpixel((0, 0))[0]) if entry[1] >= threshold]
-            results.append(
-                Detections(
-                    torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4),
-                    torch.tensor([score for _, score, _ in found], dtype=torch.float32),
-                    torch.tensor([label for _, _, label in found], dtype=torch.int64),
-                    self.labels,
-                    (image.height, image.width),
-                )
-            )
-        return results
-
-
-def the_truth(index: int) -> list[tuple[list[float], float, int]]:
-    return [(box, 0.9, label) for box, label in TRUTH[index]]
-
-
-def noisy(index: int) -> list[tuple[list[float], float, int]]:
-    """Moved boxes of every score, some under the usual threshold, some of the wrong class, and some of nothing."""
-    random = np.random.default_rng(index)
-    found = [(list(random.normal(box, 3)), random.uniform(), label) for box, label in TRUTH[index]]
-    for _ in range(4):
-        (x1, x2), (y1, y2) = np.sort(random.uniform(0, 150, (2, 2))).tolist()
-        found.append(([x1, y1, x2, y2], random.uniform(), int(random.integers(3))))
-    return found
 
 
 def test_the_truth_itself_scores_one(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""What the reports of this package print: numbers, columns that line up, a bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import track
+
+Item = TypeVar("Item")
+
+
+def number(value: float | None) -> str:
+    """A metric to three places, a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def printable(text: str) -> str:
+    """The text on one line without what a terminal would obey: names of files and classes come from strangers."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first of each row left-aligned, the others to the right; rows are of one length."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        gaps = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [row[0] + gaps[0], *(gap + cell for cell, gap in zip(row[1:], gaps[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def facts_table(facts: Sequence[tuple[str, ...]]) -> str:
+    """Label and values, each in a left-aligned column."""
+    rows = [[printable(cell) for cell in fact] for fact in facts]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    padded = ((cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in padded)
+
+
+def shown(items: Sequence[Item], what: str, progress: bool) -> Iterable[Item]:
+    """The items, with a bar on stderr if that is wanted and stderr is a terminal."""
+    console = Console(stderr=True)
+    return track(items, what, console=console, transient=True, disable=not (progress and console.is_terminal))

@@ -1,0 +1,78 @@
+"""What an evaluation found: metrics, curves, detections, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dyzoo.evaluation.cost import Cost
+from dyzoo.evaluation.display import columns, number
+from dyzoo.files import replacing, write_text
+from dyzoo.plots import save_precision_recall
+
+PR_IOUS = (0.5, 0.75)
+"""IoU thresholds of the precision-recall curves."""
+
+RECALLS = np.linspace(0, 1, 101)
+"""The recalls that COCO samples precision at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """COCO metrics in 0..1; None where there is no ground truth to measure on.
+
+    Attributes:
+        metrics: AP (mean over IoU .5 to .95), AP50, AP75, APs, APm, APl (objects whose box has an area under 32^2 px,
+            under 96^2 px, and above), AR1, AR10, AR100 (recall with so many detections per image).
+        per_class: label -> AP, AP50, AP75 and the number of ground-truth boxes.
+        precision: (2, 101, K) at the IoUs of `PR_IOUS` and recalls of `RECALLS`; NaN for a class without ground truth.
+        detections: all that was found, as entries of a COCO results file.
+        num_images: images in the dataset.
+        notes: one line for each image that could not be read and for labels that do not match.
+        cost: time, size and memory; under `evaluate_together` those of the main process.
+        unknown: classes of the dataset that the model does not know, whose objects all count as not found.
+        settings: how it was measured: "scorer", "batch_size", "size" and "flips".
+    """
+
+    metrics: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
+    precision: np.ndarray
+    detections: list[dict[str, Any]]
+    num_images: int
+    notes: tuple[str, ...] = ()
+    cost: Cost | None = None
+    unknown: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """The metrics as plain text for a terminal."""
+        names = ("boxes", "AP", "AP50", "AP75")
+        totals = {**self.metrics, "boxes": sum(values["boxes"] or 0 for values in self.per_class.values())}
+        lines: list[tuple[str, ...]] = [("class", *names)]
+        for label, values in [*self.per_class.items(), ("all", totals)]:
+            lines.append((label, f"{values['boxes']:g}", *(number(values[name]) for name in names[1:])))
+        others = (f"{name} {number(value)}" for name, value in self.metrics.items() if name not in names)
+        return "\n".join([columns(lines), "", "  ".join(others)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without curves and detections."""
+        return {
+            "images": self.num_images,
+            "metrics": self.metrics,
+            "per_class": self.per_class,
+            "cost": None if self.cost is None else self.cost.to_dict(),
+            "settings": self.settings,
+            "notes": list(self.notes),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write metrics.json, pr_curve.png and detections.json (COCO results), each aside and then renamed."""
+        folder = Path(folder)
+        write_text(folder / "metrics.json", json.dumps(self.to_dict(), indent=2) + "\n")
+        with replacing(folder / "detections.json") as aside:
+            aside.write_text(json.dumps(self.detections), encoding="utf-8")
+        save_precision_recall(RECALLS, self.precision, PR_IOUS, list(self.per_class), folder / "pr_curve.png")
