@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dyzoo.cli.flips import FlipOption, parse_flips
 from dyzoo.cli.options import (
     DataOption,
     DeviceOption,
@@ -37,6 +38,7 @@ def evaluate(
     ] = "pycocotools",
     device: DeviceOption = None,
     size: SizeOption = None,
+    flip: FlipOption = None,
 ) -> None:
     """Measure a detector on a dataset.
 
@@ -51,13 +53,13 @@ def evaluate(
     from dyzoo.data import open_dataset
     from dyzoo.evaluation import evaluate as run_evaluation
 
-    size_px = parse_size(size)
+    size_px, flips = parse_size(size), parse_flips(flip)
     dataset = open_dataset(data, split=split)
     make_folder(out)
     for line in dataset.notes:
         note(line)
     detector = load_detector(model, device)
-    evaluation = run_evaluation(detector, dataset, batch_size=batch_size, size=size_px, scorer=scorer)
+    evaluation = run_evaluation(detector, dataset, batch_size=batch_size, size=size_px, scorer=scorer, flips=flips)
     for line in evaluation.notes:
         note(line)
     evaluation.save(out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dyzoo.cli.flips import FlipOption, parse_flips
 from dyzoo.cli.options import (
     DeviceOption,
     ModelOption,
@@ -49,6 +50,7 @@ def predict(
     ] = None,
     device: DeviceOption = None,
     size: SizeOption = None,
+    flip: FlipOption = None,
 ) -> None:
     """Find objects in pictures.
 
@@ -66,7 +68,7 @@ def predict(
     from dyzoo.images import list_images, read_image
     from dyzoo.zoo import DEFAULT_MODEL
 
-    size_px = parse_size(size)
+    size_px, flips = parse_size(size), parse_flips(flip)
     make_folder(out)
     detector = load_detector(model, device)
     sources = list_images(images) if images else [sample_image()]
@@ -75,7 +77,7 @@ def predict(
         for source, target in bar.track(picture_paths(sources, out), description="detecting"):
             try:
                 picture = read_image(source)
-                detections = replace(detector.predict(picture, threshold, size_px)[0], path=source)
+                detections = replace(detector.predict(picture, threshold, size_px, flips=flips)[0], path=source)
             except ImageError as error:
                 print(f"error: {error}", file=sys.stderr)
                 continue
@@ -85,7 +87,7 @@ def predict(
             print(f"{source}: {_counts(detections)} -> {target}")
     if found:
         json_path = json_path or out / "detections.json"
-        write_json(json_path, _as_json(model or DEFAULT_MODEL, threshold, found))
+        write_json(json_path, _as_json(model or DEFAULT_MODEL, threshold, flips, found))
         if len(sources) <= _TABLE_IMAGES:
             for detections in filter(len, found):
                 _print_table(detections)
@@ -111,8 +113,9 @@ def picture_paths(sources: Sequence[Path], out: Path) -> list[tuple[Path, Path]]
     return pairs
 
 
-def _as_json(model: str, threshold: float, found: Iterable[Detections]) -> dict[str, Any]:
-    return {"model": model, "threshold": threshold, "images": [detections.to_dict() for detections in found]}
+def _as_json(model: str, threshold: float, flips: Sequence[str], found: Iterable[Detections]) -> dict[str, Any]:
+    images = [detections.to_dict() for detections in found]
+    return {"model": model, "threshold": threshold, "flips": list(flips), "images": images}
 
 
 def _counts(detections: Detections) -> str:
