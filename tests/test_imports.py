@@ -24,6 +24,7 @@ LAYERS = (
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("detector",),
     ("zoo", "evaluation", "complexity", "checkpoints"),
+    ("reporting",),
     ("training",),
     ("cli",),
     ("__main__",),

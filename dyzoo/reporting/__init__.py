@@ -1,0 +1,1 @@
+"""What a detector does well and where it fails."""
