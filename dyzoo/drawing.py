@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,16 +13,29 @@ from dyzoo.colors import RGB, text_color
 
 BoxPx = tuple[int, int, int, int]  # x1, y1, x2, y2 on pixel edges, inside the image
 
+LineStyle = Literal["solid", "dashed", "thin"]
+
 _MIN_LONG_SIDE_PX = 480  # below, letters that can be read would hide the objects
 
 
 def draw_boxes(
-    image: Image.Image, boxes_xyxy: Sequence[Sequence[float]], captions: Sequence[str], colors: Sequence[RGB]
+    image: Image.Image,
+    boxes_xyxy: Sequence[Sequence[float]],
+    captions: Sequence[str],
+    colors: Sequence[RGB],
+    lines: Sequence[LineStyle] | None = None,
 ) -> Image.Image:
     """A copy of an RGB image with boxes and captions, the most important one first: it chooses its place first.
 
     Lines and letters grow with the image; one whose longer side is under 480 px is enlarged by a whole number first.
     A caption stays inside the image and goes where it covers the least of the captions placed before it.
+
+    Args:
+        image: RGB, of any size.
+        boxes_xyxy: in its pixels.
+        captions: one for each box; an empty one is not drawn.
+        colors: of the box and behind its caption.
+        lines: how each box is drawn, solid without it; "thin" has half the width.
     """
     zoom = math.ceil(_MIN_LONG_SIDE_PX / max(image.size))
     picture = (
@@ -40,18 +54,44 @@ def draw_boxes(
     boxes = [_inside([zoom * edge_px for edge_px in box], width_px, height_px) for box in boxes_xyxy]
     labels: list[tuple[BoxPx, str, RGB]] = []
     for box, caption, color in zip(boxes, captions, colors, strict=True):
+        if not caption:
+            continue
         text = _shorten(caption, font, width_px - 2 * padding_px)
         size_px = (math.ceil(font.getlength(text)) + 2 * padding_px, label_height_px)
         labels.append((_free_place(box, size_px, picture.size, [place for place, _, _ in labels]), text, color))
 
     # The last is drawn first, so that the most important one lies on top; labels lie above all boxes.
-    for (x1, y1, x2, y2), color in reversed(list(zip(boxes, colors, strict=True))):
-        thickness_px = max(1, min(line_px, (x2 - x1) // 4, (y2 - y1) // 4))
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=thickness_px)
+    styles = ["solid"] * len(boxes) if lines is None else lines
+    for (x1, y1, x2, y2), color, style in reversed(list(zip(boxes, colors, styles, strict=True))):
+        width = line_px // 2 if style == "thin" else line_px
+        thickness_px = max(1, min(width, (x2 - x1) // 4, (y2 - y1) // 4))
+        if style == "dashed":
+            _draw_dashed(pen, (x1, y1, x2, y2), color, thickness_px)
+        else:
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=thickness_px)
     for (x1, y1, x2, y2), text, color in reversed(labels):
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
         pen.text((x1 + padding_px, (y1 + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
     return picture
+
+
+def _draw_dashed(pen: ImageDraw.ImageDraw, box: BoxPx, color: RGB, thickness_px: int) -> None:
+    """A rectangle whose edges begin and end with half a dash, so that its corners are closed."""
+    x1, y1, x2, y2 = box
+    for start, stop in _dashes(x2 - x1, thickness_px):
+        for y in (y1, y2 - thickness_px):
+            pen.rectangle((x1 + start, y, x1 + stop - 1, y + thickness_px - 1), fill=color)
+    for start, stop in _dashes(y2 - y1, thickness_px):
+        for x in (x1, x2 - thickness_px):
+            pen.rectangle((x, y1 + start, x + thickness_px - 1, y1 + stop - 1), fill=color)
+
+
+def _dashes(length_px: int, thickness_px: int) -> list[tuple[int, int]]:
+    """Where the dashes of an edge begin and end: half of its length is drawn, the first and last dash are half ones."""
+    count = max(1, round(length_px / (6 * thickness_px)))
+    quarter_px = length_px / count / 4
+    edges = [0.0, *(quarter_px * (4 * turn + step) for turn in range(count) for step in (1, 3)), float(length_px)]
+    return [(round(edges[i]), max(round(edges[i + 1]), round(edges[i]) + 1)) for i in range(0, len(edges), 2)]
 
 
 def _inside(box_xyxy: Sequence[float], width_px: int, height_px: int) -> BoxPx:

@@ -1,1 +1,16 @@
-"""What a detector does well and where it fails."""
+"""What a detector does well and where it fails: the page, and the matching behind it."""
+
+from dyzoo.reporting.matching import Finds, ImageMatches, Matcher, Matches, Objects, Outcome, Threshold
+from dyzoo.reporting.page import REPORT_NAME, write_report
+
+__all__ = [
+    "REPORT_NAME",
+    "Finds",
+    "ImageMatches",
+    "Matcher",
+    "Matches",
+    "Objects",
+    "Outcome",
+    "Threshold",
+    "write_report",
+]

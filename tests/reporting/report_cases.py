@@ -65,7 +65,12 @@ def random_case(
         sides = random.integers(15, 45, corners.shape)
         boxes = np.hstack([corners, corners + sides])
         labels = random.integers(0, classes, len(boxes)).tolist()
-        truth.append([(tuple(box), label, bool(random.random() < 0.15)) for box, label in zip(boxes.tolist(), labels)])
+        truth.append(
+            [
+                (tuple(box), label, bool(random.random() < 0.15))
+                for box, label in zip(boxes.tolist(), labels, strict=True)
+            ]
+        )
         found: list[Find] = []
         for box, label in zip(boxes, labels, strict=True):
             for _ in range(random.integers(0, 4)):

@@ -1,0 +1,190 @@
+"""`write_report`: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dyzoo.data import DetectionDataset
+from dyzoo.evaluation import PR_IOUS, RECALLS, Evaluation
+from dyzoo.files import write_text
+from dyzoo.plots import LEGEND_LIMIT, line_color, precision_recall_panels, training_panels
+from dyzoo.reporting import gallery, settings, tables
+from dyzoo.reporting.matching import Matcher
+from dyzoo.reporting.text import number, plain
+
+REPORT_NAME = "report.html"
+"""What the page is usually called."""
+
+NUM_WORST = 12
+"""Images in the page."""
+
+FALLBACK_THRESHOLD = 0.3
+"""Where no score is better than another: what `Detector.predict` keeps if it is not told otherwise."""
+
+_INKS = {"light": "#27313b", "dark": "#d5dde5"}  # of figures on the page's two backgrounds
+_MOST_NOTES = 30
+_WEAKEST_NAMED = 5  # curves with a colour where there are too many classes to name all
+
+
+class _Figure(NamedTuple):
+    """One picture in both themes, as `data:` addresses."""
+
+    title: str
+    light: str
+    dark: str
+
+
+def write_report(
+    path: Path,
+    dataset: DetectionDataset,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, float | None]] = (),
+    record: Mapping[str, Any] | None = None,
+    comparison: Any = None,
+) -> None:
+    """Write what a detector does well and where it fails as one HTML file.
+
+    Styles and pictures are inside; there is no script, and nothing is fetched. The same input gives the same bytes with
+    the same versions of matplotlib and Pillow. Images that cannot be read are named and do not matter further.
+
+    Args:
+        path: the file; written aside and renamed.
+        dataset: what was evaluated on; the worst images are read again.
+        evaluation: of `dyzoo.evaluate` on that data set.
+        title: of the page; names the detector and the data.
+        rows: one for each epoch of the training, see `dyzoo.plots.save_training_curves`.
+        record: what the training's `run.json` holds.
+        comparison: something with `facts()`, pairs of name and value, and `table()`, text of several lines.
+    """
+    matcher = Matcher(dataset, evaluation.detections)
+    best = matcher.best_threshold()
+    threshold = FALLBACK_THRESHOLD if best is None else best.score
+    matches = matcher.at(threshold)
+    classes = tables.class_rows(dataset, evaluation, matches)
+    exhibits, unreadable = gallery.worst_images(dataset, matches, NUM_WORST)
+    best_row = _best_row(rows)
+    cost = getattr(evaluation, "cost", None)
+    notes = [_without_folders(note, dataset) for note in (*evaluation.notes, *dataset.notes)]
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            name=settings.dataset_name(record),
+            evaluation=evaluation,
+            num_classes=len(dataset.labels),
+            num_boxes=sum(row.boxes for row in classes),
+            num_crowd=int(matches.objects.crowd.sum()),
+            best_epoch=None if best_row is None else best_row["epoch"],
+            num_epochs=len(rows),
+            threshold=threshold,
+            best=best,
+            notes=notes[:_MOST_NOTES],
+            more_notes=len(notes) - len(notes[:_MOST_NOTES]),
+            cost=[] if cost is None else cost.facts(),
+            comparison=comparison,
+            comparison_lines=[] if comparison is None else str(comparison.table()).splitlines(),
+            curves=_training_figures(rows, best_row),
+            record=record,
+            settings=settings,
+            classes=classes,
+            mean=tables.mean_row(classes, evaluation),
+            confusion=tables.confusion_table(dataset.labels, matches),
+            outcomes=matches.image_counts(),
+            precision_recall=_precision_recall_figures(evaluation),
+            curve_names=_curve_names(evaluation),
+            exhibits=exhibits,
+            unreadable=unreadable,
+            num_wrong_images=len(gallery.rank_images(matches)),
+            gallery=gallery,
+            sizes=tables.size_rows(matches),
+            false_finds=tables.false_find_kinds(matches),
+        )
+    )
+    write_text(path, page.lstrip())
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["number"] = number
+    return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Whatever the template shows passes through here: no text reaches the page with control characters."""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.startswith("data:image/"):
+        return value
+    return plain(value)
+
+
+def _best_row(rows: Sequence[Mapping[str, float | None]]) -> Mapping[str, float | None] | None:
+    """Of the highest AP; of several the first, as the training keeps it."""
+    evaluated = [row for row in rows if row.get("AP") is not None]
+    return max(evaluated, key=lambda row: row["AP"] or 0.0, default=None)
+
+
+def _without_folders(note: str, dataset: DetectionDataset) -> str:
+    """Where the images lie on this machine is nothing to those who get the page."""
+    folders = sorted({str(sample.image_path.parent) for sample in dataset.samples}, key=len, reverse=True)
+    for folder in folders:
+        if folder not in (".", "/"):
+            note = note.replace(f"{folder}/", "").replace(f"{folder}\\", "")
+    return note
+
+
+def _training_figures(
+    rows: Sequence[Mapping[str, float | None]], best_row: Mapping[str, float | None] | None
+) -> list[_Figure]:
+    best_epoch = None if best_row is None else best_row["epoch"]
+    light, dark = (training_panels(rows, ink, best_epoch) for ink in _INKS.values())
+    return [_Figure(title, _png(first), _png(second)) for (title, first), (_, second) in zip(light, dark, strict=True)]
+
+
+def _named_curves(evaluation: Evaluation) -> list[int]:
+    """All classes that have a curve if they can be told apart by their colours, else the weakest at the first IoU."""
+    mean = evaluation.precision[0].mean(axis=0)  # not a number without ground truth
+    known = np.flatnonzero(~np.isnan(mean))
+    if len(known) > LEGEND_LIMIT:
+        known = known[np.argsort(mean[known], kind="stable")[:_WEAKEST_NAMED]]
+    return known.tolist()
+
+
+def _precision_recall_figures(evaluation: Evaluation) -> list[_Figure]:
+    if np.isnan(evaluation.precision).all():
+        return []
+    named = _named_curves(evaluation)
+    light, dark = (precision_recall_panels(RECALLS, evaluation.precision, named, ink) for ink in _INKS.values())
+    return [
+        _Figure(f"IoU {iou:g}", _png(first), _png(second))
+        for iou, first, second in zip(PR_IOUS, light, dark, strict=True)
+    ]
+
+
+def _curve_names(evaluation: Evaluation) -> list[tuple[str, str, list[float]]]:
+    """(class, colour, AP at each of `PR_IOUS`) of the curves with a colour."""
+    names, means = list(evaluation.per_class), evaluation.precision.mean(axis=1)
+    return [
+        (names[label], line_color(place), means[:, label].tolist())
+        for place, label in enumerate(_named_curves(evaluation))
+    ]
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
