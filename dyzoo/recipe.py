@@ -68,7 +68,8 @@ class TrainConfig:
         backbone_lr_factor: the backbone's learning rate relative to the rest.
         layer_decay: each stage of the backbone learns slower than the one behind it by this factor.
         freeze: so many of the backbone's first stages do not learn, "backbone": none does.
-        warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`.
+        warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`. Unless 0, it takes 100 steps
+            or a tenth of the run at least.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept; 0 turns averaging off.
         average_last: the plain mean of the weights at the ends of so many last epochs is one more candidate for the
             best (stochastic weight averaging, Izmailov et al., UAI 2018; the statistics of batch norms are averaged,

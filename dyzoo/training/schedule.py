@@ -12,6 +12,7 @@ from dyzoo.recipe import ResolvedConfig
 from dyzoo.training.stages import parameter_stages, stage_count
 
 REFERENCE_BATCH_SIZE = 16
+FEWEST_WARMUP_STEPS = 100
 
 # Norms and biases that a block holds itself; tables of positions, as in the recipes of Swin and ViT.
 _WITHOUT_DECAY = (
@@ -62,4 +63,6 @@ def build_schedule(optimizer: AdamW, config: ResolvedConfig, steps_per_epoch: in
     """The schedule of the whole run."""
     total_steps = config.epochs * steps_per_epoch
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if warmup_steps:  # an epoch of a few images is too short for Adam's second moments
+        warmup_steps = max(warmup_steps, min(FEWEST_WARMUP_STEPS, total_steps // 10))
     return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup_steps, config.final_lr_factor))
