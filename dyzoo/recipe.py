@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,9 @@ class TransformConfig:
         crop_min_side: least width and height of the window, as a share of the picture's.
         crop_min_visible: an object stays in the target if at least this share of its area is inside the window.
         colour: strength of the changes to brightness, contrast, saturation and hue, 0 (none) to 1.
+        mosaic: probability of putting a picture together from parts of four.
+        copy_paste: probability of pasting objects of another picture into free places.
+        mix_until: share of the epochs after which pictures are no longer mixed: the last epochs see them as they are.
     """
 
     horizontal_flip: float = 0.5
@@ -30,15 +34,27 @@ class TransformConfig:
     crop_min_side: float = 0.5
     crop_min_visible: float = 0.5
     colour: float = 0.5
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
+    mix_until: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "rotate90", "crop", "crop_min_visible", "colour"):
+        shares = ("horizontal_flip", "vertical_flip", "rotate90", "crop", "crop_min_visible", "colour")
+        for name in (*shares, "mosaic", "copy_paste"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         if not 0 < self.crop_min_side <= 1:
             raise ValueError(f"crop_min_side is {self.crop_min_side}, expected more than 0 and at most 1")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"scale_range is {self.scale_range}, expected (least, greatest), both above 0")
+        if not 0 < self.mix_until <= 1:
+            raise ValueError(f"mix_until is {self.mix_until}, expected more than 0 and at most 1")
+
+    def mixed_epochs(self, epochs: int) -> int:
+        """How many of the first epochs mix pictures; at least one, so that one epoch alone has what it asks for."""
+        if not (self.mosaic or self.copy_paste):
+            return 0
+        return max(math.floor(epochs * self.mix_until + 1e-9), 1)  # 0.29 * 100 is a little less than 29
 
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]

@@ -120,6 +120,8 @@ def train(
     colour: Annotated[
         float, typer.Option(metavar="0..1", help="Strength of changes to colours in training.")
     ] = TransformConfig.colour,
+    mosaic: Annotated[float, chance("put together from parts of four")] = TransformConfig.mosaic,
+    copy_paste: Annotated[float, chance("given objects of another image")] = TransformConfig.copy_paste,
 ) -> None:
     """Train a detector on your own images.
 
@@ -151,6 +153,8 @@ def train(
             scale_range=scale_range,
             crop=crop,
             colour=colour,
+            mosaic=mosaic,
+            copy_paste=copy_paste,
         )
         config = TrainConfig(
             data=data,

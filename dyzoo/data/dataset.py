@@ -62,17 +62,20 @@ class DetectionDataset(Dataset[tuple[torch.Tensor, Target]]):
             IndexError: `index` is out of range.
             DatasetError: not one image can be read.
         """
+        image, target = self.load(index)
+        return (image, target) if self.transform is None else self.transform(image, target)
+
+    def load(self, index: int) -> tuple[torch.Tensor, Target]:
+        """What `dataset[index]` is before `transform`."""
         first = range(len(self))[index]
         for offset in range(len(self)):
             position = (first + offset) % len(self)
             try:
-                image, target = self._load(self.samples[position])
+                return self._load(self.samples[position])
             except ImageError as error:
                 if position not in self._unreadable:
                     self._unreadable.add(position)
                     warnings.warn(f"{error}; another image takes its place", stacklevel=2)
-                continue
-            return (image, target) if self.transform is None else self.transform(image, target)
         raise DatasetError(f"none of the {len(self)} images can be read, the first is {self.samples[0].image_path}")
 
     def _load(self, sample: Sample) -> tuple[torch.Tensor, Target]:

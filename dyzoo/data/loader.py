@@ -15,10 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dyzoo.data.dataset import DetectionDataset, Target
+from dyzoo.data.mixing import Mixing
 
 GRACE_S = 30  # that launchers and schedulers give, too
 
 Batch = tuple[list[torch.Tensor], list[Target]]
+Key = tuple[int, int, bool]  # which sample, the seed of its augmentation, and whether it is mixed with others
 
 
 def collate(batch: Sequence[tuple[torch.Tensor, Target]]) -> Batch:
@@ -36,6 +38,8 @@ def build_loader(
     pin_memory: bool = False,
     process: int = 0,
     processes: int = 1,
+    mixing: Mixing | None = None,
+    mixed_epochs: int = 0,
 ) -> EpochLoader:
     """Loader for training; call `set_epoch` before each epoch.
 
@@ -52,6 +56,8 @@ def build_loader(
         shuffle: another order each epoch.
         pin_memory: for faster copies to a GPU.
         process, processes: which of how many that train together this loader is for.
+        mixing: takes the place of the dataset's `transform` in the first `mixed_epochs` epochs, counted from 1.
+        mixed_epochs: 0 mixes never.
 
     Raises:
         ValueError: `batch_size` is less than 1.
@@ -59,8 +65,8 @@ def build_loader(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
     return EpochLoader(
-        _SeededDataset(dataset),
-        batch_sampler=EpochBatches(len(dataset), batch_size, seed, shuffle, process, processes),
+        _SeededDataset(dataset, mixing),
+        batch_sampler=EpochBatches(len(dataset), batch_size, seed, shuffle, process, processes, mixed_epochs),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
@@ -88,11 +94,18 @@ class EpochLoader(DataLoader[Any]):
         return super().__iter__()
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Yields batches of (index, seed) pairs: which sample, and the seed of its augmentation."""
+class EpochBatches(Sampler[list[Key]]):
+    """Yields batches of keys. All that changes with the epoch is in them, as workers outlive it."""
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, shuffle: bool = True, process: int = 0, processes: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+        process: int = 0,
+        processes: int = 1,
+        mixed_epochs: int = 0,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -100,6 +113,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.shuffle = shuffle
         self.process = process
         self.processes = processes
+        self.mixed_epochs = mixed_epochs
         self.epoch = 0
         self.first_batch = 0
 
@@ -112,15 +126,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         joined = self.batch_size * self.processes
         return max(self.length // joined, 1) if self.shuffle and self.length else -(-self.length // joined)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)  # mixes the two
         generator = torch.Generator().manual_seed(int(state[0]))
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
         seeds = torch.randint(2**62, (self.length,), generator=generator)
-        pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        mixed = self.mixed_epochs > 0 and self.epoch <= self.mixed_epochs
+        keys = [(index, seed, mixed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)]
         joined = self.batch_size * self.processes
         for number in range(self.first_batch, len(self)):
-            together = pairs[number * joined : (number + 1) * joined]
+            together = keys[number * joined : (number + 1) * joined]
             share = -(-len(together) // self.processes)  # less than `batch_size` in a batch that is not full
             first = self.process * share
             yield [together[place % len(together)] for place in range(first, first + share)]
@@ -129,11 +144,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 class _SeededDataset(Dataset[tuple[torch.Tensor, Target]]):
     """Draws each sample under its own seed and leaves torch's generator as it was."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: DetectionDataset, mixing: Mixing | None) -> None:
         self.dataset = dataset
+        self.mixing = mixing
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, Target]:
-        index, seed = key
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Target]:
+        index, seed, mixed = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.dataset[index]
+            return self.mixing(self.dataset, index) if mixed and self.mixing is not None else self.dataset[index]

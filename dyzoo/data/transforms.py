@@ -18,7 +18,7 @@ from dyzoo.recipe import TransformConfig
 
 # At the size the network sees: below it a box is a sliver that a crop has left.
 _MIN_SIDE_PX = 1.0
-_CROP_TRIALS = 10
+TRIALS = 10  # of a random place before the wish for a good one is given up
 
 
 def train_transform(size_px: tuple[int, int], config: TransformConfig | None = None) -> v2.Transform:
@@ -32,9 +32,20 @@ def train_transform(size_px: tuple[int, int], config: TransformConfig | None = N
         A transform of (image, target) that gives plain tensors: the image (3, H, W) uint8, boxes (M, 4) float32 xyxy.
     """
     config = config or TransformConfig()
+    return v2.Compose([*framing(size_px, config), *changes(config)])
+
+
+def framing(size_px: tuple[int, int], config: TransformConfig) -> list[v2.Transform]:
+    """The first steps of `train_transform`: how large, and which part of, a picture is shown."""
     steps: list[v2.Transform] = [Resize(size_px, config.scale_range)]
     if config.crop:
         steps.append(v2.RandomApply([RandomWindow(config.crop_min_side, config.crop_min_visible)], config.crop))
+    return steps
+
+
+def changes(config: TransformConfig) -> list[v2.Transform]:
+    """The other steps of `train_transform`: its mirroring, turns and colours, and plain tensors in the end."""
+    steps: list[v2.Transform] = []
     if config.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(config.horizontal_flip))
     if config.vertical_flip:
@@ -43,7 +54,7 @@ def train_transform(size_px: tuple[int, int], config: TransformConfig | None = N
         steps.append(v2.RandomApply([RandomQuarterTurn()], config.rotate90))
     if config.colour:
         steps.append(RandomColour(config.colour))
-    return v2.Compose([*steps, *_finish()])
+    return [*steps, *_finish()]
 
 
 def eval_transform(size_px: tuple[int, int]) -> v2.Transform:
@@ -64,10 +75,13 @@ class Resize(v2.Transform):
         self.scale_range = scale_range
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        least, greatest = self.scale_range
-        factor = math.exp(_uniform(math.log(least), math.log(greatest)))
+        return {"size": list(self.draw_size(*_image_size(flat_inputs)))}
+
+    def draw_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that a picture of this one gets."""
+        factor = log_uniform(*self.scale_range)
         shortest_px, longest_px = (max(round(edge_px * factor), 1) for edge_px in self.size_px)
-        return {"size": list(resized_size(*_image_size(flat_inputs), shortest_px, longest_px))}
+        return resized_size(height, width, shortest_px, longest_px)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return TF.resize(inpt, params["size"], antialias=True)
@@ -87,10 +101,10 @@ class RandomWindow(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = _image_size(flat_inputs)
         boxes = next(each for each in flat_inputs if isinstance(each, tv_tensors.BoundingBoxes))
-        for _ in range(_CROP_TRIALS):
-            window_h, window_w = (max(round(side * _uniform(self.min_side, 1.0)), 1) for side in (height, width))
-            top, left = round(_uniform(0, height - window_h)), round(_uniform(0, width - window_w))
-            kept = _visible_share(boxes, left, top, left + window_w, top + window_h) >= self.min_visible
+        for _ in range(TRIALS):
+            window_h, window_w = (max(round(side * uniform(self.min_side, 1.0)), 1) for side in (height, width))
+            top, left = round(uniform(0, height - window_h)), round(uniform(0, width - window_w))
+            kept = visible_share(boxes, left, top, left + window_w, top + window_h) >= self.min_visible
             if kept.any() or len(boxes) == 0:
                 return {"window": (top, left, window_h, window_w), "kept": kept}
         return {"window": (0, 0, height, width), "kept": torch.ones(len(boxes), dtype=torch.bool)}
@@ -137,8 +151,8 @@ class RandomColour(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         most = self._MOST_CHANGE * self.strength
-        brightness, contrast, saturation = (_uniform(1 - most, 1 + most) for _ in range(3))
-        hue = math.radians(self._MOST_HUE_DEGREES * self.strength * _uniform(-1, 1))
+        brightness, contrast, saturation = (uniform(1 - most, 1 + most) for _ in range(3))
+        hue = math.radians(self._MOST_HUE_DEGREES * self.strength * uniform(-1, 1))
         turn = torch.eye(3, dtype=torch.float64)
         turn[1:, 1:] = saturation * torch.tensor([[math.cos(hue), -math.sin(hue)], [math.sin(hue), math.cos(hue)]])
         chroma = self._YIQ_TO_RGB @ turn @ self._RGB_TO_YIQ
@@ -167,7 +181,7 @@ def _quarter_turn(inpt: Any) -> Any:
     return tv_tensors.wrap(turned, like=inpt, canvas_size=(width, height))
 
 
-def _visible_share(boxes_xyxy: torch.Tensor, x1: int, y1: int, x2: int, y2: int) -> torch.Tensor:
+def visible_share(boxes_xyxy: torch.Tensor, x1: int, y1: int, x2: int, y2: int) -> torch.Tensor:
     """Share (M,) of each box's area that lies inside the window."""
     boxes_xyxy = boxes_xyxy.as_subclass(torch.Tensor)
     corners = torch.tensor([x1, y1, x2, y2], dtype=boxes_xyxy.dtype)
@@ -180,5 +194,11 @@ def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
 
 
-def _uniform(least: float, greatest: float) -> float:
+def uniform(least: float, greatest: float) -> float:
+    """A number drawn from torch's generator."""
     return least + (greatest - least) * float(torch.rand(()))
+
+
+def log_uniform(least: float, greatest: float) -> float:
+    """A factor, as likely to be above the geometric mean of the two as below."""
+    return math.exp(uniform(math.log(least), math.log(greatest)))

@@ -9,6 +9,7 @@ from rich.console import Console
 from dyzoo.config import DetectorConfig
 from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.data.loader import EpochLoader, build_loader
+from dyzoo.data.mixing import Mixing
 from dyzoo.data.transforms import train_transform
 from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
@@ -71,4 +72,6 @@ def training_loader(
         workers=config.workers,
         process=processes.index,
         processes=processes.count,
+        mixing=Mixing(size, config.transform),
+        mixed_epochs=config.transform.mixed_epochs(config.epochs),
     )

@@ -79,7 +79,7 @@ def test_loading_leaves_the_random_numbers_of_training_alone(dataset: DetectionD
 
 def test_can_be_sent_to_a_spawned_worker(dataset: DetectionDataset) -> None:
     received = pickle.loads(pickle.dumps(build_loader(dataset, 2).dataset))
-    key = (3, 12345)
+    key = (3, 12345, False)
     assert torch.equal(received[key][0], build_loader(dataset, 2).dataset[key][0])
 
 
