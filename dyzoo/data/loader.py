@@ -5,8 +5,10 @@ Neither the number of workers nor an interruption changes what the model is show
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -86,12 +88,32 @@ class EpochLoader(DataLoader[Any]):
 
     batch_sampler: EpochBatches
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        _loaders.add(self)
+
+    def end_workers(self) -> None:
+        """Let them go; the next iteration starts others."""
+        iterator, self._iterator = self._iterator, None
+        if self.num_workers and iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Choose the order and the random numbers of the iteration that starts next, and the batch it starts with."""
         self.batch_sampler.set_epoch(epoch, first_batch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return super().__iter__()
+
+
+_loaders: weakref.WeakSet[EpochLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all_workers() -> None:
+    """Before Python's own way at its exit, a SIGTERM, which they outlive for `GRACE_S`."""
+    for loader in list(_loaders):
+        loader.end_workers()
 
 
 class EpochBatches(Sampler[list[Key]]):
