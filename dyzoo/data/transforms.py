@@ -6,6 +6,7 @@ Built from torchvision.transforms.v2. Random numbers come from torch alone, so s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from dyzoo.data.records import Sample
 from dyzoo.preprocess import resized_size
 from dyzoo.recipe import TransformConfig
 
 # At the size the network sees: below it a box is a sliver that a crop has left.
 _MIN_SIDE_PX = 1.0
+SPECK_PX = 2  # less is dropped as a sliver in some epochs, and lies between the anchors in the others
 TRIALS = 10  # of a random place before the wish for a good one is given up
 
 
@@ -60,6 +63,22 @@ def changes(config: TransformConfig) -> list[v2.Transform]:
 def eval_transform(size_px: tuple[int, int]) -> v2.Transform:
     """Resize as `Detector.predict` does, nothing random. Arguments and result as for `train_transform`."""
     return v2.Compose([Resize(size_px), *_finish()])
+
+
+def count_specks(samples: Iterable[Sample], size_px: tuple[int, int]) -> int:
+    """Objects that are less than `SPECK_PX` wide or high at the size evaluation uses.
+
+    Args:
+        samples: whose crowd regions do not count.
+        size_px: as for `train_transform`.
+    """
+    count = 0
+    for sample in samples:
+        height, width = resized_size(sample.height_px, sample.width_px, *size_px)
+        boxes = sample.boxes_xyxy[~sample.crowd]
+        sides = (boxes[:, 2:] - boxes[:, :2]) * (width / sample.width_px, height / sample.height_px)
+        count += int((sides < SPECK_PX).any(axis=1).sum())
+    return count
 
 
 def _finish() -> list[v2.Transform]:
