@@ -51,7 +51,7 @@ def test_a_run_leaves_everything_it_promises(config: TrainConfig) -> None:
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {"lr", "loss", "loss_cls", "loss_box", "loss_centerness", "AP", "AP50", "data_wait"} <= set(rows[0])
-    for name in ("curves.png", "train.json", "evaluation/metrics.json", "evaluation/pr_curve.png"):
+    for name in ("curves.png", "train.json", "evaluation/metrics.json", "evaluation/pr_curve.png", "report.html"):
         assert (run / name).stat().st_size > 0
     assert list((run / "tensorboard").iterdir())
     best = load_model(run)

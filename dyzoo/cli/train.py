@@ -126,8 +126,9 @@ def train(
     """Train a detector on your own images.
 
     The run's folder receives best/ (the epoch with the highest validation AP), checkpoints/ (to resume from),
-    metrics.csv, curves.png, tensorboard/ and evaluation/. Ctrl-C (exit code 130) and SIGTERM (143) finish the step
-    and save; --resume goes on with the next batch as if nothing had happened, after a crash from --save-every's last.
+    metrics.csv, curves.png, tensorboard/, evaluation/ and report.html, which shows where the detector fails.
+    Ctrl-C (exit code 130) and SIGTERM (143) finish the step and save; --resume goes on with the next batch as if
+    nothing had happened, after a crash from --save-every's last.
     torchrun or accelerate launch train on several GPUs.
 
     \b
@@ -201,6 +202,6 @@ def train(
     is_main = process_index() == MAIN
     leave()
     if is_main:
-        print(
-            f"\n{evaluation.table()}\n\nthe best detector: {config.folder}/best (dyzoo predict --model {config.folder})"
-        )
+        print(f"\n{evaluation.table()}\n")
+        print(f"the best detector: {config.folder}/best (dyzoo predict --model {config.folder})")
+        print(f"what it does well and where it fails: {config.folder}/report.html")

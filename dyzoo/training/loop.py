@@ -18,6 +18,7 @@ from dyzoo.errors import TrainingError
 from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.files import write_text
 from dyzoo.recipe import ResolvedConfig, TrainConfig, parse_save_every
+from dyzoo.reporting import REPORT_NAME, write_report
 from dyzoo.training.checkpoint import Checkpoints, check_settings, load_parts
 from dyzoo.training.defaults import resolve
 from dyzoo.training.display import Display, EpochTable
@@ -40,7 +41,7 @@ def train(config: TrainConfig) -> Evaluation:
 
     Writes into `config.folder`: `best/` (weights and configuration of the epoch with the highest validation AP, EMA
     weights), `checkpoints/` (the whole state, for `resume`), `metrics.csv`, `curves.png`, `tensorboard/`,
-    `train.json`, `run.json`, and at the end `evaluation/`.
+    `train.json`, `run.json`, and at the end `evaluation/` and `report.html`.
 
     A run that is resumed goes on with the very batch it would have had next, and on a CPU ends with the weights of one
     that was never interrupted. SIGTERM and Ctrl-C finish the step under way and save; a killed run loses what it did
@@ -321,6 +322,10 @@ class Trainer:
             with self.checkpoints.writing():
                 assert evaluation is not None
                 evaluation.save(self.folder / "evaluation")
+                title = f"{best.config.architecture} on {self.config.data.resolve().name}"
+                record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+                page = self.folder / REPORT_NAME
+                write_report(page, self.val_set, evaluation, title=title, rows=self.progression.rows, record=record)
 
         self.processes.on_main(write)
         shared = share_from_main(evaluation)
