@@ -88,6 +88,8 @@ def _draw_dashed(pen: ImageDraw.ImageDraw, box: BoxPx, color: RGB, thickness_px:
 
 def _dashes(length_px: int, thickness_px: int) -> list[tuple[int, int]]:
     """Where the dashes of an edge begin and end: half of its length is drawn, the first and last dash are half ones."""
+    if length_px < 4 * thickness_px:
+        return [(0, length_px)]  # too short for a gap
     count = max(1, round(length_px / (6 * thickness_px)))
     quarter_px = length_px / count / 4
     edges = [0.0, *(quarter_px * (4 * turn + step) for turn in range(count) for step in (1, 3)), float(length_px)]

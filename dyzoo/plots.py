@@ -49,7 +49,7 @@ def save_training_curves(rows: Rows, path: Path) -> None:
     panels = [(title, names) for title, names in _columns(rows).items() if names or title in list(_PANELS)[:_ALWAYS]]
     height = math.ceil(len(panels) / _PANEL_COLUMNS)
     figure = Figure(figsize=(12, 3.6 * height), layout="constrained")
-    places: Sequence[Axes] = figure.subplots(height, _PANEL_COLUMNS, squeeze=False).ravel()
+    places: Sequence[Axes] = figure.subplots(height, _PANEL_COLUMNS, squeeze=False).ravel().tolist()
     for axes, (title, names) in zip(places, panels, strict=False):
         _draw_training(axes, rows, names)
         axes.set_title(title)

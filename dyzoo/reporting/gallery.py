@@ -23,7 +23,7 @@ from dyzoo.reporting.text import counted, plain
 RIGHT, CONFUSED, MISSED, FALSE, IGNORED = (0, 158, 115), (170, 90, 200), (230, 159, 0), (213, 60, 0), (150, 150, 150)
 
 _LONG_SIDE_PX = 640  # of a picture in the page, before `draw_boxes` enlarges what is tiny
-_JPEG_QUALITY = 78
+_JPEG_QUALITIES, _JPEG_BYTES = (80, 60, 40, 20), 120_000  # the first that is small enough, so that a page can be mailed
 _MOST_CAPTIONS = 12  # more of them would hide what they name
 _FEW_BOXES = 8  # so few that the right ones can be named, too
 _LONGEST_NAME = 40  # in a picture
@@ -158,11 +158,16 @@ def _words(labels: Sequence[str], matches: Matches, index: int) -> str:
         ("confused", confused),
     ]
     right = int((matches.outcome_of_find[finds] == Outcome.RIGHT).sum())
-    parts = [f"{sum(counts.values())} {kind} ({counted(counts)})" for kind, counts in kinds if counts]
-    return ", ".join([*parts, f"{right} right"])
+    parts = [f"{sum(counts.values())} {kind}: {counted(counts)}" for kind, counts in kinds if counts]
+    return "; ".join([*parts, f"{right} right"])
 
 
 def _jpeg(picture: Image.Image) -> str:
-    written = io.BytesIO()
-    picture.save(written, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    for quality in _JPEG_QUALITIES:
+        written = io.BytesIO()
+        picture.save(
+            written, format="JPEG", quality=quality, subsampling=0, optimize=True
+        )  # thin lines keep their hues
+        if written.tell() <= _JPEG_BYTES:
+            break
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"

@@ -209,7 +209,7 @@ class Matcher:
             right = np.cumsum(self._own_match[places] != NOTHING)
             f1 = 2 * right / (np.arange(1, len(places) + 1) + objects_of_class[label])
             gains[places] = np.diff(f1, prepend=0.0)
-        mean_f1 = np.cumsum(gains) / max(np.count_nonzero(objects_of_class), 1)
+        mean_f1 = np.cumsum(gains) / max(int(np.count_nonzero(objects_of_class)), 1)
         scores = self.finds.scores
         complete = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # a threshold keeps all of one score
         mean_f1 = np.where(complete, mean_f1, 0.0)

@@ -29,7 +29,7 @@ FALLBACK_THRESHOLD = 0.3
 """Where no score is better than another: what `Detector.predict` keeps if it is not told otherwise."""
 
 _INKS = {"light": "#27313b", "dark": "#d5dde5"}  # of figures on the page's two backgrounds
-_MOST_NOTES = 30
+_MOST_NOTES = 12
 _WEAKEST_NAMED = 5  # curves with a colour where there are too many classes to name all
 
 
@@ -123,7 +123,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["number"] = number
+    environment.filters.update(number=number, plain=plain)
     return environment
 
 

@@ -30,7 +30,7 @@ class ClassRow(NamedTuple):
 class Cell(NamedTuple):
     """Of the confusion matrix: how many, and the share of its row."""
 
-    count: int
+    times: int
     share: float | None
     kind: str  # "right", "wrong" or "neutral"
 

@@ -15,7 +15,9 @@ def plain(text: str, longest: int = _LONGEST) -> str:
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Names with how many of each, the most frequent first: "3 cat, 1 dog"."""
+    """Names with how many of each, the most frequent first: "3 cat, 1 dog"; the name alone if there is one."""
+    if len(counts) == 1:
+        return next(iter(counts))
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
