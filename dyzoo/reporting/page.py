@@ -73,7 +73,7 @@ def write_report(
     exhibits, unreadable = gallery.worst_images(dataset, matches, NUM_WORST)
     best_row = _best_row(rows)
     cost = getattr(evaluation, "cost", None)
-    notes = [_without_folders(note, dataset) for note in (*evaluation.notes, *dataset.notes)]
+    notes = [*evaluation.notes, *dataset.notes]
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -88,8 +88,8 @@ def write_report(
             num_epochs=len(rows),
             threshold=threshold,
             best=best,
-            notes=notes[:_MOST_NOTES],
-            more_notes=len(notes) - len(notes[:_MOST_NOTES]),
+            notes=[_without_folders(note, dataset) for note in notes[:_MOST_NOTES]],
+            more_notes=max(len(notes) - _MOST_NOTES, 0),
             cost=[] if cost is None else cost.facts(),
             comparison=comparison,
             comparison_lines=[] if comparison is None else str(comparison.table()).splitlines(),

@@ -283,6 +283,18 @@ def test_a_comparison_is_shown(tmp_path: Path) -> None:
     assert "class  change\ncat    <0.1" in page.text("comparison")
 
 
+def test_what_the_evaluation_cost_is_shown_if_it_was_measured(tmp_path: Path) -> None:
+    class Cost:
+        def facts(self) -> list[tuple[str, str]]:
+            return [("time per image", "12 ms"), ("device", "<cpu>")]
+
+    data = dataset([[(A, 0)]], LABELS, tmp_path)
+    measured = evaluation(data, results([[(A, 0, 0.9)]]))
+    object.__setattr__(measured, "cost", Cost())
+    write_report(tmp_path / "report.html", data, measured, title="cats on sofas")
+    assert "time per image 12 ms device <cpu>" in Page(tmp_path / "report.html").text("")
+
+
 def test_notes_are_counted_where_there_are_many(tmp_path: Path) -> None:
     data = dataset([[(A, 0)]], LABELS, tmp_path)
     data.notes.append("the data set's own")
