@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from dyzoo.boxes import box_areas
 from dyzoo.data.dataset import DetectionDataset, Target
 from dyzoo.data.transforms import TRIALS, Resize, changes, framing, log_uniform, uniform, visible_share
 from dyzoo.recipe import TransformConfig
@@ -94,9 +95,8 @@ class Mixing:
             kept = visible_share(boxes, left, top, left + window_w, top + window_h) >= self.config.crop_min_visible
             if kept.any() or not len(boxes):
                 break
-        size = [min(full_h, room_h), min(full_w, room_w)]
-        part = TF.resize(TF.crop(image, top, left, window_h, window_w), size, antialias=True)
-        return part, _seen(boxes[kept], (left, top, window_w, window_h), (size[1], size[0])), kept
+        window, part_h, part_w = (left, top, window_w, window_h), min(full_h, room_h), min(full_w, room_w)
+        return _resized(image, window, part_h, part_w), _seen(boxes[kept], window, (part_w, part_h)), kept
 
     def paste(self, image: Tensor, target: Target, source: Loaded) -> Loaded:
         """Some objects of the source, each at a size it might have there and at a random place.
@@ -117,13 +117,13 @@ class Mixing:
         for number in torch.randperm(len(source_boxes))[:count].tolist():
             box = source_boxes[number]
             window = _window(box, *source_image.shape[-2:])
-            cutout = self._cutout(source_image, window)
-            height, width = cutout.shape[-2:]
+            height, width = self._cutout_size(source_image, window)
             place = _free_place(canvas, height, width, boxes, hidden)
             if place is None:
                 continue
             left, top, hidden = place
             under = canvas[:, top : top + height, left : left + width]
+            cutout = _resized(source_image, window, height, width)
             under.copy_(_faded(cutout, under, _seen(box, window, (width, height))))
             inside = visible_share(source_boxes, *box.tolist()) >= self.config.crop_min_visible
             pasted = _seen(_clipped(source_boxes[inside], box), window, (width, height))
@@ -132,12 +132,11 @@ class Mixing:
             hidden = torch.cat([hidden, torch.zeros(len(pasted))])
         return _sample(canvas, boxes, labels, target)
 
-    def _cutout(self, image: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-        """A window of the picture, at a size that it might have there."""
-        left, top, width, height = window
-        full_h, full_w = self.resize.draw_size(*image.shape[-2:])
-        size = [max(round(height * full_h / image.shape[-2]), 1), max(round(width * full_w / image.shape[-1]), 1)]
-        return TF.resize(TF.crop(image, top, left, height, width), size, antialias=True).as_subclass(Tensor)
+    def _cutout_size(self, image: Tensor, window: tuple[int, int, int, int]) -> tuple[int, int]:
+        """A size (H, W) that a window (left, top, width, height) of the picture might be shown at."""
+        height, width = image.shape[-2:]
+        full_h, full_w = self.resize.draw_size(height, width)
+        return max(round(window[3] * full_h / height), 1), max(round(window[2] * full_w / width), 1)
 
 
 def _happens(probability: float) -> bool:
@@ -151,6 +150,13 @@ def _draw(dataset: DetectionDataset) -> Loaded:
 def _sample(image: Tensor, boxes_xyxy: Tensor, labels: Tensor, target: Target) -> Loaded:
     boxes = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=tuple(image.shape[-2:]))  # type: ignore[call-overload]
     return tv_tensors.Image(image), {**target, "boxes": boxes, "labels": labels}
+
+
+def _resized(image: Tensor, window: tuple[int, int, int, int], height: int, width: int) -> Tensor:
+    """A window (left, top, width, height) of a picture at the size given, (3, H, W) uint8."""
+    left, top, window_w, window_h = window
+    part = TF.crop(image, top, left, window_h, window_w)
+    return TF.resize(part, [height, width], antialias=True).as_subclass(Tensor)
 
 
 def _seen(boxes_xyxy: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
@@ -184,12 +190,15 @@ def _free_place(
     free_h, free_w = canvas.shape[-2] - height, canvas.shape[-1] - width
     if min(free_h, free_w) < 0:
         return None
-    for _ in range(TRIALS):
-        top, left = int(torch.randint(free_h + 1, ())), int(torch.randint(free_w + 1, ()))
-        covered = hidden + visible_share(boxes_xyxy, left, top, left + width, top + height).nan_to_num()
-        if (covered <= _MOST_HIDDEN).all():
-            return left, top, covered
-    return None
+    tops, lefts = torch.randint(free_h + 1, (TRIALS,)), torch.randint(free_w + 1, (TRIALS,))
+    places = torch.stack([lefts, tops, lefts + width, tops + height], dim=1)[:, None]  # (T, 1, 4)
+    sides = boxes_xyxy[:, 2:].minimum(places[..., 2:]) - boxes_xyxy[:, :2].maximum(places[..., :2])  # (T, M, 2)
+    covered = hidden + (sides.clamp(min=0).prod(-1) / box_areas(boxes_xyxy)).nan_to_num()  # (T, M)
+    free = (covered <= _MOST_HIDDEN).all(1).nonzero()
+    if not len(free):
+        return None
+    first = int(free[0])
+    return int(lefts[first]), int(tops[first]), covered[first]
 
 
 def _faded(cutout: Tensor, under: Tensor, box_xyxy: Tensor) -> Tensor:
