@@ -57,6 +57,9 @@ class TransformConfig:
         return max(math.floor(epochs * self.mix_until + 1e-9), 1)  # 0.29 * 100 is a little less than 29
 
 
+LEFT_OPEN = ("epochs", "batch_size", "size_px")
+"""The settings of a run that its data decides, unless they are given."""
+
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 

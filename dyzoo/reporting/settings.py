@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from dyzoo.recipe import TrainConfig
+from dyzoo.recipe import LEFT_OPEN, TrainConfig
 
 _PLACES = ("data", "out", "resume")  # where things lay and how the run was started, not what it was made of
 
@@ -25,7 +25,7 @@ def changed_settings(config: Mapping[str, Any]) -> list[Setting]:
     """The settings of `record["config"]` that differ from the defaults; those inside others have dotted names."""
     defaults = dict(_flat(json.loads(json.dumps(asdict(TrainConfig(data=Path())), default=str))))
     return [
-        Setting(name, _said(value), _said(defaults[name]) if name in defaults else "")
+        Setting(name, _said(value), "by the data" if name in LEFT_OPEN else _said(defaults.get(name, "")))
         for name, value in _flat(config)
         if name not in _PLACES and (name not in defaults or value != defaults[name])
     ]

@@ -16,11 +16,8 @@ from dyzoo.config import DetectorConfig
 from dyzoo.data import DetectionDataset
 from dyzoo.errors import TrainingError
 from dyzoo.preprocess import resized_size
-from dyzoo.recipe import ResolvedConfig, TrainConfig
+from dyzoo.recipe import LEFT_OPEN, ResolvedConfig, TrainConfig
 from dyzoo.training.memory import bytes_per_image, free_bytes, state_bytes
-
-OPEN = ("epochs", "batch_size", "size_px")
-"""The settings that may be left open."""
 
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 MOST_IMAGES_IN_A_STEP = 16
@@ -54,7 +51,7 @@ def recorded_choices(run: Path) -> dict[str, int]:
     """What an earlier part of a run has chosen, from its `train.json`; empty where that tells nothing."""
     try:
         known = json.loads((run / "train.json").read_text(encoding="utf-8"))
-        return {name: known[name] for name in OPEN if isinstance(known.get(name), int) and known[name] > 0}
+        return {name: known[name] for name in LEFT_OPEN if isinstance(known.get(name), int) and known[name] > 0}
     except (OSError, ValueError, AttributeError):
         return {}
 
@@ -83,7 +80,7 @@ def resolve(
     Raises:
         TrainingError: not even small images fit into memory.
     """
-    left_open = [name for name in OPEN if getattr(config, name) is None]
+    left_open = [name for name in LEFT_OPEN if getattr(config, name) is None]
     if config.resume:
         recorded = recorded_choices(config.folder)
         config = replace(config, **{name: recorded[name] for name in left_open if name in recorded})  # type: ignore[arg-type]

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from dyzoo.data import DetectionDataset, Sample
-from dyzoo.evaluation import Evaluation, _score
+from dyzoo.evaluation import Evaluation
+from dyzoo.evaluation.metrics import measure
+from dyzoo.evaluation.scorers import load_scorer
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 Object = tuple[Box, int] | tuple[Box, int, bool]  # box, label, whether it is a crowd region
@@ -47,7 +49,8 @@ def results(images: Sequence[Sequence[Find]]) -> list[dict[str, Any]]:
 
 def evaluation(data: DetectionDataset, found: list[dict[str, Any]], notes: tuple[str, ...] = ()) -> Evaluation:
     """As `dyzoo.evaluate` would score these detections."""
-    return _score(data, found, notes)
+    measured = measure(data, found, load_scorer("pycocotools"))
+    return Evaluation(*measured, detections=found, num_images=len(data), notes=notes)
 
 
 def random_case(

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import contextlib
-import io
-
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from report_cases import dataset, random_case, results
 
-from dyzoo.evaluation import _coco, _ground_truth
+from dyzoo.evaluation.scorers import ground_truth, prepared, silence
 from dyzoo.reporting.matching import NOTHING, Matcher, Outcome
 
 LABELS = ("cat", "dog", "bird")
@@ -109,12 +107,9 @@ def test_pairs_of_an_image() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_pairs_of_one_class_are_those_of_pycocotools(seed: int) -> None:
     data, found = random_case(seed)
-    truth = [box for each in data.samples for box in _ground_truth(each, data.category_ids)]
-    images = [{"id": each.image_id} for each in data.samples]
-    categories = [{"id": id_} for id_ in data.category_ids]
-    with contextlib.redirect_stdout(io.StringIO()):
-        scorer = COCOeval(_coco(images, categories, truth), _coco(images, categories, found), "bbox")
-        scorer.params.iouThrs = np.array([0.5])
+    scorer = prepared(COCO, COCOeval, data, ground_truth(data), found)
+    scorer.params.iouThrs = np.array([0.5])
+    with silence():
         scorer.evaluate()
     entries = [each for each in scorer.evalImgs if each is not None and each["aRng"] == scorer.params.areaRng[0]]
     matches = Matcher(data, found).at(0.0)

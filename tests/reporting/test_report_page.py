@@ -125,7 +125,7 @@ def test_everything_is_there(tmp_path: Path) -> None:
     assert "Suggested score threshold 0.1 mean F1 0.556" in head  # F1 1, 0 and 2 / 3
     for word in ("loss", "validation AP", "learning rate", "images per second", "waiting for data"):
         assert word in page.text("training")
-    assert "epochs 7 36 seed 5 0 transform.crop 0.25 0.5" in page.text("training")
+    assert "epochs 7 by the data seed 5 0 transform.crop 0.25 0.5" in page.text("training")
     assert "abc123" in page.text("training")
     assert "somebody" not in page.source
     assert "cat 2 1.000 1.000 1.000 1.000 1.000 1.000" in page.text("classes")
