@@ -1,9 +1,10 @@
-"""`dyzoo evaluate`: COCO metrics of a detector on a dataset folder."""
+"""`dyzoo evaluate`: COCO metrics of a detector on a dataset folder, alone or beside another's."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +21,12 @@ from dyzoo.cli.options import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from dyzoo.data import DetectionDataset
+    from dyzoo.evaluation import Evaluation
+
+AGAINST_NAME, COMPARISON_NAME = "against", "comparison.json"  # in the folder of the report
+
 
 def evaluate(
     data: DataOption,
@@ -31,6 +38,12 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="The metrics as JSON, here as well.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="M", help="Another detector to compare with, as for --model.")
+    ] = None,
+    draws: Annotated[
+        int, typer.Option("--draws", metavar="N", min=0, help="Of the images, for the intervals of --against; 0: none.")
+    ] = 1000,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time, padded to the largest.")] = 1,
     scorer: Annotated[
         Literal["pycocotools", "faster-coco-eval"],
@@ -42,27 +55,66 @@ def evaluate(
 ) -> None:
     """Measure a detector on a dataset.
 
-    Prints COCO's AP and AR and the AP of each class. The report is metrics.json, pr_curve.png (precision over recall)
-    and detections.json (a COCO results file).
+    Prints COCO's AP and AR, the AP of each class, and time and memory. The report is metrics.json, pr_curve.png
+    (precision over recall) and detections.json (a COCO results file). With --against both detectors are measured, and
+    comparison.json has the differences, how sure they are, and the images that changed the most.
 
     \b
     Examples:
       dyzoo evaluate --data DIR
       dyzoo evaluate --data DIR --model runs/mine --split test --out report
+      dyzoo evaluate --data DIR --model runs/mine --flip horizontal
+      dyzoo evaluate --data DIR --model runs/mine --against runs/other
     """
     from dyzoo.data import open_dataset
-    from dyzoo.evaluation import evaluate as run_evaluation
+    from dyzoo.evaluation import compare
+    from dyzoo.evaluation.scorers import load_scorer
+    from dyzoo.zoo import DEFAULT_MODEL
 
-    size_px, flips = parse_size(size), parse_flips(flip)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "size": parse_size(size),
+        "flips": parse_flips(flip),
+        "scorer": scorer,
+    }
+    load_scorer(scorer)
     dataset = open_dataset(data, split=split)
     make_folder(out)
     for line in dataset.notes:
         note(line)
-    detector = load_detector(model, device)
-    evaluation = run_evaluation(detector, dataset, batch_size=batch_size, size=size_px, scorer=scorer, flips=flips)
-    for line in evaluation.notes:
-        note(line)
-    evaluation.save(out)
+    if against is not None:
+        load_detector(against, "cpu")  # a mistyped name should not cost an evaluation
+    evaluation = _measure(model, device, dataset, out, options)
     if json_path is not None:
         write_json(json_path, evaluation.to_dict())
-    print(f"{evaluation.table()}\n\n{evaluation.num_images} images; report in {out}")
+    if against is None:
+        for line in evaluation.notes:
+            note(line)
+        _print(evaluation)
+    else:
+        other = _measure(against, device, dataset, out / AGAINST_NAME, options)
+        comparison = compare(evaluation, other, dataset, draws, names=(model or DEFAULT_MODEL, against))
+        for line in comparison.notes:
+            note(line)
+        comparison.save(out / COMPARISON_NAME)
+        print(comparison.table())
+    print(f"\n{evaluation.num_images} images; report in {out}")
+
+
+def _measure(
+    model: str | None, device: str | None, dataset: DetectionDataset, out: Path, options: dict[str, Any]
+) -> Evaluation:
+    from dyzoo.evaluation import evaluate as run_evaluation
+
+    gc.collect()  # the detector before this one, whose memory would be counted with this one's
+    evaluation = run_evaluation(load_detector(model, device), dataset, **options)
+    evaluation.save(out)
+    return evaluation
+
+
+def _print(evaluation: Evaluation) -> None:
+    from dyzoo.evaluation.display import facts_table
+
+    print(evaluation.table())
+    if evaluation.cost is not None:
+        print(f"\n{facts_table(evaluation.cost.facts())}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import track
-
-Item = TypeVar("Item")
+from rich.progress import Progress
 
 
 def number(value: float | None) -> str:
@@ -42,7 +40,10 @@ def facts_table(facts: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
-def shown(items: Sequence[Item], what: str, progress: bool) -> Iterable[Item]:
-    """The items, with a bar on stderr if that is wanted and stderr is a terminal."""
+@contextmanager
+def shown(total: int, what: str, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, if that is wanted and stderr is a terminal; it moves by what its function is called with."""
     console = Console(stderr=True)
-    return track(items, what, console=console, transient=True, disable=not (progress and console.is_terminal))
+    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)

@@ -130,10 +130,12 @@ def _evaluate(
     category_ids, unknown, notes = _match_labels(model.labels, dataset)
     starts = range(0, len(dataset), settings.batch_size)[group.index :: group.count]
     stopwatch = Stopwatch(model, settings.batch_size)
-    batches = [
-        _detect(model, dataset.samples[start : start + settings.batch_size], category_ids, settings, stopwatch)
-        for start in shown(starts, "evaluating", progress and group.index == MAIN)
-    ]
+    batches: list[_Found] = []
+    with shown(len(starts), "evaluating", progress and group.index == MAIN) as advance:
+        for start in starts:
+            samples = dataset.samples[start : start + settings.batch_size]
+            batches.append(_detect(model, samples, category_ids, settings, stopwatch))
+            advance(1)
     cost = stopwatch.cost()
     unreadable = _interleave(group.everywhere([batch.unreadable for batch in batches]))
     if len(unreadable) == len(dataset):
