@@ -21,7 +21,11 @@ class FlipName(str, Enum):
 
 FlipOption = Annotated[
     list[FlipName] | None,
-    typer.Option("--flip", help="Detect in the flipped image too and merge what is found; may be given twice."),
+    typer.Option(
+        "--flip",
+        metavar="horizontal|vertical",
+        help="Detect in the flipped image too and merge what is found; may be given twice.",
+    ),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,33 +25,34 @@ def changes(dataset: DetectionDataset, first: Iterable[Entry], second: Iterable[
         dataset: the images, N.
         first, second: entries of COCO results files for them.
     """
-    index = {sample.image_id: number for number, sample in enumerate(dataset.samples)}
-    groups: tuple[dict[tuple[int, int], list[Entry]], ...] = (defaultdict(list), defaultdict(list))
-    total = np.zeros(len(dataset))
-    for group, entries in zip(groups, (first, second), strict=True):
+    of_image: dict[int, tuple[list[Entry], list[Entry]]] = {s.image_id: ([], []) for s in dataset.samples}
+    for which, entries in enumerate((first, second)):
         for entry in entries:
-            group[entry["image_id"], entry["category_id"]].append(entry)
-            total[index[entry["image_id"]]] += entry["score"]
-    for key in groups[0].keys() & groups[1].keys():
-        total[index[key[0]]] -= 2 * _in_common(groups[0][key], groups[1][key])
-    return np.maximum(total, 0.0).round(12)  # what is left of equal sums by rounding is no change
+            of_image[entry["image_id"]][which].append(entry)
+    found = np.array([_change(*of_image[sample.image_id]) for sample in dataset.samples])
+    return np.maximum(found, 0.0).round(12)  # what rounding leaves of equal sums is no change
 
 
-def _in_common(first: list[Entry], second: list[Entry]) -> float:
-    """The sum over pairs of IoU times lower score."""
+def _change(first: list[Entry], second: list[Entry]) -> float:
+    """Of one image."""
+    total = sum(entry["score"] for entries in (first, second) for entry in entries)
+    if not first or not second:
+        return total
     # double precision: the IoU of a box with itself has to be 1 to the last bit
     boxes = [torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float64) for entries in (first, second)]
-    corners = [torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], dim=1) for b in boxes]
-    scores = [np.array([entry["score"] for entry in entries]) for entries in (first, second)]
-    shared = pairwise_iou(*corners).nan_to_num().numpy() * np.minimum.outer(*scores)
-    same = (boxes[0][:, None] == boxes[1][None]).all(dim=2).numpy()
-    shared = np.where(same, np.minimum.outer(*scores), shared)  # boxes without area too
-    total, free = 0.0, (np.ones(len(first), dtype=bool), np.ones(len(second), dtype=bool))
-    rows, places = np.unravel_index(np.argsort(-shared, axis=None, kind="stable"), shared.shape)
-    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-        if shared[row, place] <= 0:
-            break
-        if free[0][row] and free[1][place]:
-            total += shared[row, place]
-            free[0][row] = free[1][place] = False
-    return total
+    iou = pairwise_iou(*(torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], dim=1) for b in boxes)).numpy()
+    iou[(boxes[0][:, None] == boxes[1][None]).all(dim=2).numpy()] = 1.0  # those without area too
+    classes, scores = (
+        [np.array([entry[kind] for entry in entries]) for entries in (first, second)]
+        for kind in ("category_id", "score")
+    )
+    shared = np.where(np.equal.outer(*classes), iou * np.minimum.outer(*scores), 0.0)
+    rows, places = np.nonzero(shared > 0)
+    order = np.argsort(-shared[rows, places], kind="stable")
+    free_rows, free_places = set(range(len(first))), set(range(len(second)))
+    for row, place in zip(rows[order].tolist(), places[order].tolist(), strict=True):
+        if row in free_rows and place in free_places:
+            total -= 2 * shared[row, place]
+            free_rows.remove(row)
+            free_places.remove(place)
+    return float(total)
