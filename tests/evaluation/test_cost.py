@@ -14,7 +14,7 @@ from evaluation_cases import TRUTH, Oracle, make_dataset, the_truth
 from torch import nn
 
 from dyzoo.detections import Detections
-from dyzoo.evaluation import Cost, evaluate
+from dyzoo.evaluation import Cost, evaluate, evaluate_together, running
 from dyzoo.evaluation.cost import TIMED_BATCHES, WARM_UP_BATCHES, Stopwatch
 
 
@@ -77,8 +77,6 @@ def test_the_first_batches_warm_up_where_enough_are_left(tmp_path: Path, monkeyp
 
 
 def test_reading_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyzoo.evaluation import running
-
     clock = Clock(monkeypatch, [0.5] * 2)
     read = running.read_image
 
@@ -98,6 +96,16 @@ def test_images_that_cannot_be_read_are_not_counted(tmp_path: Path) -> None:
     found = evaluate(Oracle(the_truth), dataset).cost
     assert found is not None
     assert found.images == 3
+
+
+def test_together_the_main_process_tells_of_its_own_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "process_count", lambda: 2)
+    for gather in ("gather_everywhere", "gather_on_main"):
+        monkeypatch.setattr(running, gather, lambda mine: [mine, [[] for _ in mine]])
+    found = evaluate_together(Oracle(the_truth), make_dataset(tmp_path), progress=False)
+    assert found is not None
+    assert found.cost is not None
+    assert (found.num_images, found.cost.images) == (4, 2)
 
 
 def test_a_predictor_that_is_no_module_has_times_but_no_size(tmp_path: Path) -> None:
