@@ -34,8 +34,8 @@ MODULES = sorted(path.stem for path in ROOT.iterdir() if path.suffix == ".py" or
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
-    "tensorboard",
-    "huggingface_hub",
+    "tensorboard", "jinja2", "wandb",
+    "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 
 

@@ -55,9 +55,10 @@ def evaluate(
 ) -> None:
     """Measure a detector on a dataset.
 
-    Prints COCO's AP and AR, the AP of each class, and time and memory. The report is metrics.json, pr_curve.png
-    (precision over recall) and detections.json (a COCO results file). With --against both detectors are measured, and
-    comparison.json has the differences, how sure they are, and the images that changed the most.
+    Prints COCO's AP and AR, the AP of each class, and time and memory. The folder receives report.html (weak classes,
+    confusion matrix, worst images, a score threshold to use), metrics.json, pr_curve.png (precision over recall) and
+    detections.json (a COCO results file). With --against both detectors are measured, and comparison.json has the
+    differences, how sure they are, and the images that changed the most.
 
     \b
     Examples:
@@ -69,6 +70,7 @@ def evaluate(
     from dyzoo.data import open_dataset
     from dyzoo.evaluation import compare
     from dyzoo.evaluation.scorers import load_scorer
+    from dyzoo.reporting import REPORT_NAME, write_report
     from dyzoo.zoo import DEFAULT_MODEL
 
     options: dict[str, Any] = {
@@ -77,6 +79,7 @@ def evaluate(
         "flips": parse_flips(flip),
         "scorer": scorer,
     }
+    name, on = model or DEFAULT_MODEL, f"on {data.resolve().name}, {split}"
     load_scorer(scorer)
     dataset = open_dataset(data, split=split)
     make_folder(out)
@@ -91,14 +94,17 @@ def evaluate(
         for line in evaluation.notes:
             note(line)
         _print(evaluation)
+        comparison = None
     else:
         other = _measure(against, device, dataset, out / AGAINST_NAME, options)
-        comparison = compare(evaluation, other, dataset, draws, names=(model or DEFAULT_MODEL, against))
+        comparison = compare(evaluation, other, dataset, draws, names=(name, against))
         for line in comparison.notes:
             note(line)
         comparison.save(out / COMPARISON_NAME)
         print(comparison.table())
-    print(f"\n{evaluation.num_images} images; report in {out}")
+        write_report(out / AGAINST_NAME / REPORT_NAME, dataset, other, title=f"{against} {on}")
+    write_report(out / REPORT_NAME, dataset, evaluation, title=f"{name} {on}", comparison=comparison)
+    print(f"\n{evaluation.num_images} images; what was found and missed: {out / REPORT_NAME}")
 
 
 def _measure(

@@ -32,7 +32,7 @@ def test_the_cost_stands_under_the_table_and_in_the_json(cli: Cli, tiny_model: P
     cost = json.loads(Path("evaluation/metrics.json").read_text())["cost"]
     assert (cost["images"], cost["batch_size"]) == (2, 1)
     assert f"{cost['median_ms']:.3g} ms" in outcome.out
-    assert outcome.out.index("class ") < outcome.out.index("device ") < outcome.out.index("report in evaluation")
+    assert outcome.out.index("class ") < outcome.out.index("device ") < outcome.out.index("evaluation/report.html")
 
 
 def test_flips_reach_the_detector(cli: Cli, tiny_model: Path, voc: Path, picture: Path) -> None:
@@ -96,7 +96,10 @@ def test_against_writes_both_reports_and_the_comparison(
     assert json.loads(Path("metrics.json").read_text()) == json.loads(Path("report/metrics.json").read_text())
     assert comparison["images_changed"] == 2
     assert "95 % interval" in outcome.out
-    assert outcome.out.splitlines()[-1] == "2 images; report in report"
+    assert outcome.out.splitlines()[-1] == "2 images; what was found and missed: report/report.html"
+    for folder in ("report", "report/against"):
+        assert "<title>" in Path(folder, "report.html").read_text()
+    assert "Comparison" in Path("report/report.html").read_text()
 
 
 def test_a_mistyped_second_model_costs_no_evaluation(cli: Cli, tiny_model: Path, voc: Path) -> None:
