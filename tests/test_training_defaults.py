@@ -16,7 +16,7 @@ from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
 from dyzoo.recipe import ResolvedConfig, TrainConfig
 from dyzoo.training import defaults, memory, train
-from dyzoo.training.defaults import default_epochs, default_images_in_a_step, default_size, resolve, small_share
+from dyzoo.training.defaults import default_epochs, default_images_in_a_step, default_size, resolve
 from dyzoo.training.loop import Trainer
 from dyzoo.zoo import model_config
 from tests.training_runs import known_models, tiny, tiny_run, write_voc
@@ -127,10 +127,13 @@ def test_free_memory_is_shared_by_the_processes_of_a_machine(monkeypatch: pytest
     assert 0 < memory.free_bytes(torch.device("cpu")) < alone / 2
 
 
-def test_slivers_are_pointed_out() -> None:
+@pytest.mark.parametrize(("box_px", "is_small"), [(10.0, True), (13.0, False)])  # two thirds of that at 320 px
+def test_many_small_boxes_are_pointed_out(box_px: float, is_small: bool) -> None:
     described = replace(model_config("dyhead_atss_resnet10t"), labels=("thing",))
-    assert small_share(dataset(4, (640, 480), box_px=10), described, 320) == 1.0
-    assert small_share(dataset(4, (640, 480), box_px=13), described, 320) == 0.0
+    lines: list[str] = []
+    data = dataset(4, box_px=box_px)
+    resolve(TrainConfig(Path(), batch_size=1), data, described, torch.device("cpu"), 1, torch.float32, lines.append)
+    assert any("4 of 4 boxes are under 8 px" in line for line in lines) == is_small
 
 
 def test_a_resumed_run_keeps_what_it_has_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

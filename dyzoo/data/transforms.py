@@ -65,19 +65,20 @@ def eval_transform(size_px: tuple[int, int]) -> v2.Transform:
     return v2.Compose([Resize(size_px), *_finish()])
 
 
-def count_specks(samples: Iterable[Sample], size_px: tuple[int, int]) -> int:
-    """Objects that are less than `SPECK_PX` wide or high at the size evaluation uses.
+def count_small(samples: Iterable[Sample], size_px: tuple[int, int], side_px: float) -> int:
+    """Objects that are less than `side_px` wide or high at the size evaluation uses.
 
     Args:
         samples: whose crowd regions do not count.
-        size_px: as for `train_transform`.
+        size_px: shortest and longest edge, as for `train_transform`.
+        side_px: in pixels of the resized images.
     """
     count = 0
     for sample in samples:
         height, width = resized_size(sample.height_px, sample.width_px, *size_px)
         boxes = sample.boxes_xyxy[~sample.crowd]
         sides = (boxes[:, 2:] - boxes[:, :2]) * (width / sample.width_px, height / sample.height_px)
-        count += int((sides < SPECK_PX).any(axis=1).sum())
+        count += int((sides < side_px).any(axis=1).sum())
     return count
 
 

@@ -14,6 +14,7 @@ import torch
 
 from dyzoo.config import DetectorConfig
 from dyzoo.data import DetectionDataset
+from dyzoo.data.transforms import count_small
 from dyzoo.errors import TrainingError
 from dyzoo.preprocess import resized_size
 from dyzoo.recipe import LEFT_OPEN, ResolvedConfig, TrainConfig
@@ -96,21 +97,12 @@ def resolve(
     if left_open:
         words = {"epochs": "{} epochs", "batch_size": "{} images in a batch", "size_px": "shortest edge {} px"}
         say("chosen: " + ", ".join(words[name].format(values[name]) for name in left_open))
-    if (share := small_share(dataset, detector, size_px)) > MANY:
-        say(f"{share:.0%} of the boxes are under {SMALL_PX} px wide or high at this size: consider a larger --size")
+    small = count_small(dataset.samples, (size_px, _longest_edge(detector, size_px)), SMALL_PX)
+    boxes = sum(int((~sample.crowd).sum()) for sample in dataset.samples)
+    if small > MANY * boxes:
+        say(f"{small} of {boxes} boxes are under {SMALL_PX} px wide or high at this size: consider a larger --size")
     given = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     return ResolvedConfig(**{**given, **values})
-
-
-def small_share(dataset: DetectionDataset, detector: DetectorConfig, size_px: int) -> float:
-    """Share of the boxes that are narrower or lower than `SMALL_PX` in what the network sees."""
-    sides = [np.zeros(0)]
-    for sample in dataset.samples:
-        scale = _network_size(sample.height_px, sample.width_px, detector, size_px)[0] / sample.height_px
-        boxes = sample.boxes_xyxy[~sample.crowd]
-        sides.append((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) * scale)
-    together = np.concatenate(sides)
-    return float((together < SMALL_PX).mean()) if len(together) else 0.0
 
 
 def _that_fit(
@@ -143,5 +135,8 @@ def _that_fit(
 
 
 def _network_size(height: int, width: int, detector: DetectorConfig, size_px: int) -> tuple[int, int]:
-    known = detector.preprocess
-    return resized_size(height, width, size_px, round(known.longest_edge * size_px / known.shortest_edge))
+    return resized_size(height, width, size_px, _longest_edge(detector, size_px))
+
+
+def _longest_edge(detector: DetectorConfig, size_px: int) -> int:
+    return round(detector.preprocess.longest_edge * size_px / detector.preprocess.shortest_edge)
