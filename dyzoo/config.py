@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -196,6 +196,14 @@ class PreprocessConfig:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     size_divisor: int = 128
+
+    def at(self, shortest_edge: int) -> PreprocessConfig:
+        """The same with another shortest edge; the longest keeps its proportion to it."""
+        return replace(
+            self,
+            shortest_edge=shortest_edge,
+            longest_edge=round(self.longest_edge * shortest_edge / self.shortest_edge),
+        )
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class Detector(PretrainedModel):
         shortest = trained.shortest_edge if size is None else size
         if not isinstance(shortest, int) or shortest < 1:
             raise ValueError(f"size is {size!r}, expected a number of pixels, 'native' or None")
-        return resized_size(*image_size, shortest, round(trained.longest_edge * shortest / trained.shortest_edge))
+        return resized_size(*image_size, shortest, trained.at(shortest).longest_edge)
 
 
 def _flip_back(found: Detected, picture: Tensor, flip: Flip) -> Detected:

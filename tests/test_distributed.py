@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dyzoo.data import DetectionDataset, Sample
-from dyzoo.data.loader import EpochBatches
+from dyzoo.data.loader import EpochBatches, Key
 from dyzoo.detections import Detections
 from dyzoo.distributed import (
     copy_from_main,
@@ -247,7 +247,7 @@ def test_no_process_waits_when_nothing_can_be_read(three_processes: list[Any]) -
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def shown(batches: EpochBatches, epoch: int, first_batch: int = 0) -> list[list[tuple[int, int]]]:
+def shown(batches: EpochBatches, epoch: int, first_batch: int = 0) -> list[list[Key]]:
     batches.set_epoch(epoch, first_batch)
     return list(batches)
 

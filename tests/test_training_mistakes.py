@@ -113,7 +113,7 @@ def test_resuming_after_a_class_was_renamed(cli: Train, tmp_path: Path) -> None:
     first = cli(write_coco(tmp_path / "before", train=[TWO] * 2, val=[TWO]))
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
     data = write_coco(tmp_path / "after", ("red", "green"), train=[TWO] * 2, val=[TWO])
-    cli(data, "--resume", "--epochs", 2).assert_refused("was trained with training labels")
+    cli(data, "--resume", "--epochs", 2).assert_refused("was trained with other training labels")
     assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
 
 

@@ -59,8 +59,8 @@ def check(
 
     make_folder(out)
     trained = model_config(TrainConfig.model).preprocess
-    longest = trained.longest_edge if size is None else round(trained.longest_edge * size / trained.shortest_edge)
-    size_px = (size or trained.shortest_edge, longest)
+    seen = trained if size is None else trained.at(size)
+    size_px = (seen.shortest_edge, seen.longest_edge)
     with progress_bar() as bar:
         report = check_dataset(folder, split, size_px=size_px, track=Tracked(bar))
         report.save(out, seed)

@@ -44,7 +44,7 @@ def evaluate(
     draws: Annotated[
         int, typer.Option("--draws", metavar="N", min=0, help="Of the images, for the intervals of --against; 0: none.")
     ] = 1000,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time, padded to the largest.")] = 1,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images of one size at a time.")] = 1,
     scorer: Annotated[
         Literal["pycocotools", "faster-coco-eval"],
         typer.Option("--scorer", help="What computes the metrics: the same numbers, the second one sooner."),

@@ -57,7 +57,7 @@ def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[
         raise DatasetError(f"labels {', '.join(names)} name a class twice")
     samples = clean(record.images, names, notes)
     if not any((~sample.crowd).any() for sample in samples):
-        reasons = "; ".join(notes.lines()) or "it is empty"
+        reasons = "; ".join(notes.lines()) or (f"{len(samples)} images, not one box" if samples else "no images")
         raise DatasetError(f"{folder}, split {split!r} ({data_format.NAME}) holds no usable object: {reasons}")
     return DetectionDataset(samples, names, _category_ids(names, record), notes.lines())
 

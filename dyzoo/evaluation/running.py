@@ -48,7 +48,7 @@ def evaluate(
     Args:
         model: its detections of any score count, up to 100 per image and class.
         dataset: ground truth, see `dyzoo.data.open_dataset`.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; those of one size go together, so that the numbers do not depend on it.
         size: as for `Detector.predict`.
         progress: show a bar on stderr if that is a terminal.
         scorer: what computes the metrics; the numbers are the same, faster-coco-eval is an optional package.
@@ -121,6 +121,17 @@ class _Found(NamedTuple):
     unreadable: list[str]
 
 
+def _batches_of_one_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
+    """Batches in which no image is padded for another's sake, as padding is seen by attention over whole maps: the
+    numbers are those of one image at a time."""
+    by_size: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        by_size.setdefault((sample.height_px, sample.width_px), []).append(sample)
+    return [
+        alike[start : start + batch_size] for alike in by_size.values() for start in range(0, len(alike), batch_size)
+    ]
+
+
 def _evaluate(
     model: Predictor, dataset: DetectionDataset, group: _Group, progress: bool, settings: _Settings
 ) -> Evaluation | None:
@@ -128,12 +139,11 @@ def _evaluate(
         raise DatasetError("the dataset has no images, expected at least one to evaluate on")
     score = load_scorer(settings.scorer)
     category_ids, unknown, notes = _match_labels(model.labels, dataset)
-    starts = range(0, len(dataset), settings.batch_size)[group.index :: group.count]
+    mine = _batches_of_one_size(dataset.samples, settings.batch_size)[group.index :: group.count]
     stopwatch = Stopwatch(model, settings.batch_size)
     batches: list[_Found] = []
-    with shown(len(starts), "evaluating", progress and group.index == MAIN) as advance:
-        for start in starts:
-            samples = dataset.samples[start : start + settings.batch_size]
+    with shown(len(mine), "evaluating", progress and group.index == MAIN) as advance:
+        for samples in mine:
             batches.append(_detect(model, samples, category_ids, settings, stopwatch))
             advance(1)
     cost = stopwatch.cost()
@@ -143,6 +153,8 @@ def _evaluate(
     results = _interleave(group.on_main([batch.results for batch in batches]))
     if group.index != MAIN:
         return None
+    places = {sample.image_id: place for place, sample in enumerate(dataset.samples)}
+    results.sort(key=lambda entry: places[entry["image_id"]])
     metrics, per_class, precision = measure(dataset, results, score)
     return Evaluation(
         metrics,

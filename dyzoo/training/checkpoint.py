@@ -19,6 +19,7 @@ from dyzoo.files import replacing
 
 FOLDER_NAME = "checkpoints"
 FORMAT = 1
+LABELS = "training labels"  # the setting that is a hash, which says nothing to a user
 _PATTERN = re.compile(r"step_(\d+)\.pt")
 _KEYS = {"format", "parts", "progress", "random", "settings"}
 _DAMAGE = (
@@ -166,8 +167,14 @@ def load_parts(state: dict[str, Any], parts: dict[str, Stateful]) -> None:
 def check_settings(state: dict[str, Any], settings: dict[str, int | str]) -> None:
     """Raise a `TrainingError` where a setting that the position in the training depends on has changed."""
     for name, value in settings.items():
-        if (before := state["settings"].get(name)) != value:
+        if (before := state["settings"].get(name)) == value:
+            continue
+        if name == LABELS:
             raise TrainingError(
-                f"{state['path']} was trained with {name} {before}, this run has {value}: "
-                "resume with the run's own settings"
+                f"{state['path']} was trained with other {LABELS} (classes, boxes or images have changed): resume "
+                "with the data as it was, or start from it with --weights and another --out"
             )
+        raise TrainingError(
+            f"{state['path']} was trained with {name} {before}, this run has {value}: "
+            "resume with the run's own settings"
+        )

@@ -97,7 +97,7 @@ def resolve(
     if left_open:
         words = {"epochs": "{} epochs", "batch_size": "{} images in a batch", "size_px": "shortest edge {} px"}
         say("chosen: " + ", ".join(words[name].format(values[name]) for name in left_open))
-    small = count_small(dataset.samples, (size_px, _longest_edge(detector, size_px)), SMALL_PX)
+    small = count_small(dataset.samples, (size_px, detector.preprocess.at(size_px).longest_edge), SMALL_PX)
     boxes = sum(int((~sample.crowd).sum()) for sample in dataset.samples)
     if small > MANY * boxes:
         say(f"{small} of {boxes} boxes are under {SMALL_PX} px wide or high at this size: consider a larger --size")
@@ -135,8 +135,4 @@ def _that_fit(
 
 
 def _network_size(height: int, width: int, detector: DetectorConfig, size_px: int) -> tuple[int, int]:
-    return resized_size(height, width, size_px, _longest_edge(detector, size_px))
-
-
-def _longest_edge(detector: DetectorConfig, size_px: int) -> int:
-    return round(detector.preprocess.longest_edge * size_px / detector.preprocess.shortest_edge)
+    return resized_size(height, width, size_px, detector.preprocess.at(size_px).longest_edge)

@@ -41,17 +41,20 @@ class Engine:
         config: rates, precision, averaging.
         processes: that train together.
         batches_per_epoch: of each process.
+        images: in the data set; a step sees no more than these.
 
     Attributes:
         joined_batch_size: images in a step, over all batches and processes; the learning rate is scaled by it.
         steps_per_epoch: the last step of an epoch may have fewer batches.
     """
 
-    def __init__(self, model: Detector, config: ResolvedConfig, processes: Processes, batches_per_epoch: int) -> None:
+    def __init__(
+        self, model: Detector, config: ResolvedConfig, processes: Processes, batches_per_epoch: int, images: int
+    ) -> None:
         self.model = model
         self.processes = processes
         self.clip_norm = config.clip_norm
-        self.joined_batch_size = config.batch_size * config.accumulate * processes.count
+        self.joined_batch_size = min(config.batch_size * config.accumulate * processes.count, images)
         self.steps_per_epoch = -(-batches_per_epoch // config.accumulate)
         self.optimizer = build_optimizer(model, config, self.joined_batch_size)
         self.schedule = build_schedule(self.optimizer, config, self.steps_per_epoch)

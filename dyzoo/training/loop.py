@@ -19,7 +19,7 @@ from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.files import write_text
 from dyzoo.recipe import ResolvedConfig, TrainConfig, parse_save_every
 from dyzoo.reporting import REPORT_NAME, write_report
-from dyzoo.training.checkpoint import Checkpoints, check_settings, load_parts
+from dyzoo.training.checkpoint import LABELS, Checkpoints, check_settings, load_parts
 from dyzoo.training.defaults import resolve
 from dyzoo.training.display import Display, EpochTable
 from dyzoo.training.engine import Engine, NotFiniteError, StepOutcome
@@ -90,7 +90,7 @@ class Trainer:
             model = self.processes.share_batch_norm(model)
         self.frozen = FrozenStages(model.backbone, config.freeze)
         self.loader = training_loader(config, self.train_set, described, self.processes)
-        self.engine = Engine(model, config, self.processes, len(self.loader))
+        self.engine = Engine(model, config, self.processes, len(self.loader), len(self.train_set))
         if self.engine.joined_batch_size > config.batch_size:
             self.console.print(
                 f"a step: {config.batch_size} images x {config.accumulate} batches x {self.processes.count} processes"
@@ -277,7 +277,7 @@ class Trainer:
     def _settings(self) -> dict[str, int | str]:
         return {
             "training images": len(self.train_set),
-            "training labels": self.train_description["sha256"],
+            LABELS: self.train_description["sha256"],
             "images in a batch of all processes": self.config.batch_size * self.processes.count,
             "accumulated batches": self.config.accumulate,
             "seed": self.config.seed,

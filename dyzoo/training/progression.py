@@ -58,12 +58,12 @@ class Progression:
         self.validation_s += (seconds - self.validation_s) / (self.epochs_done + 1)
 
     def judge(self, ap: float, epoch: int) -> bool:
-        """Note an evaluation; whether it is the best so far."""
-        is_best = ap > self.best_ap
-        if is_best:
+        """Note an evaluation; whether its weights are to be kept: the best, or the latest while nothing is found."""
+        is_better, is_kept = ap > self.best_ap, ap > self.best_ap or ap == 0.0 == self.best_ap
+        if is_kept:
             self.best_ap, self.best_epoch = ap, epoch
-        self.stale = 0 if is_best else self.stale + 1
-        return is_best
+        self.stale = 0 if is_better else self.stale + 1
+        return is_kept
 
     def end_epoch(self, row: Row) -> None:
         """Close the epoch under way with its row."""

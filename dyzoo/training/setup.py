@@ -54,9 +54,7 @@ def detector_config(config: TrainConfig, labels: tuple[str, ...], source: Detect
         detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
     if config.size_px is None:
         return detector
-    known = detector.preprocess
-    longest = round(known.longest_edge * config.size_px / known.shortest_edge)
-    return replace(detector, preprocess=replace(known, shortest_edge=config.size_px, longest_edge=longest))
+    return replace(detector, preprocess=detector.preprocess.at(config.size_px))
 
 
 def training_loader(

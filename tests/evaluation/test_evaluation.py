@@ -8,6 +8,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import dyzoo
+from dyzoo.data import DetectionDataset, Sample
 from dyzoo.errors import DatasetError
 from dyzoo.evaluation import RECALLS, evaluate
 from dyzoo.plots import save_precision_recall, save_training_curves
@@ -194,3 +196,20 @@ def test_training_curves_are_drawn_with_gaps(tmp_path: Path, rows: list[dict[str
     save_training_curves(rows, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1000
+
+
+def test_the_batch_size_changes_no_number(tmp_path: Path) -> None:
+    """Images of another size would be padded, and attention over the whole map sees that."""
+    model = dyzoo.create_model("dyhead_atss_resnet10t.bccd", pretrained=True)
+    random = np.random.default_rng(0)
+    samples = []
+    for index, (width, height) in enumerate([(96, 64), (64, 96), (96, 64), (96, 64), (128, 64)]):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(random.integers(0, 255, (height, width, 3), np.uint8)).save(path)
+        box = np.array([[4, 4, 40, 40]], np.float32)
+        samples.append(Sample(path, width, height, box, np.zeros(1, np.int64), np.zeros(1, bool), index))
+    data = DetectionDataset(samples, model.labels)
+    one, four = (dyzoo.evaluate(model, data, batch_size=size, size=64).detections for size in (1, 4))
+    assert [(d["image_id"], d["category_id"]) for d in one] == [(d["image_id"], d["category_id"]) for d in four]
+    np.testing.assert_allclose([d["bbox"] for d in one], [d["bbox"] for d in four], atol=1e-2)
+    np.testing.assert_allclose([d["score"] for d in one], [d["score"] for d in four], atol=1e-4)
