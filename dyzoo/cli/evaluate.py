@@ -79,7 +79,7 @@ def evaluate(
         "flips": parse_flips(flip),
         "scorer": scorer,
     }
-    name, on = model or DEFAULT_MODEL, f"on {data.resolve().name}, {split}"
+    name, on = _called(model or DEFAULT_MODEL), f"on {data.resolve().name}, {split}"
     load_scorer(scorer)
     dataset = open_dataset(data, split=split)
     make_folder(out)
@@ -97,14 +97,20 @@ def evaluate(
         comparison = None
     else:
         other = _measure(against, device, dataset, out / AGAINST_NAME, options)
-        comparison = compare(evaluation, other, dataset, draws, names=(name, against))
+        comparison = compare(evaluation, other, dataset, draws, names=(name, _called(against)))
         for line in comparison.notes:
             note(line)
         comparison.save(out / COMPARISON_NAME)
         print(comparison.table())
-        write_report(out / AGAINST_NAME / REPORT_NAME, dataset, other, title=f"{against} {on}")
+        write_report(out / AGAINST_NAME / REPORT_NAME, dataset, other, title=f"{_called(against)} {on}")
     write_report(out / REPORT_NAME, dataset, evaluation, title=f"{name} {on}", comparison=comparison)
     print(f"\n{evaluation.num_images} images; what was found and missed: {out / REPORT_NAME}")
+
+
+def _called(model: str) -> str:
+    """What a report calls a model: as the user did, without the folders above it on this machine."""
+    path = Path(model)
+    return path.name if path.is_absolute() else model
 
 
 def _measure(

@@ -98,25 +98,27 @@ class Comparison:
         labels = list(dict.fromkeys(label for facts in of_both for label in facts))
         return [(label, *(facts.get(label, "-") for facts in of_both)) for label in labels]  # type: ignore[misc]
 
-    def table(self) -> str:
-        """All of it as plain text for a terminal, of the images those that changed the most."""
+    def tables(self) -> list[list[tuple[str, ...]]]:
+        """Rows of cells for people, the header first: metrics, AP by class, cost, images that changed the most."""
         header = ("first", "second", "difference", "95 % interval")
         metrics = [(name, *value.cells()) for name, value in self.metrics.items()]
         metrics += [(f"{name}, shared classes", *value.cells()) for name, value in self.shared.items()]
         classes = [(label, *values["AP"].cells()) for label, values in self.per_class.items()]
-        parts = [
-            facts_table([*zip(("first", "second"), self.names, strict=True)]),
-            columns([("metric", *header), *metrics]),
-            columns([("AP by class", *header), *classes]),
-        ]
+        found: list[list[tuple[str, ...]]] = [[("metric", *header), *metrics], [("AP by class", *header), *classes]]
         if costs := self.cost_facts():
-            parts.append(facts_table([("cost", "first", "second"), *costs]))
+            found.append([("cost", "first", "second"), *costs])
         if self.changed:
             rows = [
                 (change.path.name, f"{change.change:.2f}", number(change.first_ap), number(change.second_ap))
                 for change in self.changed[:_IMAGES_SHOWN]
             ]
-            parts.append(columns([("changed the most", "by score", "AP first", "AP second"), *rows]))
+            found.append([("changed the most", "by score", "AP first", "AP second"), *rows])
+        return found
+
+    def table(self) -> str:
+        """All of it as plain text for a terminal."""
+        parts = [facts_table([*zip(("first", "second"), self.names, strict=True)])]
+        parts += [facts_table(rows) if rows[0][0] == "cost" else columns(rows) for rows in self.tables()]
         parts.append(
             f"{self.num_changed} of {self.num_images} images have other detections; a difference above 0 is for the "
             "first model" + (f"; intervals of {self.draws} draws of the images" if self.draws else "")

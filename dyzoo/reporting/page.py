@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dyzoo.data import DetectionDataset
-from dyzoo.evaluation import PR_IOUS, RECALLS, Evaluation
+from dyzoo.evaluation import PR_IOUS, RECALLS, Comparison, Evaluation
 from dyzoo.files import write_text
 from dyzoo.plots import LEGEND_LIMIT, line_color, precision_recall_panels, training_panels
 from dyzoo.reporting import gallery, settings, tables
@@ -49,7 +49,7 @@ def write_report(
     title: str,
     rows: Sequence[Mapping[str, float | None]] = (),
     record: Mapping[str, Any] | None = None,
-    comparison: Any = None,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write what a detector does well and where it fails as one HTML file.
 
@@ -63,7 +63,7 @@ def write_report(
         title: of the page; names the detector and the data.
         rows: one for each epoch of the training, see `dyzoo.plots.save_training_curves`.
         record: what the training's `run.json` holds.
-        comparison: something with `facts()`, pairs of name and value, and `table()`, text of several lines.
+        comparison: with another detector, this evaluation's being the first.
     """
     matcher = Matcher(dataset, evaluation.detections)
     best = matcher.best_threshold()
@@ -72,7 +72,6 @@ def write_report(
     classes = tables.class_rows(dataset, evaluation, matches)
     exhibits, unreadable = gallery.worst_images(dataset, matches, NUM_WORST)
     best_row = _best_row(rows)
-    cost = getattr(evaluation, "cost", None)
     notes = [*evaluation.notes, *dataset.notes]
     page = (
         _environment()
@@ -90,9 +89,8 @@ def write_report(
             best=best,
             notes=[_without_folders(note, dataset) for note in notes[:_MOST_NOTES]],
             more_notes=max(len(notes) - _MOST_NOTES, 0),
-            cost=[] if cost is None else cost.facts(),
+            cost=[] if evaluation.cost is None else evaluation.cost.facts(),
             comparison=comparison,
-            comparison_lines=[] if comparison is None else str(comparison.table()).splitlines(),
             curves=_training_figures(rows, best_row),
             record=record,
             settings=settings,

@@ -87,7 +87,7 @@ def test_against_writes_both_reports_and_the_comparison(
     outcome = cli("evaluate", *options, "--json", "metrics.json")
     assert (outcome.code, outcome.err) == (0, "")
     comparison = json.loads(Path("report/comparison.json").read_text())
-    assert (comparison["first"], comparison["second"]) == (str(tiny_model), str(other_model))
+    assert (comparison["first"], comparison["second"]) == (tiny_model.name, other_model.name)
     assert comparison["bootstrap"] == {"draws": 30, "seed": 0}
     for folder, which in (("report", "first"), ("report/against", "second")):
         metrics = json.loads(Path(folder, "metrics.json").read_text())["metrics"]

@@ -14,6 +14,7 @@ from PIL import Image
 from report_cases import SIZE_PX, dataset, evaluation, random_case, results
 
 from dyzoo.data import DetectionDataset
+from dyzoo.evaluation import compare
 from dyzoo.recipe import TrainConfig, TransformConfig
 from dyzoo.reporting import write_report
 
@@ -270,17 +271,16 @@ def test_many_classes(tmp_path: Path) -> None:
 
 
 def test_a_comparison_is_shown(tmp_path: Path) -> None:
-    class Comparison:
-        def facts(self) -> list[tuple[str, str]]:
-            return [("AP", "+0.012 & more")]
-
-        def table(self) -> str:
-            return "class  change\ncat    <0.1"
-
-    data = dataset([[(A, 0)]], LABELS, tmp_path)
-    page = report(tmp_path, data, results([[(A, 0, 0.9)]]), comparison=Comparison())
-    assert "AP +0.012 & more" in page.text("comparison")
-    assert "class  change\ncat    <0.1" in page.text("comparison")
+    data = dataset([[(A, 0)], [(A, 0)]], LABELS, tmp_path)
+    found = [results([[(A, 0, 0.9)], [(A, 0, 0.9)]]), results([[(A, 0, 0.9)], []])]
+    compared = compare(*(evaluation(data, each) for each in found), data, draws=20, names=("ours", "<b>theirs</b>"))
+    page = report(tmp_path, data, found[0], comparison=compared)
+    text = page.text("comparison")
+    assert "ours" in text
+    assert "<b>theirs</b>" in text
+    for row in compared.tables()[0]:
+        assert " ".join(row) in text
+    assert compared.changed[0].path.name in text
 
 
 def test_what_the_evaluation_cost_is_shown_if_it_was_measured(tmp_path: Path) -> None:
