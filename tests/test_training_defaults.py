@@ -91,6 +91,14 @@ def test_the_batch_shrinks_with_the_memory_then_the_images_and_then_it_is_an_err
         chosen(TrainConfig(Path()), 1000)
 
 
+def test_a_backbone_that_only_real_images_pass_is_trained_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise RuntimeError("Cannot copy out of meta tensor")
+
+    monkeypatch.setattr(defaults, "bytes_per_image", fail)
+    assert chosen(TrainConfig(Path()), 1000).batch_size == 16
+
+
 def test_the_estimate_is_above_what_a_step_takes_and_not_far_above() -> None:
     """Measured as bytes that are alive, by a hook on what autograd keeps, of a real step at the same size."""
     config = replace(tiny(), labels=("a", "b"))

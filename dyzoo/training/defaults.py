@@ -15,7 +15,7 @@ import torch
 from dyzoo.config import DetectorConfig
 from dyzoo.data import DetectionDataset
 from dyzoo.data.transforms import count_small
-from dyzoo.errors import TrainingError
+from dyzoo.errors import TrainingError, first_line
 from dyzoo.preprocess import resized_size
 from dyzoo.recipe import LEFT_OPEN, ResolvedConfig, TrainConfig
 from dyzoo.training.memory import bytes_per_image, free_bytes, state_bytes
@@ -92,7 +92,7 @@ def resolve(
         wanted = max(default_images_in_a_step(len(dataset)) // processes, 1)
         room = _USABLE * free_bytes(device) - state_bytes(detector, config.ema_decay > 0)
         smallest_px = size_px if config.size_px else min(size_px, 5 * _EDGE_STEP_PX)
-        batch_size, size_px = _that_fit(wanted, size_px, smallest_px, room, detector, dataset, config, precision)
+        batch_size, size_px = _that_fit(wanted, size_px, smallest_px, room, detector, dataset, config, precision, say)
     values = {"epochs": epochs, "batch_size": batch_size, "size_px": size_px}
     if left_open:
         words = {"epochs": "{} epochs", "batch_size": "{} images in a batch", "size_px": "shortest edge {} px"}
@@ -114,6 +114,7 @@ def _that_fit(
     dataset: DetectionDataset,
     config: TrainConfig,
     precision: torch.dtype,
+    say: Callable[[str], Any],
 ) -> tuple[int, int]:
     """As many images as wanted, or fewer, or one of a smaller shortest edge."""
     while True:
@@ -123,7 +124,11 @@ def _that_fit(
             for height, width in {(sample.height_px, sample.width_px) for sample in dataset.samples}
         }
         padded = max(height for height, _ in sizes), max(width for _, width in sizes)
-        needed = bytes_per_image(detector, padded, precision)
+        try:
+            needed = bytes_per_image(detector, padded, precision)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            say(f"how much memory {detector.backbone.name} needs cannot be told ({first_line(error)})")
+            return wanted, size_px
         if needed <= room:
             return min(wanted, 2 ** int(math.log2(room / needed))), size_px
         if size_px - _EDGE_STEP_PX < smallest_px:
