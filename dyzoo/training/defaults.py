@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 12, 300
 MOST_IMAGES_IN_A_STEP = 16
 STEPS_PER_EPOCH = 50
 MOST_ENLARGED = 2.0
+SMALLEST_EDGE_PX = 160
 SMALL_PX, MANY = 8, 0.25
 _USABLE = 0.8  # of the free memory; what the estimate does not know of, and other programs, have the rest
 _EDGE_STEP_PX = 32
@@ -91,8 +92,17 @@ def resolve(
     if batch_size is None:
         wanted = max(default_images_in_a_step(len(dataset)) // processes, 1)
         room = _USABLE * free_bytes(device) - state_bytes(detector, config.ema_decay > 0)
-        smallest_px = size_px if config.size_px else min(size_px, 5 * _EDGE_STEP_PX)
-        batch_size, size_px = _that_fit(wanted, size_px, smallest_px, room, detector, dataset, config, precision, say)
+        smallest_px = size_px if config.size_px else min(size_px, SMALLEST_EDGE_PX)
+
+        def needed(edge_px: int) -> float:
+            size = _largest_size(dataset, detector, config, edge_px)
+            try:
+                return bytes_per_image(detector, size, precision)
+            except (RuntimeError, AssertionError, ValueError, TypeError) as error:  # a backbone that wants real images
+                say(f"how much memory {detector.backbone.name} needs cannot be told ({first_line(error)})")
+                return 0.0
+
+        batch_size, size_px = _that_fit(wanted, range(size_px, smallest_px - 1, -_EDGE_STEP_PX), room, needed)
     values = {"epochs": epochs, "batch_size": batch_size, "size_px": size_px}
     if left_open:
         words = {"epochs": "{} epochs", "batch_size": "{} images in a batch", "size_px": "shortest edge {} px"}
@@ -105,39 +115,33 @@ def resolve(
     return ResolvedConfig(**{**given, **values})
 
 
-def _that_fit(
-    wanted: int,
-    size_px: int,
-    smallest_px: int,
-    room: float,
-    detector: DetectorConfig,
-    dataset: DetectionDataset,
-    config: TrainConfig,
-    precision: torch.dtype,
-    say: Callable[[str], Any],
-) -> tuple[int, int]:
-    """As many images as wanted, or fewer, or one of a smaller shortest edge."""
-    while True:
-        most_enlarged = round(size_px * config.transform.scale_range[1])
-        sizes = {
-            _network_size(height, width, detector, most_enlarged)
-            for height, width in {(sample.height_px, sample.width_px) for sample in dataset.samples}
-        }
-        padded = max(height for height, _ in sizes), max(width for _, width in sizes)
-        try:
-            needed = bytes_per_image(detector, padded, precision)
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            say(f"how much memory {detector.backbone.name} needs cannot be told ({first_line(error)})")
+def _that_fit(wanted: int, sizes_px: Sequence[int], room: float, needed: Callable[[int], float]) -> tuple[int, int]:
+    """As many images as wanted, or fewer, or one of a smaller shortest edge; with that edge.
+
+    Args:
+        sizes_px: edges to try, the preferred one first.
+        room: bytes.
+        needed: bytes of an image with that edge; 0 if that is not known, and then all are taken to fit.
+    """
+    for size_px in sizes_px:
+        each = needed(size_px)
+        if not each:
             return wanted, size_px
-        if needed <= room:
-            return min(wanted, 2 ** int(math.log2(room / needed))), size_px
-        if size_px - _EDGE_STEP_PX < smallest_px:
-            raise TrainingError(
-                f"one image of {padded[0]} x {padded[1]} px needs about {needed / 1e9:.1f} GB to train on, "
-                f"{max(room, 0) / 1e9:.1f} GB are free: give a smaller --size or --model, or --batch-size 1 to try"
-            )
-        size_px -= _EDGE_STEP_PX
+        if each <= room:
+            return min(wanted, 2 ** int(math.log2(room / each))), size_px
+    raise TrainingError(
+        f"one image with a shortest edge of {size_px} px needs about {each / 1e9:.1f} GB to train on, "
+        f"{max(room, 0) / 1e9:.1f} GB are free: give a smaller --size or --model, or --batch-size 1 to try"
+    )
 
 
-def _network_size(height: int, width: int, detector: DetectorConfig, size_px: int) -> tuple[int, int]:
-    return resized_size(height, width, size_px, detector.preprocess.at(size_px).longest_edge)
+def _largest_size(
+    dataset: DetectionDataset, detector: DetectorConfig, config: TrainConfig, size_px: int
+) -> tuple[int, int]:
+    """(H, W) that holds every image of the data at the largest that augmentation makes of it."""
+    preprocess = detector.preprocess.at(round(size_px * config.transform.scale_range[1]))
+    sizes = [
+        resized_size(height, width, preprocess.shortest_edge, preprocess.longest_edge)
+        for height, width in {(sample.height_px, sample.width_px) for sample in dataset.samples}
+    ]
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
