@@ -220,10 +220,9 @@ def test_ten_thousand_boxes_in_an_image(cli: Train, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_processes_than_images(tmp_path: Path) -> None:
-    data = write_coco(tmp_path / "data", train=[TWO] * 2, val=[TWO] * 2)
-    weights = run_together(tmp_path, 3, _train_in_a_process, data, tmp_path / "run")
-    for one in weights[1:]:
-        assert all(torch.equal(value, one[name]) for name, value in weights[0].items())
+    data = write_coco(tmp_path / "data", train=[TWO], val=[TWO])
+    weights = run_together(tmp_path, 2, _train_in_a_process, data, tmp_path / "run")
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     Outcome(0, "", "", tmp_path / "run").assert_right()
 
 
