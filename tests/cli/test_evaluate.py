@@ -13,6 +13,7 @@ from cli_helpers import Cli
 import dyzoo
 from dyzoo.data import open_dataset
 from dyzoo.detector import Detector
+from dyzoo.evaluation import Cost
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def test_the_cost_stands_under_the_table_and_in_the_json(cli: Cli, tiny_model: P
     assert outcome.code == 0, outcome.err
     cost = json.loads(Path("evaluation/metrics.json").read_text())["cost"]
     assert (cost["images"], cost["batch_size"]) == (2, 1)
-    assert f"{cost['median_ms']:.3g} ms" in outcome.out
+    assert dict(Cost(**cost).facts())["time an image, median"] in outcome.out
     assert outcome.out.index("class ") < outcome.out.index("device ") < outcome.out.index("evaluation/report.html")
 
 

@@ -214,7 +214,7 @@ def test_the_size_in_the_image_wins(tmp_path: Path) -> None:
         ("[]", "holds a list"),
         ('{"images": [], "annotations": []}', "no list of 'categories'"),
         ('{"images": {}, "annotations": [], "categories": []}', "no list of 'images'"),
-        (json.dumps(coco_tables(annotations=[])), "no usable object: it is empty"),
+        (json.dumps(coco_tables(annotations=[])), "no usable object: 2 images, not one box"),
         (json.dumps(coco_tables(images=[])), "no usable object: annotations of unknown images, dropped: 3"),
         (json.dumps(coco_tables(categories=[])), "no usable object: annotations of unknown categories, dropped: 3"),
         (json.dumps(coco_tables(categories=[{"id": [1], "name": {}}, None, 3])), "categories that are not objects"),
