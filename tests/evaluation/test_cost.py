@@ -127,18 +127,19 @@ def test_a_module_tells_its_size_and_device(tmp_path: Path) -> None:
 
 
 def test_memory_of_the_process_is_the_peak_since_the_evaluation_began() -> None:
-    before = torch.ones(25_000_000)  # 100 MB, gone again when the evaluation begins
+    before = torch.ones(75_000_000)  # 300 MB, gone again when the evaluation begins
     size_mb = before.nbytes / 1e6
     del before
     stopwatch = Stopwatch(Module(), 1)
     first = stopwatch.cost().peak_memory_mb
     if first is None:
         pytest.skip("this system does not tell a process's memory")
-    during = torch.ones(25_000_000)
+    during = torch.ones(75_000_000)
     del during
     later = stopwatch.cost().peak_memory_mb
     assert later is not None
-    assert later - first > 0.9 * size_mb or not Path("/proc/self/clear_refs").exists()
+    # Not all of it: meanwhile the system may take other pages of a large process away.
+    assert later - first > 0.5 * size_mb or not Path("/proc/self/clear_refs").exists()
 
 
 def test_facts_are_labels_with_values_and_json_is_plain(tmp_path: Path) -> None:
