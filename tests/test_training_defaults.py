@@ -99,6 +99,16 @@ def test_a_backbone_that_only_real_images_pass_is_trained_as_it_is(monkeypatch: 
     assert chosen(TrainConfig(Path()), 1000).batch_size == 16
 
 
+def test_choosing_a_batch_does_not_change_the_weights_to_start_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
+    memory._without_values.cache_clear()
+    given = tiny_run(write_voc(tmp_path / "voc"), tmp_path / "run", batch_size=2)
+    chose, told = (Trainer(config).model.state_dict() for config in (replace(given, batch_size=None), given))
+    assert all(torch.equal(value, told[name]) for name, value in chose.items())
+
+
 def test_the_estimate_is_above_what_a_step_takes_and_not_far_above() -> None:
     """Measured as bytes that are alive, by a hook on what autograd keeps, of a real step at the same size."""
     config = replace(tiny(), labels=("a", "b"))

@@ -22,7 +22,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @lru_cache(maxsize=1)
 def _without_values(detector: DetectorConfig) -> Detector:
-    return Detector(detector).to("meta").train()
+    with torch.random.fork_rng(devices=[]):  # the weights of the run must not depend on whether anybody asked
+        return Detector(detector).to("meta").train()
 
 
 @lru_cache(maxsize=64)
