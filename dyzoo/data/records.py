@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dyzoo.labels import printable
+
 _EXAMPLES_PER_NOTE = 3
 _EXAMPLE_LENGTH = 120
 
@@ -86,8 +88,7 @@ class Notes:
         images = self._images.setdefault(kind, {})
         if len(examples) < _EXAMPLES_PER_NOTE:
             # Names come from strangers: one line, and nothing that a terminal would obey.
-            text = " ".join(str(example).split())
-            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+            text = printable(" ".join(str(example).split()))
             examples.append(text if len(text) <= _EXAMPLE_LENGTH else text[:_EXAMPLE_LENGTH] + "...")
         if image is not None:
             images[image] = None

@@ -9,15 +9,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress
 
+from dyzoo.labels import printable
+
 
 def number(value: float | None) -> str:
     """A metric to three places, a dash where there is none."""
     return "-" if value is None else f"{value:.3f}"
-
-
-def printable(text: str) -> str:
-    """The text on one line without what a terminal would obey: names of files and classes come from strangers."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

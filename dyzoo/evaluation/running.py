@@ -14,11 +14,12 @@ from dyzoo.detections import Detections
 from dyzoo.distributed import MAIN, gather_everywhere, gather_on_main, process_count, process_index
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.evaluation.cost import Stopwatch
-from dyzoo.evaluation.display import printable, shown
+from dyzoo.evaluation.display import shown
 from dyzoo.evaluation.metrics import measure
 from dyzoo.evaluation.result import Evaluation
 from dyzoo.evaluation.scorers import ScorerName, load_scorer
 from dyzoo.images import read_image
+from dyzoo.labels import printable
 
 
 class Predictor(Protocol):

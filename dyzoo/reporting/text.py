@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dyzoo.labels import printable
+
 _LONGEST = 400
 
 
 def plain(text: str, longest: int = _LONGEST) -> str:
     """One line that can be printed: whatever could steer a terminal, a browser or the direction of writing is spelt out
     (a line break becomes `\\n`), and of a text without end the middle is left out."""
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: 4 * longest])
+    text = printable(text[: 4 * longest])
     return text if len(text) <= longest else f"{text[: longest - longest // 3 - 1]}…{text[-(longest // 3) :]}"
 
 
