@@ -29,3 +29,11 @@ def bccd_folder(shared_folder: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no BCCD at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six drawn pictures, train and val alike."""
+    from tests.training_runs import write_voc  # not before Triton's variable is set
+
+    return write_voc(tmp_path_factory.mktemp("data") / "voc")

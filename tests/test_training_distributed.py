@@ -24,7 +24,7 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import Processes, has_unused_parameters
 from tests.test_distributed import run_together
-from tests.training_runs import known_models, tiny_run, write_voc
+from tests.training_runs import known_models, tiny_run
 
 
 def settings(voc: Path, out: Path, **changes: Any) -> TrainConfig:
@@ -89,11 +89,6 @@ def two_trainings(voc: Path, folder: Path) -> dict[str, Any]:
         "sync_bn": error_of(settings(voc, folder / "sync", sync_bn=True)),
         "draws": torch.rand(()).item(),
     }
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_voc(tmp_path_factory.mktemp("data") / "voc")
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,6 @@ HEADS: dict[str, HeadConfig] = {
 }
 
 
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_voc(tmp_path_factory.mktemp("data") / "voc")
-
-
 @pytest.fixture
 def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)

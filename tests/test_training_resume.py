@@ -24,7 +24,7 @@ from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
 from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
-from tests.training_runs import known_models, tiny_run, write_voc
+from tests.training_runs import known_models, tiny_run
 
 EPOCHS, STEPS = 3, 9  # three steps an epoch
 
@@ -73,11 +73,6 @@ for number, plan in enumerate(plans):
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status == (-signal.SIGKILL if kill else 0), status
 """
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_voc(tmp_path_factory.mktemp("data") / "voc")
 
 
 @pytest.fixture

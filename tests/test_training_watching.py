@@ -22,12 +22,7 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.failure import keep_batches
 from dyzoo.training.loop import Trainer
 from dyzoo.zoo import load_model
-from tests.training_runs import known_models, tiny_run, write_voc
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_voc(tmp_path_factory.mktemp("data") / "voc")
+from tests.training_runs import known_models, tiny_run
 
 
 @pytest.fixture
