@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,19 @@ import torch
 if not torch.cuda.is_available():
     # Read when Triton is imported and when a kernel is defined; torchvision imports Triton.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_report_header() -> str:
+    """A line on top of every run: the versions that decide what kernels compile to and what numbers come out."""
+    names = ("torch", "torchvision", "timm", "huggingface_hub", "numpy")
+    return ", ".join([*(f"{name} {version(name)}" for name in names), f"triton {_triton_version()}"])
+
+
+def _triton_version() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "absent"
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from .launching import (
 from .tables import Tables
 
 MEMBERS = 4096  # elements of the matrix that says which channel is in which group
+MATRIX_VALUES = 16384  # of a weight matrix that a program holds at a time: 64 for each thread of eight warps
 
 
 def steer(plan: BlockTables, values: Tensor, parameters_: BlockParameters) -> Tensor:
@@ -183,7 +184,7 @@ def fold(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockParame
         p.relu_bias2,
         BLOCK_H=power_of_two(len(p.relu_bias1)),
         **_fold_constants(p, channels, groups),
-        **parameters("coefficients_forward", partial),
+        **_matrix_options("coefficients_forward", partial, channels, 4 * channels),
     )
     return Coefficients(values, merged, hidden)
 
@@ -233,7 +234,7 @@ def fold_backward(
         p.relu_weight1,
         p.relu_weight2,
         **_fold_constants(p, channels, groups),
-        **parameters("coefficients_backward", sums),
+        **_matrix_options("coefficients_backward", sums, channels, hidden),
     )
     sizes = [3 * channels] * 3 + [channels, 4 * channels, hidden, 1]
     logits, units = rows.split(sizes, dim=1)[4:6]
@@ -347,6 +348,14 @@ def _fold_constants(p: BlockParameters, channels: int, groups: int) -> dict[str,
         "BLOCK_C": block,
         "BLOCK_G": max(1, min(1 << (groups - 1).bit_length(), MEMBERS // block)),
     }
+
+
+def _matrix_options(kernel: str, like: Tensor, channels: int, rows: int) -> dict[str, int]:
+    """Launch parameters; rows of a weight matrix at a time no more than there are, and fewer where they are long."""
+    options = parameters(kernel, like)
+    fitting = max(1, MATRIX_VALUES // power_of_two(channels))
+    options["MATRIX_ROWS"] = min(options["MATRIX_ROWS"], power_of_two(rows), fitting)
+    return options
 
 
 def _taps_before_channels(weight: Tensor) -> Tensor:
