@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from PIL import Image
 
 from dyzoo.data import coco, voc
 from dyzoo.data.folder import DatasetFolder, Track, open_folder, untracked
+from dyzoo.data.lookup import is_unwritable
 from dyzoo.data.records import Notes, Sample
 from dyzoo.data.splits import split_kind
 from dyzoo.data.splitting import split_samples
@@ -124,8 +124,7 @@ def convert_dataset(
 
 def _check_labels(labels: Sequence[str]) -> None:
     for name in labels:
-        # Line breaks, control characters and halves of characters.
-        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        if any(map(is_unwritable, name)):
             raise DatasetError(f"class name {name!r} has characters that label files cannot hold: rename it")
 
 
@@ -194,7 +193,7 @@ def _file_name(path: Path, taken: set[str]) -> str:
             suffix = _SUFFIXES.get(image.format or "", f".{(image.format or 'png').lower()}")
     # What some file system, a list of names with one on each line, or a reader that looks for a suffix stumbles over.
     stem = re.sub(r'[\\/:*?"<>|]', "_", path.stem)
-    stem = "".join("_" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in stem).strip()
+    stem = "".join("_" if is_unwritable(character) else character for character in stem).strip()
     if Path(stem).suffix.lower() in IMAGE_SUFFIXES:
         stem = "_".join(stem.rsplit(".", 1))
     stem = stem or "_"

@@ -2,10 +2,77 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote, urlsplit
+
+from dyzoo.errors import DatasetError
+
+_MOST_BYTES = 1 << 28  # of a file of labels or names: some five million boxes
+
+
+def is_regular(path: Path) -> bool:
+    """Whether this is a file, or a link to one, that can be read without waiting; whatever the path, nothing is raised.
+
+    False for a FIFO, a device and a socket.
+    """
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for names that the file system does not take)
+
+
+def read_regular(path: Path, most_bytes: int = _MOST_BYTES) -> bytes:
+    """The bytes of a file on a disk. What is none, such as a FIFO or a device, is not even opened.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DatasetError: it is no regular file, has more than `most_bytes`, or cannot be read.
+    """
+    try:
+        _check_regular(path, os.stat(path), most_bytes)  # noqa: PTH116
+        # Something else may have taken its place by now: opened without waiting, and asked again.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            size = os.fstat(file.fileno())
+            _check_regular(path, size, most_bytes)
+            content = file.read(size.st_size + 1) or b""
+    except DatasetError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no path has such characters
+        raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(content) > size.st_size:  # as those of /proc, which have a size of 0 and may never end
+        raise DatasetError(f"{path} has more than the {size.st_size} bytes it claims, expected a file at rest")
+    return content
+
+
+def read_text_file(path: Path, most_bytes: int = _MOST_BYTES) -> str:
+    """The UTF-8 text of a file as `read_regular` reads it, without a mark of the byte order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DatasetError: as `read_regular`, or it is not text.
+    """
+    try:
+        return read_regular(path, most_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is not a text file") from None
+
+
+def is_unwritable(character: str) -> bool:
+    """Whether this is a line break, a control character or half a character, which no list of names can hold."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _check_regular(path: Path, found: os.stat_result, most_bytes: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise DatasetError(f"{path} is {kind}, expected a file on a disk")
+    if found.st_size > most_bytes:
+        raise DatasetError(f"{path} has {found.st_size} bytes, expected at most {most_bytes}")
 
 
 def leads_outside(name: str) -> bool:
@@ -16,8 +83,7 @@ def leads_outside(name: str) -> bool:
 
 def find_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The first file of that name in one of the folders."""
-    # Path.is_file raises for names that the file system does not take, isfile just says no.
-    return next((folder / name for folder in folders if os.path.isfile(folder / name)), None)  # noqa: PTH113
+    return next((path for folder in folders if is_regular(path := folder / name)), None)
 
 
 def find_by_tail(name: str, folders: Sequence[Path]) -> Path | None:
