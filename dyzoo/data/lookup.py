@@ -12,6 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 from dyzoo.errors import DatasetError
 
+SEPARATORS = '/\\:*?"<>|'
+"""What some system takes for the end of a folder or a drive, or for a pattern of names."""
+
 _MOST_BYTES = 1 << 28  # of a file of labels or names: some five million boxes
 
 
@@ -73,6 +76,16 @@ def read_text_file(path: Path, most_bytes: int = _MOST_BYTES) -> str:
 def is_unwritable(character: str) -> bool:
     """Whether this is a line break, a control character or half a character, which no list of names can hold."""
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def is_plain_name(name: str, most_bytes: int) -> bool:
+    """Whether a file may be called so on any system, without being hidden or leading to another folder."""
+    return (
+        name.strip() == name != ""
+        and not name.startswith(".")
+        and not any(each in SEPARATORS or is_unwritable(each) for each in name)
+        and len(name.encode()) <= most_bytes
+    )
 
 
 def _check_regular(path: Path, found: os.stat_result, most_bytes: int) -> None:
