@@ -35,6 +35,8 @@ def files_below(
     Links to folders are followed after all else, to each folder once, and never to one that holds `folder`: so a file
     has the path without a link where it has one.
     """
+    if notes is not None:
+        note_way_out("folders", folder, homes, notes)
     seen = {_identity(parent) for parent in Path(os.path.realpath(folder)).parents}
     waiting, linked = deque([folder]), deque[Path]()
     while waiting or linked:
@@ -64,9 +66,15 @@ def files_below(
                 kind = "files"
             else:
                 continue
-            if is_link and notes is not None and not resolves_below(current / entry.name, homes):
-                target = os.path.realpath(current / entry.name)
-                notes.add(f"{kind} linked from outside the dataset folder, read", f"{entry.name} -> {target}")
+            if is_link and notes is not None:
+                note_way_out(kind, current / entry.name, homes, notes)
+
+
+def note_way_out(kind: str, path: Path, homes: Sequence[Path], notes: Notes) -> None:
+    """Say that something, "files" or "folders", belongs to somebody else, if links lead out of `homes` to it."""
+    if not resolves_below(path, homes):
+        example = f"{path.name} -> {os.path.realpath(path)}"
+        notes.add(f"{kind} linked from outside the dataset folder, read", example)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

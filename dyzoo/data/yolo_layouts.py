@@ -164,7 +164,7 @@ def _is_name(name: object) -> bool:
 def _keypoint_values(shape: Any, path: Path) -> int:
     if shape is None:
         return 0
-    if not isinstance(shape, list) or not all(map(_is_number, shape)):
+    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_number, shape)):
         raise DatasetError(f"{path}: kpt_shape is {_shown(shape)}, expected a number of points and one of values")
     return math.prod(map(int, shape))
 
