@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dyzoo.data.lookup import resolves_below
+from dyzoo.data.lookup import is_made_up, resolves_below
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
 from dyzoo.images import IMAGE_SUFFIXES, natural_key
@@ -38,14 +39,17 @@ def files_below(
     if notes is not None:
         note_way_out("folders", folder, homes, notes)
     seen = {_identity(parent) for parent in Path(os.path.realpath(folder)).parents}
-    waiting, linked = deque([folder]), deque[Path]()
+    waiting, linked = deque[Path](), deque([folder])
     while waiting or linked:
+        is_linked = not waiting
         current = waiting.popleft() if waiting else linked.popleft()
         try:
             identity = _identity(current)
             if identity in seen:
                 continue
             seen.add(identity)
+            if is_linked and is_made_up(current):
+                raise OSError(errno.EINVAL, "it is made up by the system")
             with os.scandir(current) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
