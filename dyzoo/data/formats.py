@@ -10,7 +10,7 @@ from dyzoo.data import coco, voc, yolo
 from dyzoo.data.cleaning import clean
 from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.records import Notes, SplitRecord
-from dyzoo.data.splits import choose_split
+from dyzoo.data.splits import check_split_name, choose_split
 from dyzoo.errors import DatasetError
 
 
@@ -63,11 +63,17 @@ def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[
 
 
 def detect(folder: Path) -> tuple[Format, dict[str, Path]]:
-    """The format of a folder, and its splits. Raises `DatasetError` if it is of no known format."""
+    """The format of a folder, and its splits.
+
+    Raises:
+        DatasetError: it is of no known format, or has a split that no file could be called after.
+    """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is {'a file' if folder.exists() else 'absent'}, expected a dataset folder")
     for each in FORMATS:
         if splits := each.find_splits(folder):
+            for name, source in splits.items():
+                check_split_name(name, source)
             return each, splits
     layouts = "; ".join(f"{each.NAME} ({each.LAYOUT})" for each in FORMATS)
     fault = "of no known format" if any(folder.iterdir()) else "empty"

@@ -6,7 +6,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from dyzoo.data.lookup import is_plain_name
 from dyzoo.errors import DatasetError
+from dyzoo.labels import printable
+
+_MOST_BYTES = 100  # a file system takes 255, of which `instances_<split>.json` needs some
 
 _KINDS = {
     "train": "train",
@@ -23,6 +27,23 @@ def split_kind(name: str) -> str | None:
     """The plain name of a split: `valid` and `bccd_val2017` are "val"; None if it is no usual one (`trainval`)."""
     words = re.findall(r"[a-z]+", name.lower())
     return next((_KINDS[word] for word in words if word in _KINDS), None)
+
+
+def check_split_name(name: str, source: Path) -> str:
+    """The name as it came, if a file and a folder may be called so: splits become paths when a folder is converted.
+
+    Args:
+        name: of a split, as a stranger's file gives it.
+        source: the file or folder that gives it, for the message.
+
+    Raises:
+        DatasetError: the name is empty, hidden or too long, or has a separator or control character.
+    """
+    if not is_plain_name(name, _MOST_BYTES):
+        shown = ascii(name[:_MOST_BYTES]) + "..." * (len(name) > _MOST_BYTES)
+        where = printable(str(source))
+        raise DatasetError(f"{where}: a split is called {shown}, expected a plain file name of {_MOST_BYTES} bytes")
+    return name
 
 
 def choose_split(wanted: str | None, available: Collection[str], folder: Path) -> str:
