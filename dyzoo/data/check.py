@@ -16,7 +16,7 @@ from dyzoo.data.records import Notes, Sample
 from dyzoo.data.report import SHEET_NAME, DatasetReport, Finding
 from dyzoo.data.splits import split_kind
 from dyzoo.data.statistics import SplitStatistics, count
-from dyzoo.data.yolo_layouts import images_below
+from dyzoo.data.walking import images_below
 from dyzoo.errors import ImageError
 from dyzoo.preprocess import resized_size
 

@@ -17,17 +17,18 @@ from PIL import Image
 
 from dyzoo.data import coco, voc
 from dyzoo.data.folder import DatasetFolder, Track, open_folder, untracked
-from dyzoo.data.lookup import is_unwritable
+from dyzoo.data.lookup import SEPARATORS, is_unwritable
 from dyzoo.data.records import Notes, Sample
 from dyzoo.data.splits import split_kind
 from dyzoo.data.splitting import split_samples
-from dyzoo.data.writers import WRITERS, Named, Splits, image_folder
+from dyzoo.data.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, check_names, image_folder
 from dyzoo.errors import DatasetError
 from dyzoo.images import IMAGE_SUFFIXES
 
 FormatName = Literal["coco", "voc", "yolo"]
 
 _MOST_OFFSET_PX = 0.02
+_MOST_STEM_BYTES = MOST_NAME_BYTES - 20  # a suffix follows, and a number where two are alike
 _YOLO_SPLITS = ("train", "val", "test")
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}
 
@@ -86,8 +87,8 @@ def convert_dataset(
     folder, out = Path(folder), Path(out).resolve()
     if out == folder.resolve() or folder.resolve() in out.parents:
         raise DatasetError(f"{out} lies in the folder that is converted, expected a place outside {folder}")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DatasetError(f"{out} is {'a file' if out.is_file() else 'not empty'}, expected a new or empty folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"{out} is {'not empty' if out.is_dir() else 'a file'}, expected a new or empty folder")
     source = open_folder(folder, track=track)
     notes = [str(note) for split in source.splits for note in split.notes.items()]
     for split in source.splits:
@@ -104,6 +105,7 @@ def convert_dataset(
     splits = _split(source, val_fraction, seed) if val_fraction is not None else _plain_splits(source)
     splits = _named_for_yolo(splits, losses) if to == "yolo" else splits
     named = _file_names(splits, to, losses)
+    check_names(out, named)
     category_ids = _category_ids(source)
     _note_losses(source, named, to, losses)
     with _folder_aside(out) as aside:
@@ -192,8 +194,8 @@ def _file_name(path: Path, taken: set[str]) -> str:
         with Image.open(path) as image:
             suffix = _SUFFIXES.get(image.format or "", f".{(image.format or 'png').lower()}")
     # What some file system, a list of names with one on each line, or a reader that looks for a suffix stumbles over.
-    stem = re.sub(r'[\\/:*?"<>|]', "_", path.stem)
-    stem = "".join("_" if is_unwritable(character) else character for character in stem).strip()
+    stem = "".join("_" if each in SEPARATORS or is_unwritable(each) else each for each in path.stem)
+    stem = re.sub(r"^\.", "_", stem.encode()[:_MOST_STEM_BYTES].decode(errors="ignore").strip())
     if Path(stem).suffix.lower() in IMAGE_SUFFIXES:
         stem = "_".join(stem.rsplit(".", 1))
     stem = stem or "_"

@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from dyzoo.data.lookup import is_unwritable
+from dyzoo.data.lookup import is_plain_name
 from dyzoo.errors import DatasetError
+from dyzoo.labels import printable
 
 _MOST_BYTES = 100  # a file system takes 255, of which `instances_<split>.json` needs some
-_SEPARATORS = '/\\:*?"<>|'  # of folders, drives and patterns, on any system
 
 _KINDS = {
     "train": "train",
@@ -39,15 +39,10 @@ def check_split_name(name: str, source: Path) -> str:
     Raises:
         DatasetError: the name is empty, hidden or too long, or has a separator or control character.
     """
-    plain = (
-        name.strip() == name != ""
-        and not name.startswith(".")
-        and not any(each in _SEPARATORS or is_unwritable(each) for each in name)
-        and len(name.encode()) <= _MOST_BYTES
-    )
-    if not plain:
+    if not is_plain_name(name, _MOST_BYTES):
         shown = ascii(name[:_MOST_BYTES]) + "..." * (len(name) > _MOST_BYTES)
-        raise DatasetError(f"{source}: a split is called {shown}, expected a plain file name of {_MOST_BYTES} bytes")
+        where = printable(str(source))
+        raise DatasetError(f"{where}: a split is called {shown}, expected a plain file name of {_MOST_BYTES} bytes")
     return name
 
 

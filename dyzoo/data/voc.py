@@ -19,11 +19,11 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
-from dyzoo.data.lookup import read_regular, read_text_file
+from dyzoo.data.lookup import read_own_text, read_regular
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.data.shares import mark_shares
 from dyzoo.data.voc_layouts import Files, find_folders, find_splits
-from dyzoo.data.yolo_layouts import images_below
+from dyzoo.data.walking import files_below, images_below
 from dyzoo.errors import DatasetError, first_line
 from dyzoo.images import IMAGE_SUFFIXES, natural_key
 
@@ -46,14 +46,14 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     Labels are those of `labelmap.txt`, then the sorted names of the split's other classes.
 
     Raises:
-        DatasetError: the list of the split or `labelmap.txt` cannot be read, or a class name no file can hold.
+        DatasetError: the list of the split or `labelmap.txt` cannot be read or is a link out of the folder.
     """
     splits = find_splits(folder)
     source = splits[split]
     label_folder, image_folder = find_folders(folder, split, source)
-    label_files = Files(label_folder.rglob("*.xml"), label_folder)
-    image_files = Files(images_below(image_folder), image_folder)
-    stems = sorted(label_files.by_stem, key=natural_key) if source.is_dir() else _read_list(source)
+    label_files = Files(files_below(label_folder, (".xml",)), label_folder)
+    image_files = Files(images_below(image_folder, notes, [folder]), image_folder)
+    stems = sorted(label_files.by_stem, key=natural_key) if source.is_dir() else _read_list(source, folder)
 
     images = []
     of_supervision = []
@@ -89,10 +89,10 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     return SplitRecord(images, labels, tuple(range(1, len(labels) + 1)))
 
 
-def _read_list(path: Path) -> list[str]:
+def _read_list(path: Path, folder: Path) -> list[str]:
     """Image names without suffix, one a line."""
     try:
-        lines = read_text_file(path).splitlines()
+        lines = read_own_text(path, [folder]).splitlines()
     except FileNotFoundError:
         raise DatasetError(f"{path} leads nowhere, expected one image name a line") from None
     return [_without_suffix(name) for line in lines if (name := _unquoted(line.strip()))]
@@ -146,7 +146,7 @@ def _parse(path: Path, notes: Notes) -> Element | None:
 def _labelmap(path: Path, used: Set[str], notes: Notes) -> tuple[str, ...]:
     """The classes of lines such as `cat:128,0,0::`, in order; none if there is no such file."""
     try:
-        lines = [line.strip() for line in read_text_file(path).splitlines()]
+        lines = [line.strip() for line in read_own_text(path, [path.parent]).splitlines()]
     except FileNotFoundError:
         return ()
     names: dict[str, None] = {}

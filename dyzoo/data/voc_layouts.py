@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from dyzoo.data.splits import split_kind
+from dyzoo.data.walking import files_below
 
 _LABEL_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("JPEGImages", "images")
@@ -17,7 +18,7 @@ _LONGEST_NAME = 4096  # no file system takes a longer path
 def find_splits(folder: Path) -> dict[str, Path]:
     """Split name -> its list of images, or the folder that holds its label files; empty if this is not VOC."""
     for name in _LABEL_FOLDERS:
-        if _holds_xml(labels := folder / name, "**/*.xml"):
+        if _holds_xml_below(labels := folder / name):
             return _find_lists(folder) or _split_folders(labels) or {"all": labels}
     if _holds_xml(folder):
         return _find_lists(folder) or {"all": folder}
@@ -28,7 +29,7 @@ def find_folders(folder: Path, split: str, source: Path) -> tuple[Path, Path]:
     """The folders of a split's label files and of its images; `source` is what `find_splits` has for it."""
     if source.is_dir() and source.name not in _LABEL_FOLDERS and source.parent.name not in _LABEL_FOLDERS:
         return source, source
-    label_folders = (folder / name for name in _LABEL_FOLDERS if _holds_xml(folder / name, "**/*.xml"))
+    label_folders = (folder / name for name in _LABEL_FOLDERS if _holds_xml_below(folder / name))
     label_folder = source if source.is_dir() else next(label_folders, folder)
     image_folders = [path for name in _IMAGE_FOLDERS if (path := folder / name).is_dir()]
     if source.is_dir() and source.parent.name in _LABEL_FOLDERS:
@@ -67,8 +68,12 @@ class Files:
         return None
 
 
-def _holds_xml(folder: Path, pattern: str = "*.xml") -> bool:
-    return folder.is_dir() and any(folder.glob(pattern))
+def _holds_xml(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob("*.xml"))
+
+
+def _holds_xml_below(folder: Path) -> bool:
+    return folder.is_dir() and any(files_below(folder, (".xml",)))
 
 
 def _find_lists(folder: Path) -> dict[str, Path]:
@@ -90,7 +95,7 @@ def _split_folders(label_folder: Path) -> dict[str, Path]:
     """The subfolders, where they are called after splits and hold all label files."""
     if _holds_xml(label_folder):
         return {}
-    children = {child.name: child for child in sorted(label_folder.iterdir()) if _holds_xml(child, "**/*.xml")}
+    children = {child.name: child for child in sorted(label_folder.iterdir()) if _holds_xml_below(child)}
     return children if any(map(_names_a_split, children)) else {}
 
 

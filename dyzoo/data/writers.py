@@ -11,8 +11,14 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 import yaml
 
 from dyzoo.colors import class_color
+from dyzoo.data.lookup import is_plain_name
 from dyzoo.data.records import Sample
+from dyzoo.data.splits import check_split_name
 from dyzoo.data.voc import LABELMAP_HEADER, LABELMAP_NAME
+from dyzoo.errors import DatasetError
+
+MOST_NAME_BYTES = 255
+"""How long the name of a file may be on any usual file system."""
 
 
 class Named(NamedTuple):
@@ -30,8 +36,18 @@ def image_folder(to: str, split: str) -> Path:
     return {"coco": Path(split), "voc": Path("JPEGImages"), "yolo": Path("images", split)}[to]
 
 
+def check_names(folder: Path, splits: Splits) -> None:
+    """Raise `DatasetError` unless every split and every file of it has a name that stays in `folder`."""
+    for split, images in splits.items():
+        check_split_name(split, folder)
+        for _, file_name in images:
+            if not is_plain_name(file_name, MOST_NAME_BYTES):
+                raise DatasetError(f"{folder}: an image is to be called {file_name!a}, expected a plain file name")
+
+
 def write_coco(folder: Path, splits: Splits, labels: Sequence[str], category_ids: Sequence[int]) -> None:
     """annotations/instances_<split>.json: boxes to a thousandth of a pixel, areas as they were read, crowds marked."""
+    check_names(folder, splits)
     # An empty supercategory: Roboflow's "none" marks what is no class.
     categories = [
         {"id": category_id, "name": name, "supercategory": ""}
@@ -67,6 +83,7 @@ def write_voc(folder: Path, splits: Splits, labels: Sequence[str], category_ids:
 
     Coordinates are to a thousandth of a pixel; crowd regions are `difficult`.
     """
+    check_names(folder, splits)
     lines = (f"{name}:{','.join(map(str, class_color(label)))}::" for label, name in enumerate(labels))
     _write(folder / LABELMAP_NAME, "\n".join([LABELMAP_HEADER, *lines]) + "\n")
     for split, images in splits.items():
@@ -104,6 +121,7 @@ def write_yolo(folder: Path, splits: Splits, labels: Sequence[str], category_ids
 
     data.yaml has no `path`: Ultralytics would take it from where it is started, and takes the file's own folder else.
     """
+    check_names(folder, splits)
     for split, images in splits.items():
         for sample, file_name in images:
             lines = []

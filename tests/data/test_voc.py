@@ -144,15 +144,37 @@ def test_a_label_file_in_an_encoding_that_is_none_costs_no_other(encoding: str, 
 
 
 def test_label_files_that_are_no_files_on_a_disk_are_not_waited_for(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"a": [CAT]})
-    os.mkfifo(tmp_path / "Annotations" / "b.xml")
-    (tmp_path / "Annotations" / "c.xml").symlink_to("/dev/zero")
-    (tmp_path / "Annotations" / "d.xml").symlink_to("gone")
-    (tmp_path / "Annotations" / "e.xml").mkdir()
+    write_voc(tmp_path, {name: [CAT] for name in "abcde"})
+    paths = {name: tmp_path / "Annotations" / f"{name}.xml" for name in "bcde"}
+    for path in paths.values():
+        path.unlink()
+    os.mkfifo(paths["b"])
+    paths["c"].symlink_to("/dev/zero")
+    paths["d"].symlink_to("gone")
+    paths["e"].mkdir()
     dataset = open_dataset(tmp_path)
     assert [sample.image_path.stem for sample in dataset.samples] == ["a"]
+    assert dataset.notes == ["images without a label file, dropped: 4 (b, c, d, ...)"]
+
+
+def test_a_label_file_of_no_end_is_not_read(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT], "b": [CAT]})
+    with (tmp_path / "Annotations" / "b.xml").open("wb") as file:
+        file.truncate(1 << 40)
+    dataset = open_dataset(tmp_path)
     (note,) = dataset.notes
-    assert note.startswith("label files that cannot be read, dropped: 4 (")
+    assert note.startswith("label files that cannot be read, dropped: 1 (")
+
+
+@pytest.mark.parametrize("name", ["ImageSets/Main/train.txt", "labelmap.txt"])
+def test_what_a_link_out_of_the_folder_leads_to_is_not_shown(name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret words\n")
+    folder = write_voc(tmp_path / "set", {"a": [CAT]}, val=["a"])
+    (folder / name).symlink_to(secret)
+    with pytest.raises(DatasetError, match="is a link out of") as caught:
+        open_dataset(folder, "train" if "train" in name else "val")
+    assert "secret words" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["ImageSets/Main/train.txt", "labelmap.txt"])

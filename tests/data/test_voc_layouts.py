@@ -139,3 +139,17 @@ def test_a_list_called_as_no_file_can_be_is_refused(tmp_path: Path) -> None:
     write_voc(tmp_path, {"a": [CAT]}, **{"..": ["a"]})
     with pytest.raises(DatasetError, match="expected a plain file name"):
         list_splits(tmp_path)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    write_picture(tmp_path / "other" / "a.jpg")
+    write_xml(tmp_path / "labels" / "a.xml", CAT)
+    folder = write_voc(tmp_path / "set", {"b": [CAT]})
+    (folder / "JPEGImages" / "more").symlink_to(tmp_path / "other")
+    (folder / "Annotations" / "more").symlink_to(tmp_path / "labels")
+    (folder / "JPEGImages" / "circle").symlink_to(folder)
+    dataset = open_dataset(folder)
+    assert [sample.image_path.stem for sample in dataset.samples] == ["b", "a"]
+    assert [note.partition(":")[0] for note in dataset.notes] == [
+        "folders linked from outside the dataset folder, read"
+    ]

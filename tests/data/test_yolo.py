@@ -11,6 +11,9 @@ from PIL import Image
 from dyzoo.data import list_splits, open_dataset
 from dyzoo.errors import DatasetError
 
+# A few lines that stand for two to the power of 41 words.
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 41))
+
 
 def test_boxes_labels_and_numbers(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path, "1 0.5 0.5 0.25 0.2", "", CAT_LINE)
@@ -93,17 +96,18 @@ def test_absent_and_unreadable_files_are_noted(tmp_path: Path) -> None:
 
 def test_lists_of_images(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path / "set")
-    write_picture(tmp_path / "elsewhere" / "images" / "b.jpg")
-    write_lines(tmp_path / "elsewhere" / "labels" / "b.txt", DOG_LINE)
-    absolute = str(tmp_path / "elsewhere" / "images" / "b.jpg")
-    lines = ("./images/train/a.jpg", absolute, "images/train/gone.jpg", absolute, "\x00")
+    write_picture(folder / "images" / "b.jpg")
+    write_lines(folder / "labels" / "b.txt", DOG_LINE)
+    absolute = str(folder / "images" / "b.jpg")
+    lines = ("./images/train/a.jpg", absolute, "images/train/gone.jpg", "../images/b.jpg", "\x00")
     write_lines(folder / "lists" / "train.txt", *lines)
     write_lines(folder / "data.yaml", "train: [lists/train.txt]", "val: lists/train.txt", "names: {1: dog, 0: cat}")
     dataset = open_dataset(folder, "train")
-    assert [sample.image_path.name for sample in dataset.samples] == ["a.jpg", "b.jpg"]
+    assert [sample.image_path for sample in dataset.samples] == [folder / "images/train/a.jpg", folder / "images/b.jpg"]
     assert [sample.labels.tolist() for sample in dataset.samples] == [[0], [1]]
     assert dataset.notes == [
-        "images absent on disk, dropped: 2 (images/train/gone.jpg, \\x00)",
+        "images absent on disk, dropped: 1 (images/train/gone.jpg)",
+        "lines of a list that name no image, passed over: 1 (train.txt:5)",
         "images listed more than once, taken once: 1 (b.jpg)",
     ]
 
@@ -122,7 +126,10 @@ def test_paths_that_lead_to_a_neighbour(tmp_path: Path) -> None:
     write_lines(tmp_path / "pictures" / "labels" / "a.txt", CAT_LINE)
     yaml = write_lines(tmp_path / "set" / "pets.yaml", "path: ../pictures", "train: images", "val:", "names: [cat]")
     assert list_splits(yaml.parent) == ("train",)
-    assert len(open_dataset(yaml.parent).samples) == 1
+    dataset = open_dataset(yaml.parent)
+    assert [sample.labels.tolist() for sample in dataset.samples] == [[0]]
+    (note,) = dataset.notes
+    assert note.startswith("sources outside the dataset folder, read because `path` leads there: 1 (/")
 
 
 def test_a_root_of_another_machine_is_passed_over(tmp_path: Path) -> None:
@@ -185,17 +192,24 @@ def test_annotations_beside_labels_are_coco(tmp_path: Path) -> None:
         ("[" * 5000, "is not YAML"),
         ("", "names no images"),
         ("- train", "names no images"),
-        ("names: [cat]", "names no images"),
         ("train: images/train", "names is None, expected a list"),
         ("train: images/train\nnames: cat", "names is 'cat', expected a list"),
         ("train: images/train\nnames: []", "names is {}, expected a list"),
         ("train: images/train\nnames: {a: cat}", "names has 'a': 'cat', expected a number and a name"),
         ("train: images/train\nnames: [[cat]]", "names has '0': ['cat'], expected a number and a name"),
-        ("train: images/train\nnames: [cat]\nnc: 3", "has 1 names but says nc: 3"),
+        ("train: images/train\nnames: [cat]\nnc: 3", "has 1 names but says nc: '3'"),
         ("train: {a: b}\nnames: [cat]", "train is {'a': 'b'}, expected a path"),
         ("train: nowhere\nnames: [cat]", "nowhere is absent, expected a folder or a list of images"),
         ("train: images/train\nnames: [cat]\nkpt_shape: 3", "kpt_shape is '3', expected"),
-        ("a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nnames: [[*b, *b]]\ntrain: x", "names has '0': [[["),
+        (f"train: images/train\nnames: [cat]\nkpt_shape: [{'9' * 5000}, 3]", "kpt_shape is ['999"),
+        (f"train: images/train\nnames:\n  ? {'9' * 5000}\n  : cat", "expected a number and a name"),
+        ('train: images/train\nnames: ["\\ud800"]', "names has '0': '\\ud800', expected a number and a name"),
+        ('train: images/train\nnames: ["\\UFFFFFFFF"]', "is not YAML"),
+        ("secret: [words\nof: somebody", "is not YAML: expected ',' or ']', but got ':', line 2"),
+        ("train: images/train\nnames: [cat]\n" + BOMB + "nc: *a40", "says nc: [[[["),
+        ("train: images/train\n" + BOMB + "names: *a40", "names has '0': [[[["),
+        ("&a a: &b [*c]\nnames: [x]", "is not YAML: found undefined alias 'c', line 1"),
+        ("#" * (2 << 20) + "\ntrain: x", "bytes, expected at most 2097152"),
         ("!!python/object/apply:os.system ['true']", "names no images"),
     ],
 )
@@ -218,7 +232,9 @@ def test_a_useless_yaml_is_an_error_of_one_line(content: str, words: str, tmp_pa
         ("notes.json", b'{"categories": [{"id": "x"}]}', "has no categories"),
         ("readme.md", b"", "has no class names: put them into"),
         ("obj.data", b"classes = 2", "names no list of images"),
-        ("obj.data", b"train = train.txt", "obj.names is absent"),
+        ("obj.data", b"train = images/train", "obj.names is absent"),
+        ("notes.json", b'{"categories": [{"id": 1e999, "name": "a"}]}', "has no categories"),
+        ("notes.json", b'{"categories": [{"id": 0, "name": "\\ud800"}]}', "has no categories with id and name: 0 is"),
     ],
 )
 def test_useless_class_names_are_an_error_of_one_line(name: str, content: bytes, words: str, tmp_path: Path) -> None:
