@@ -108,6 +108,11 @@ def read_own_text(path: Path, homes: Sequence[Path], most_bytes: int = _MOST_BYT
     return read_text_file(path, most_bytes)
 
 
+def is_made_up(folder: Path) -> bool:
+    """Whether the system makes this folder up: there the links of every process lead on to what it has open."""
+    return Path(os.path.realpath(folder)).parts[1:2] in (("proc",), ("sys",))
+
+
 def leads_outside(name: str) -> bool:
     """Whether a file name, with slashes of either kind, could leave the folder it is joined to."""
     path = PureWindowsPath(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dyzoo.data.lookup import resolves_below
+from dyzoo.data.lookup import is_made_up, resolves_below
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
 from dyzoo.images import IMAGE_SUFFIXES, natural_key
@@ -35,15 +36,20 @@ def files_below(
     Links to folders are followed after all else, to each folder once, and never to one that holds `folder`: so a file
     has the path without a link where it has one.
     """
+    if notes is not None:
+        note_way_out("folders", folder, homes, notes)
     seen = {_identity(parent) for parent in Path(os.path.realpath(folder)).parents}
-    waiting, linked = deque([folder]), deque[Path]()
+    waiting, linked = deque[Path](), deque([folder])
     while waiting or linked:
+        is_linked = not waiting
         current = waiting.popleft() if waiting else linked.popleft()
         try:
             identity = _identity(current)
             if identity in seen:
                 continue
             seen.add(identity)
+            if is_linked and is_made_up(current):
+                raise OSError(errno.EINVAL, "it is made up by the system")
             with os.scandir(current) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
@@ -64,9 +70,15 @@ def files_below(
                 kind = "files"
             else:
                 continue
-            if is_link and notes is not None and not resolves_below(current / entry.name, homes):
-                target = os.path.realpath(current / entry.name)
-                notes.add(f"{kind} linked from outside the dataset folder, read", f"{entry.name} -> {target}")
+            if is_link and notes is not None:
+                note_way_out(kind, current / entry.name, homes, notes)
+
+
+def note_way_out(kind: str, path: Path, homes: Sequence[Path], notes: Notes) -> None:
+    """Say that something, "files" or "folders", belongs to somebody else, if links lead out of `homes` to it."""
+    if not resolves_below(path, homes):
+        example = f"{path.name} -> {os.path.realpath(path)}"
+        notes.add(f"{kind} linked from outside the dataset folder, read", example)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

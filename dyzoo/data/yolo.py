@@ -22,6 +22,7 @@ from dyzoo.data.yolo_layouts import Layout, find_layout
 from dyzoo.data.yolo_paths import listed_images
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.images import is_image_file, read_image_size
+from dyzoo.labels import printable
 
 NAME = "YOLO"
 LAYOUT = "data.yaml, obj.data or classes.txt with images/ and labels/"
@@ -75,7 +76,8 @@ def _image_paths(layout: Layout, sources: Sequence[Path], labels_of: LabelFolder
             found = images_below(source, notes, layout.homes)
             _note_labels_without_image(source, found, labels_of, notes)
         elif not is_there(source):
-            raise DatasetError(f"{source} is absent, expected a folder or a list of images: see {layout.source}")
+            what = f"{printable(str(source))} is absent, expected a folder or a list of images"
+            raise DatasetError(f"{what}: see {layout.source}")
         elif is_regular(source) and is_image_file(source):
             found = [source]
         else:

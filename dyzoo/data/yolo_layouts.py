@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from dyzoo.data.lookup import is_folder, is_regular, is_there, lies_below, read_own_text
+from dyzoo.data.lookup import is_folder, is_made_up, is_regular, is_there, lies_below, read_own_text
 from dyzoo.data.records import Notes
 from dyzoo.data.splits import check_split_name, split_kind
 from dyzoo.data.walking import files_below
@@ -164,7 +164,7 @@ def _is_name(name: object) -> bool:
 def _keypoint_values(shape: Any, path: Path) -> int:
     if shape is None:
         return 0
-    if not isinstance(shape, list) or not all(map(_is_number, shape)):
+    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_number, shape)):
         raise DatasetError(f"{path}: kpt_shape is {_shown(shape)}, expected a number of points and one of values")
     return math.prod(map(int, shape))
 
@@ -177,8 +177,8 @@ def _homes(path: Path, root: Any) -> tuple[Path, ...]:
     folder = path.parent
     if not isinstance(root, str) or root in _NULL or not is_folder(folder / root):
         return (folder,)
-    if (real := (folder / root).resolve()) == Path(real.anchor):
-        raise DatasetError(f"{path}: path is {root!r}, the whole disk, expected the folder of the dataset")
+    if (real := (folder / root).resolve()) == Path(real.anchor) or is_made_up(real):
+        raise DatasetError(f"{path}: path is {root!r}, {real} of the system, expected the folder of the dataset")
     return tuple(dict.fromkeys((folder / root, folder)))
 
 

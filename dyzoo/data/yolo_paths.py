@@ -20,6 +20,7 @@ from dyzoo.data.lookup import (
     read_own_text,
 )
 from dyzoo.data.records import Notes
+from dyzoo.data.walking import note_way_out
 from dyzoo.errors import DatasetError
 from dyzoo.images import IMAGE_SUFFIXES
 
@@ -67,6 +68,7 @@ def listed_images(source: Path, homes: Sequence[Path], notes: Notes) -> Iterator
     """
     bases = list(dict.fromkeys((source.parent, *homes)))
     known: dict[str, tuple[Path, bool]] = {}  # the folder in which the images of a line's folder were found
+    folders: set[Path] = set()
     for number, line in enumerate(read_own_text(source, homes).splitlines(), start=1):
         line = line.strip()
         if not line:
@@ -81,6 +83,11 @@ def listed_images(source: Path, homes: Sequence[Path], notes: Notes) -> Iterator
         if path is not None:
             if by_tail:
                 notes.add(FOUND_BY_TAIL, line)
+            if path.parent not in folders:
+                folders.add(path.parent)
+                note_way_out("folders", path.parent, homes, notes)
+            if path.is_symlink():
+                note_way_out("files", path, homes, notes)
             yield path
         elif not line.lower().endswith(IMAGE_SUFFIXES):  # it may be anything, and is not shown
             notes.add("lines of a list that name no image, passed over", f"{source.name}:{number}")

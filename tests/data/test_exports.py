@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_builders import (
+    CAT_LINE,
+    DOG_LINE,
     cvat_coco,
     cvat_ultralytics,
     cvat_voc,
@@ -20,6 +22,7 @@ from data_builders import (
     roboflow_voc,
     roboflow_yolo,
     write_json,
+    write_lines,
     write_picture,
 )
 
@@ -129,3 +132,31 @@ def test_classes_of_a_labelmap_come_in_its_order_with_those_without_boxes(tmp_pa
     assert open_dataset(folder).labels == ("zebra: grevy", "dog", "cat")
     (folder / "labelmap.txt").write_text("background:1,2,3::\n")  # a class like any other
     assert open_dataset(folder).labels == ("background", "cat", "dog")
+
+
+@pytest.mark.parametrize("by_split", [True, False])
+def test_a_yaml_of_names_alone_as_supervision_writes_it(by_split: bool, tmp_path: Path) -> None:
+    """Its `as_yolo` writes images, labels and the names, wherever the user says; mostly beside each other."""
+    for split in ("train", "valid") if by_split else ("",):
+        for name, line in (("a", CAT_LINE), ("b", DOG_LINE)):
+            write_picture(tmp_path / split / "images" / f"{name}.jpg")
+            write_lines(tmp_path / split / "labels" / f"{name}.txt", line)
+    write_lines(tmp_path / "data.yaml", "names:", "- cat", "- dog", "nc: 2")
+    assert list_splits(tmp_path) == (("train", "valid") if by_split else ("all",))
+    dataset = open_dataset(tmp_path, "val" if by_split else None)
+    assert_cat_and_dog(dataset)
+    assert dataset.notes == []
+
+
+def test_a_yaml_of_names_without_labels_names_no_images(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "a.jpg")
+    write_lines(tmp_path / "data.yaml", "names: [cat, dog]")
+    with pytest.raises(DatasetError, match="names no images, expected train, val and names, or images/ and labels/"):
+        open_dataset(tmp_path)
+
+
+def test_settings_of_darknet_are_no_splits(tmp_path: Path) -> None:
+    with (cvat_yolo(tmp_path) / "obj.data").open("a") as file:
+        file.write("eval = coco\nresults = results/\ntop = 5\nlabels = data/labels.list\n")
+    assert list_splits(tmp_path) == ("train",)
+    assert_cat_and_dog(open_dataset(tmp_path))

@@ -38,6 +38,20 @@ def test_linked_folders_are_read_once_and_circles_are_cut(tmp_path: Path) -> Non
     assert images_below(folder) == found
 
 
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="the system has no /proc")
+def test_links_of_processes_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc/self/cwd leads to where this process is, as every other's to where that one is."""
+    write_picture(tmp_path / "private" / "a.jpg")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "processes").symlink_to("/proc/self")
+    monkeypatch.chdir(tmp_path / "private")
+    notes = Notes()
+    assert images_below(tmp_path / "set", notes, [tmp_path / "set"]) == []
+    assert "folders that cannot be read, passed over: 1 (" in str(notes.lines())
+    with pytest.raises(DatasetError, match="cannot be read: it is made up by the system"):
+        images_below(tmp_path / "set" / "processes")
+
+
 def test_only_regular_files_that_are_not_hidden(tmp_path: Path) -> None:
     pictures = [write_picture(tmp_path / name) for name in ("a.JPG", "sub.jpg/b.png")]
     write_picture(tmp_path / ".ipynb_checkpoints" / "a.jpg")

@@ -201,6 +201,7 @@ def test_annotations_beside_labels_are_coco(tmp_path: Path) -> None:
         ("train: {a: b}\nnames: [cat]", "train is {'a': 'b'}, expected a path"),
         ("train: nowhere\nnames: [cat]", "nowhere is absent, expected a folder or a list of images"),
         ("train: images/train\nnames: [cat]\nkpt_shape: 3", "kpt_shape is '3', expected"),
+        ("train: images/train\nnames: [cat]\nkpt_shape: []", "kpt_shape is [], expected"),
         (f"train: images/train\nnames: [cat]\nkpt_shape: [{'9' * 5000}, 3]", "kpt_shape is ['999"),
         (f"train: images/train\nnames:\n  ? {'9' * 5000}\n  : cat", "expected a number and a name"),
         ('train: images/train\nnames: ["\\ud800"]', "names has '0': '\\ud800', expected a number and a name"),

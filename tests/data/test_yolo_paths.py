@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from data_builders import CAT_LINE, DOG_LINE, write_lines, write_picture, write_yolo
 
-from dyzoo.data import convert_dataset, list_splits, open_dataset
+from dyzoo.data import convert_dataset, list_splits, open_dataset, yolo
+from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
 
 SECRET = "root:$6$secret:19000:0:99999"
@@ -41,6 +42,7 @@ def folder(tmp_path: Path) -> Path:
         ("/dev/zero", "leads out of"),
         ("pipe", "no regular file"),
         ('"a\\0b"', "is absent"),
+        ('"a\\e[2J"', "is absent"),
         ("x" * 5000, "is absent"),
     ],
 )
@@ -50,7 +52,7 @@ def test_sources_outside_the_folder_are_refused_on_one_line(entries: str, words:
     for attempt in (lambda: open_dataset(folder), lambda: convert_dataset(folder, folder.parent / "new")):
         with pytest.raises(DatasetError, match=words) as caught:
             attempt()
-        assert "\n" not in str(caught.value)
+        assert str(caught.value).isprintable()
         assert "secret" not in str(caught.value)
     assert not (folder.parent / "new").exists()
 
@@ -58,8 +60,10 @@ def test_sources_outside_the_folder_are_refused_on_one_line(entries: str, words:
 @pytest.mark.parametrize(
     ("path", "source", "words"),
     [
-        ("/", "images", "the whole disk"),
-        ("/proc/self/root", "etc", "the whole disk"),
+        ("/", "images", "path is '/', / of the system, expected the folder of the dataset"),
+        ("/proc/self/root", "etc", "of the system, expected"),
+        ("/proc", ".", "of the system, expected"),
+        ("/sys/kernel", ".", "of the system, expected"),
         ("..", ".", "which holds the dataset folder"),
         ("../private", "shadow", "holds no usable object: .*; lines of a list that name no image, passed over: 2"),
         ("../private", "pipe", "no regular file"),
@@ -140,6 +144,23 @@ def test_linked_folders_of_images_are_read(folder: Path) -> None:
     assert [sample.labels.tolist() for sample in dataset.samples] == [[0], [0]]
     assert dataset.notes == [
         f"folders linked from outside the dataset folder, read: 1 (more -> {private / 'images'})",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "named"), [("linked", ["folders"]), ("train.txt", ["folders", "files"]), ("images", ["files"])]
+)
+def test_every_way_out_through_a_link_is_named(source: str, named: list[str], folder: Path) -> None:
+    private = folder.parent / "private"
+    (folder / "linked").symlink_to(private / "images")
+    (folder / "images" / "b.jpg").symlink_to(private / "images" / "p.jpg")
+    write_lines(folder / "train.txt", "linked/p.jpg", "images/train/a.jpg", "images/b.jpg")
+    write_lines(folder / "data.yaml", f"train: {source}", "names: [cat, dog]")
+    record = Notes()
+    yolo.read(folder, "train", record)
+    links = {"folders": f"linked -> {private}/images", "files": f"b.jpg -> {private}/images/p.jpg"}
+    assert [line for line in record.lines() if "linked" in line] == [
+        f"{kind} linked from outside the dataset folder, read: 1 ({links[kind]})" for kind in named
     ]
 
 
