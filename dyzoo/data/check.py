@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dyzoo.data.coinciding import coinciding
 from dyzoo.data.fingerprints import group_by_content, nearest, thumbnail
 from dyzoo.data.folder import DatasetFolder, Split, Track, open_folder, untracked
 from dyzoo.data.records import Notes, Sample
@@ -22,6 +23,7 @@ from dyzoo.preprocess import resized_size
 
 TINY_PX = 8.0  # one cell of the finest feature map of most detectors here
 _COINCIDING_IOU = 0.9
+_MOST_COMPARED = 20_000  # objects of one image; those of a million would be compared for hours
 _IMBALANCE = 10.0
 _THREADS = 8
 
@@ -152,7 +154,10 @@ def _boxes(split: Split, labels: Sequence[str], size_px: tuple[int, int]) -> lis
     for sample in split.samples:
         kept = ~sample.crowd
         boxes, classes = sample.boxes_xyxy[kept], sample.labels[kept]
-        for first, second in _coinciding(boxes):
+        if len(boxes) > _MOST_COMPARED:
+            kind = f"images of more than {_MOST_COMPARED} objects, of which only so many are compared"
+            notes.add(kind, f"{len(boxes)} in {sample.image_path.name}", sample.image_path)
+        for first, second in coinciding(boxes[:_MOST_COMPARED], _COINCIDING_IOU):
             names = sorted({labels[classes[first]], labels[classes[second]]})
             what = "one class" if len(names) == 1 else "two classes"
             at = " ".join(f"{edge:g}" for edge in boxes[second].tolist())
@@ -164,15 +169,6 @@ def _boxes(split: Split, labels: Sequence[str], size_px: tuple[int, int]) -> lis
                 kind = f"boxes narrower than {TINY_PX:g} px in training, at a shortest edge of {size_px[0]} px"
                 notes.add(kind, f"{labels[label]} of {size} in {sample.image_path.name}", sample.image_path)
     return list(_of_notes(notes, split.name))
-
-
-def _coinciding(boxes: np.ndarray) -> list[tuple[int, int]]:
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    iou = shared / (areas[:, None] + areas[None] - shared)
-    return [(int(i), int(j)) for i, j in np.argwhere(iou > _COINCIDING_IOU) if i < j]
 
 
 def _sides_in_training(sample: Sample, boxes: np.ndarray, size_px: tuple[int, int]) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dyzoo.data.records import ImageRecord, Notes, Sample
+from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, Sample
 from dyzoo.errors import ImageError
 from dyzoo.images import read_image_size
 
@@ -22,9 +22,10 @@ Box = tuple[float, float, float, float]
 def clean(images: Iterable[ImageRecord], labels: Sequence[str], notes: Notes) -> list[Sample]:
     """Drop what cannot be used, mend what can, and note both.
 
-    The size in an image's header wins over its label file's. Boxes are clipped to the image. Dropped are images that
-    cannot be opened, and objects of other classes than `labels`, without area, wholly outside their image, or given
-    twice. An image that is left without objects stays: it shows what background looks like.
+    The size in an image's header wins over its label file's. Boxes are clipped to the image, the areas that label
+    files give stay what they are. Dropped are images that cannot be opened, and objects of other classes than `labels`,
+    without area, wholly outside their image, or given twice. An image that is left without objects stays: it shows what
+    background looks like.
     """
     label_of_name = {name: label for label, name in enumerate(labels)}
     samples = []
@@ -42,21 +43,22 @@ def clean(images: Iterable[ImageRecord], labels: Sequence[str], notes: Notes) ->
 
 
 def _clean_objects(image: ImageRecord, size: tuple[int, int], label_of_name: dict[str, int], notes: Notes) -> Sample:
-    objects: dict[tuple[Box, int, bool], None] = {}  # an ordered set
+    objects: dict[tuple[Box, int, bool], float] = {}  # in order, with their areas
     for each in image.objects:
         label = label_of_name.get(each.name)
         if label is None:
             example = f"{each.name} in {image.path.name}"
             notes.add("objects of a class that is not among the labels, dropped", example, image.path)
             continue
-        box, fault = _clean_box(each.box_xyxy, size)
+        given = _in_pixels(each.box_xyxy, size) if image.relative else each.box_xyxy
+        box, fault = _clean_box(given, size)
         if box is not None and (box, label, each.crowd) in objects:
             fault = "objects given twice, taken once"
         if fault is not None:
-            example = f"{image.path.name} at {' '.join(f'{value:g}' for value in each.box_xyxy)}"
+            example = f"{image.path.name} at {' '.join(f'{value:g}' for value in given)}"
             notes.add(fault, example, image.path)
         if box is not None:
-            objects[box, label, each.crowd] = None
+            objects.setdefault((box, label, each.crowd), _area(each, box, image, notes))
     return Sample(
         image_path=image.path,
         width_px=size[0],
@@ -65,7 +67,23 @@ def _clean_objects(image: ImageRecord, size: tuple[int, int], label_of_name: dic
         labels=np.array([label for _, label, _ in objects], dtype=np.int64),
         crowd=np.array([crowd for _, _, crowd in objects], dtype=np.bool_),
         image_id=image.image_id,
+        areas_px2=np.array(list(objects.values()), dtype=np.float64),
     )
+
+
+def _in_pixels(box: Box, size: tuple[int, int]) -> Box:
+    (x1, y1, x2, y2), (width, height) = box, size
+    return x1 * width, y1 * height, x2 * width, y2 * height
+
+
+def _area(each: ObjectRecord, box: Box, image: ImageRecord, notes: Notes) -> float:
+    """The file's own, or that of the box before it is rounded to float32."""
+    if each.area is not None:
+        if 0 < each.area < math.inf:
+            return each.area
+        notes.add("areas that are no positive numbers, that of the box taken", f"{each.area:g} in {image.path.name}")
+    x1, y1, x2, y2 = box
+    return (x2 - x1) * (y2 - y1)
 
 
 def _clean_box(box: Box, size: tuple[int, int]) -> tuple[Box | None, str | None]:

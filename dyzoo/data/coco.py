@@ -1,29 +1,40 @@
 """COCO: one JSON file with the images, the categories and the boxes of a split.
 
 Category ids may have gaps; labels follow the order of the ids, which are kept for export. `iscrowd` annotations
-become crowd regions: left out of training, ignored by evaluation.
+become crowd regions: left out of training, ignored by evaluation. The "area" of an annotation is kept, as it decides
+what evaluation takes for small, medium and large. Where an annotation has an outline alone, its box is around that.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
 
-from dyzoo.data.lookup import find_by_tail, find_file, leads_outside
+from dyzoo.data.coco_rows import (
+    Corners,
+    Ids,
+    Row,
+    area_of,
+    as_number,
+    corners_around,
+    corners_of,
+    is_crowd,
+    masks_of_datumaro,
+)
+from dyzoo.data.lookup import find_by_tail, find_file, leads_outside, read_regular
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
+from dyzoo.data.shares import mark_shares
 from dyzoo.data.splits import split_kind
-from dyzoo.errors import DatasetError
+from dyzoo.errors import DatasetError, first_line
 
 NAME = "COCO JSON"
 LAYOUT = "annotations/instances_<split>.json with images in <split>/, or <split>/_annotations.coco.json"
 
 _BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's name for it
-
-Row = dict[str, Any]
+_MOST_BYTES = 1 << 31  # of a JSON file, which takes some ten times as much memory; COCO's own have 450 MB
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
@@ -37,28 +48,46 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 
 def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
-    """Read one of `find_splits`. Image ids are those of the file.
+    """Read one of `find_splits`. Image ids are those of the file; what is no whole number gets one.
 
     Raises:
-        DatasetError: the file is not JSON, or not COCO.
+        DatasetError: the file is not JSON, or not COCO, or its boxes have another meaning than COCO's.
     """
     source = find_splits(folder)[split]
+    try:
+        return _read(folder, split, source, notes)
+    except RecursionError:
+        raise DatasetError(f"{source} holds values within values within values, expected a COCO file") from None
+
+
+def _read(folder: Path, split: str, source: Path, notes: Notes) -> SplitRecord:
     tables = _load_tables(source, notes)
-    names = _category_names(tables, notes)
-    images, image_ids = _read_images(tables["images"], _image_folders(folder, split, source), notes)
-    _read_annotations(tables["annotations"], names, images, image_ids, notes)
+    categories, names = _category_names(tables, notes)
+    ids = Ids(tables["images"])
+    notes.add_all(
+        "image ids that are no whole numbers, numbered anew", (f"{old}: {new}" for old, new in ids.renamed.items())
+    )
+    images, image_ids = _read_images(tables["images"], ids, _image_folders(folder, split, source), notes)
+    objects = _objects(tables, categories, names, ids, images, image_ids, notes)
+    for image_id, each in objects:
+        images[image_id].objects.append(each)
     category_ids: dict[str, int] = {}
     for category_id in sorted(names):
         if category_ids.setdefault(names[category_id], category_id) != category_id:
             notes.add("category names with two ids, taken as one class", names[category_id])
-    return SplitRecord(list(images.values()), tuple(category_ids), tuple(category_ids.values()))
+    marked = mark_shares(list(images.values()), source, notes)
+    return SplitRecord(marked, tuple(category_ids), tuple(category_ids.values()))
 
 
 def _load_tables(path: Path, notes: Notes) -> dict[str, list[Row]]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_regular(path, _MOST_BYTES))
+    except FileNotFoundError:
+        raise DatasetError(f"{path} leads nowhere, expected a COCO file") from None
+    except MemoryError:
+        raise DatasetError(f"{path} takes more memory than there is: divide it") from None
     except (ValueError, RecursionError) as error:  # ValueError: of JSON's grammar or of its text encoding
-        raise DatasetError(f"{path} is not JSON, or cut short: {error}") from None
+        raise DatasetError(f"{path} is not JSON, or cut short: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise DatasetError(f"{path} holds a {type(content).__name__}, expected an object: {LAYOUT}")
     tables = {}
@@ -72,28 +101,32 @@ def _load_tables(path: Path, notes: Notes) -> dict[str, list[Row]]:
     return tables
 
 
-def _category_names(tables: dict[str, list[Row]], notes: Notes) -> dict[int, str]:
+def _category_names(tables: dict[str, list[Row]], notes: Notes) -> tuple[Ids, dict[int, str]]:
+    ids = Ids(tables["categories"])
     names: dict[int, str] = {}
     for row in tables["categories"]:
-        category_id, name = _as_id(row.get("id")), row.get("name")
+        category_id, name = ids.number(row.get("id")), row.get("name")
         if category_id is None or not isinstance(name, str) or not name.strip():
             notes.add("categories without an id or a name, dropped", row)
         elif names.setdefault(category_id, name.strip()) != name.strip():
             notes.add("category ids given twice, first name kept", f"{category_id}: {names[category_id]}, not {name}")
-    for category_id in names.keys() & _mere_parents(tables):
+    for category_id in names.keys() & _mere_parents(tables, ids):
         notes.add("categories that only group others, dropped", names.pop(category_id))
-    return names
+    return ids, names
 
 
-def _mere_parents(tables: dict[str, list[Row]]) -> set[int | None]:
+def _mere_parents(tables: dict[str, list[Row]], ids: Ids) -> set[int | None]:
     """Roboflow puts the project's name before the classes, as the parent of all of them and with no box of its own."""
-    parents = [row.get("supercategory") for row in tables["categories"]]
-    roots = [row for row in tables["categories"] if row.get("supercategory") == "none" and row.get("name") in parents]
-    used = {_as_id(row.get("category_id")) for row in tables["annotations"]}
-    return {_as_id(row.get("id")) for row in roots} - used
+    rows = [row for row in tables["categories"] if isinstance(row.get("name"), str)]
+    parents = {parent for row in rows if isinstance(parent := row.get("supercategory"), str)}
+    roots = [row for row in rows if row.get("supercategory") == "none" and row["name"] in parents]
+    used = {ids.number(row.get("category_id")) for row in tables["annotations"]} if roots else set()
+    return {ids.number(row.get("id")) for row in roots} - used
 
 
-def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[dict[int, ImageRecord], dict[int, int]]:
+def _read_images(
+    rows: list[Row], ids: Ids, folders: list[Path], notes: Notes
+) -> tuple[dict[int, ImageRecord], dict[int, int]]:
     """The usable images by id, and for every id of the file the id that its image goes by."""
     images: dict[int, ImageRecord] = {}
     image_ids: dict[int, int] = {}
@@ -101,7 +134,7 @@ def _read_images(rows: list[Row], folders: list[Path], notes: Notes) -> tuple[di
     ids_of_files: dict[str, int] = {}
     elsewhere: dict[int, Row] = {}
     for row in rows:
-        image_id, name = _as_id(row.get("id")), row.get("file_name")
+        image_id, name = ids.number(row.get("id")), row.get("file_name")
         if image_id is None or not isinstance(name, str):
             notes.add("images without an id or a file name, dropped", row)
             continue
@@ -144,46 +177,67 @@ def _find_elsewhere(
     return images
 
 
-def _read_annotations(
-    rows: list[Row], names: dict[int, str], images: dict[int, ImageRecord], image_ids: dict[int, int], notes: Notes
-) -> None:
-    """Put the objects into their images."""
-    seen: dict[int, Row] = {}
-    for row in rows:
-        annotation_id, image_id, category_id = (_as_id(row.get(key)) for key in ("id", "image_id", "category_id"))
-        what = f"annotation {row.get('id')}"
-        if annotation_id is not None and seen.setdefault(annotation_id, row) is not row:
-            if seen[annotation_id] == row:
+def _objects(
+    tables: dict[str, list[Row]],
+    categories: Ids,
+    names: dict[int, str],
+    ids: Ids,
+    images: dict[int, ImageRecord],
+    image_ids: dict[int, int],
+    notes: Notes,
+) -> Iterator[tuple[int, ObjectRecord]]:
+    """The id of the image and the object of each usable annotation."""
+    single = _single_masks(tables, notes)
+    seen: dict[int | str, Row] = {}
+    for row in tables["annotations"]:
+        annotation_id, image_id = row.get("id"), ids.number(row.get("image_id"))
+        number, category_id = as_number(annotation_id), categories.number(row.get("category_id"))
+        what = f"annotation {_shown(annotation_id)}"
+        key = annotation_id if number is None and isinstance(annotation_id, str) else number
+        if key is not None and seen.setdefault(key, row) is not row:
+            if seen[key] == row:
                 notes.add("annotations listed twice, taken once", what)
                 continue
             notes.add("annotation ids given to different objects, all kept", what)
-        corners = _corners(row.get("bbox"))
         if image_id not in image_ids:
-            notes.add("annotations of unknown images, dropped", f"{what}, image_id {row.get('image_id')}")
+            notes.add("annotations of unknown images, dropped", f"{what}, image_id {_shown(row.get('image_id'))}")
         elif category_id not in names:
-            notes.add("annotations of unknown categories, dropped", f"{what}, category_id {row.get('category_id')}")
-        elif corners is None:
-            notes.add("annotations without a bbox of four numbers, dropped", what)
-        elif image := images.get(image_ids[image_id]):
-            image.objects.append(ObjectRecord(names[category_id], corners, bool(row.get("iscrowd"))))
+            example = f"{what}, category_id {_shown(row.get('category_id'))}"
+            notes.add("annotations of unknown categories, dropped", example)
+        elif (corners := _corners(row, images.get(image_ids[image_id]), what, notes)) and image_ids[image_id] in images:
+            crowd = is_crowd(row) and id(row) not in single
+            yield image_ids[image_id], ObjectRecord(names[category_id], corners, crowd, area_of(row))
 
 
-def _as_id(value: object) -> int | None:
-    """An id as an int; some tools write digits as text. None if it is neither, or beyond int64."""
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+def _corners(row: Row, image: ImageRecord | None, what: str, notes: Notes) -> Corners | None:
+    """The annotation's box, or else the one around its outline."""
+    if corners := corners_of(row.get("bbox")):
+        return corners
+    corners = corners_around(row.get("segmentation"), image.claimed_size if image else None)
+    notes.add(
+        f"annotations without a bbox of four numbers, {'taken around their outline' if corners else 'dropped'}", what
+    )
+    return corners
 
 
-def _corners(bbox: object) -> tuple[float, float, float, float] | None:
-    """COCO's (x, y, width, height) as pixel edges."""
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, int | float) for v in bbox)):
-        return None
-    try:
-        x, y, width, height = map(float, bbox)
-    except OverflowError:  # JSON's integers know no bound
-        return (math.nan,) * 4
-    return x, y, x + width, y + height
+def _single_masks(tables: dict[str, list[Row]], notes: Notes) -> set[int]:
+    """The `id()` of each annotation that is a single object though it is marked as a crowd.
+
+    datumaro does not tell masks of one object from crowds. Crowds are the exception (one in eighty of COCO's), so a
+    file that mostly has such marks has masks.
+    """
+    masks = list(masks_of_datumaro(tables["images"], tables["annotations"]))
+    single = 2 * len(masks) > len(tables["annotations"])
+    way = "taken as single objects" if single else "left out of training as crowds"
+    notes.add_all(
+        f"masks, which datumaro and CVAT mark as crowds, {way}",
+        (f"annotation {_shown(row.get('id'))}" for row in masks),
+    )
+    return {id(row) for row in masks} if single else set()
+
+
+def _shown(value: object) -> str:
+    return str(value) if isinstance(value, str | int | float) else reprlib.repr(value)
 
 
 def _claimed_size(row: Row) -> tuple[int, int] | None:

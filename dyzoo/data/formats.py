@@ -12,6 +12,7 @@ from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.records import Notes, SplitRecord
 from dyzoo.data.splits import check_split_name, choose_split
 from dyzoo.errors import DatasetError
+from dyzoo.labels import printable
 
 
 class Format(Protocol):
@@ -54,7 +55,7 @@ def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[
     record = data_format.read(folder, split, notes)
     names = tuple(labels) if labels is not None else record.labels
     if len(set(names)) < len(names):
-        raise DatasetError(f"labels {', '.join(names)} name a class twice")
+        raise DatasetError(f"labels {', '.join(map(printable, names))} name a class twice")
     samples = clean(record.images, names, notes)
     if not any((~sample.crowd).any() for sample in samples):
         reasons = "; ".join(notes.lines()) or (f"{len(samples)} images, not one box" if samples else "no images")

@@ -9,10 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dyzoo.errors import DatasetError
 from dyzoo.labels import printable
 
 _EXAMPLES_PER_NOTE = 3
 _EXAMPLE_LENGTH = 120
+_LONGEST_NAME = 1000  # of a class; tables and pictures show it as a whole
+
+
+def areas_of(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """(M,) float64 areas of (M, 4) boxes of any precision."""
+    corners = boxes_xyxy.astype(np.float64)
+    return np.asarray((corners[:, 2:] - corners[:, :2]).prod(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +28,10 @@ class Sample:
     """One image and its objects, checked: the image is there, every box lies inside it and has an area.
 
     Arrays rather than tensors, which would use up a file descriptor each on their way to a spawned worker.
+
+    Attributes:
+        areas_px2: (M,) float64, what evaluation takes an object to be small, medium or large by: the area that its
+            label file gives, COCO's of the outline, or that of its box. Computed from `boxes_xyxy` if left out.
     """
 
     image_path: Path
@@ -29,33 +41,64 @@ class Sample:
     labels: np.ndarray  # (M,) int64
     crowd: np.ndarray  # (M,) bool: regions that evaluation ignores and training leaves out
     image_id: int
+    areas_px2: np.ndarray = None  # type: ignore[assignment]  # an array as soon as the sample is made
+
+    def __post_init__(self) -> None:
+        if self.areas_px2 is None:
+            object.__setattr__(self, "areas_px2", areas_of(self.boxes_xyxy))
 
 
 class ObjectRecord(NamedTuple):
-    """One object as its label file has it, in pixel edges; coordinates may be anything a file can hold."""
+    """One object as its label file has it, in pixel edges; coordinates may be anything a file can hold.
+
+    `area` is what the file gives for it, in square pixels; None if it gives none.
+    """
 
     name: str
     box_xyxy: tuple[float, float, float, float]
     crowd: bool = False
+    area: float | None = None
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a split; `claimed_size` is the (width, height) its label file gives, if any."""
+    """One image of a split.
+
+    Attributes:
+        claimed_size: the (width, height) that its label file gives, if any.
+        relative: whether boxes are in shares of the image's width and height instead of pixels.
+    """
 
     path: Path
     image_id: int
     objects: list[ObjectRecord] = field(default_factory=list)
     claimed_size: tuple[int, int] | None = None
+    relative: bool = False
 
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """All a reader found in one split. `category_ids` are the numbers of `labels` in the label file."""
+    """All a reader found in one split. `category_ids` are the numbers of `labels` in the label file.
+
+    Raises:
+        DatasetError: a class name is too long, or holds half a character, which can be neither printed nor written.
+    """
 
     images: list[ImageRecord]
     labels: tuple[str, ...]
     category_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.labels:
+            shown = ascii(name[:_EXAMPLE_LENGTH]) + "..." * (len(name) > _EXAMPLE_LENGTH)
+            if len(name) > _LONGEST_NAME:
+                raise DatasetError(
+                    f"class name {shown} has {len(name)} characters, expected at most {_LONGEST_NAME}: rename it"
+                )
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise DatasetError(
+                    f"class name {shown} has half a character (a surrogate alone), which no file can hold: rename it"
+                )
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyzoo.data.records import Sample
+from dyzoo.data.records import Sample, areas_of
 
 SIZE_LIMITS_PX = {"small": 32, "medium": 96}
-"""COCO's names for boxes of an area below the square of these; the others are large."""
+"""COCO's names for objects of an area below the square of these; the others are large."""
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
@@ -23,8 +23,9 @@ class SplitStatistics:
     Attributes:
         boxes_of_class, images_of_class: (K,) boxes of each class, and images that show it.
         image_sizes: (width, height) -> how many, the most frequent first.
-        box_sizes: boxes that are "small", "medium" and "large".
-        side_quantiles_px: quantile -> square root of the area; empty without boxes.
+        box_sizes: boxes that are "small", "medium" and "large" to evaluation, by the area of their label file if it has
+            one.
+        side_quantiles_px: quantile -> square root of the box's own area; empty without boxes.
     """
 
     name: str
@@ -43,9 +44,10 @@ def count(name: str, samples: Sequence[Sample], num_classes: int) -> SplitStatis
     """The numbers of a split's images."""
     labels = [sample.labels[~sample.crowd] for sample in samples]
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(s.boxes_xyxy[~s.crowd] for s in samples)])
-    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1))
-    bounds = np.searchsorted(np.sort(sides), list(SIZE_LIMITS_PX.values())).tolist()
-    sizes = np.diff([0, *bounds, len(sides)]).tolist()
+    sides = np.sqrt(areas_of(boxes))
+    areas = np.concatenate([np.zeros(0), *(s.areas_px2[~s.crowd] for s in samples)])
+    bounds = np.searchsorted(np.sort(areas), [side**2 for side in SIZE_LIMITS_PX.values()]).tolist()
+    sizes = np.diff([0, *bounds, len(areas)]).tolist()
     quantiles = np.quantile(sides, QUANTILES).round(1).tolist() if len(sides) else []
     return SplitStatistics(
         name=name,

@@ -2,25 +2,32 @@
 
 Coordinates are taken as pixel edges, as they stand: labelling tools write them so, and a box whose sides coincide has
 no area. (The original VOC numbers pixels from 1 and includes the last one; its boxes come out one pixel narrow at the
-left and the top, alike in training and in evaluation.) Objects marked `difficult` become crowd regions: left out of
-training, ignored by evaluation.
+left and the top, alike in training and in evaluation.) supervision numbers pixels from 1 too; the head of its files
+tells whose they are, and their boxes are moved back to where they were. Objects marked `difficult` become crowd
+regions: left out of training, ignored by evaluation.
 
 Where there is a `labelmap.txt`, as CVAT writes it, it gives the classes and their order.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Set
+import re
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
+from dyzoo.data.lookup import read_own_text, read_regular
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
-from dyzoo.errors import DatasetError
-from dyzoo.images import IMAGE_SUFFIXES, is_image_file, natural_key
+from dyzoo.data.shares import mark_shares
+from dyzoo.data.voc_layouts import Files, find_folders, find_splits
+from dyzoo.data.walking import files_below, images_below
+from dyzoo.errors import DatasetError, first_line
+from dyzoo.images import IMAGE_SUFFIXES, natural_key
+
+__all__ = ["LABELMAP_HEADER", "LABELMAP_NAME", "LAYOUT", "NAME", "find_splits", "read"]
 
 NAME = "Pascal VOC"
 LAYOUT = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/<split>.txt; or images with their .xml beside them"
@@ -29,62 +36,52 @@ LABELMAP_NAME = "labelmap.txt"
 LABELMAP_HEADER = "# label:color_rgb:parts:actions"
 NO_LABEL_FILE = "images without a label file, dropped"
 
-_LABEL_FOLDERS = ("Annotations", "annotations")
-_IMAGE_FOLDERS = ("JPEGImages", "images")
-
-
-def find_splits(folder: Path) -> dict[str, Path]:
-    """Split name -> its list of images, or the folder that holds its label files; empty if this is not VOC."""
-    for name in _LABEL_FOLDERS:
-        if _holds_xml(folder / name, "**/*.xml"):
-            return _find_lists(folder / "ImageSets" / "Main") or {"all": folder / name}
-    if _holds_xml(folder):
-        return {"all": folder}
-    return {child.name: child for child in sorted(folder.iterdir()) if _holds_xml(child)}
-
-
-def _find_lists(folder: Path) -> dict[str, Path]:
-    lists = {path.stem: path for path in sorted(folder.glob("*.txt"))}
-    # Beside `train.txt` VOC has `cat_train.txt` and so on: the same images, marked for one class each.
-    of_one_class = {name for name in lists if "_" in name and name.rpartition("_")[2] in lists}
-    return {name: path for name, path in lists.items() if name not in of_one_class}
+_MOST_XML_BYTES = 1 << 26  # of one image: some 200,000 objects
+_IMAGE_AND_LABEL_FILE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s.*\.xml", re.IGNORECASE)
 
 
 def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     """Read one of `find_splits`. Image ids count from 1.
 
     Labels are those of `labelmap.txt`, then the sorted names of the split's other classes.
+
+    Raises:
+        DatasetError: the list of the split or `labelmap.txt` cannot be read or is a link out of the folder.
     """
-    source = find_splits(folder)[split]
-    label_folder, image_folder = _folders(folder, source)
-    label_files = {_stem(path, label_folder): path for path in label_folder.rglob("*.xml")}
-    image_files = {_stem(path, image_folder): path for path in sorted(image_folder.rglob("*")) if is_image_file(path)}
-    stems = _read_list(source, notes) if source.is_file() else sorted(label_files, key=natural_key)
+    splits = find_splits(folder)
+    source = splits[split]
+    label_folder, image_folder = find_folders(folder, split, source)
+    label_files = Files(files_below(label_folder, (".xml",)), label_folder)
+    image_files = Files(images_below(image_folder, notes, [folder]), image_folder)
+    stems = sorted(label_files.by_stem, key=natural_key) if source.is_dir() else _read_list(source, folder)
 
     images = []
-    for image_id, stem in enumerate(stems, start=1):
-        if stem not in label_files:
-            notes.add(NO_LABEL_FILE, stem, image_files.get(stem))
-            continue
-        try:
-            root = defusedxml.ElementTree.parse(label_files[stem]).getroot()
-        except (defusedxml.ElementTree.ParseError, DefusedXmlException, ValueError) as error:
-            notes.add("label files that are not XML, dropped", f"{label_files[stem].name}: {error}")
-            continue
-        if root.tag != "annotation":
-            example = f"{label_files[stem].name} has <{root.tag}>, not <annotation>"
-            notes.add("label files of another kind, dropped", example)
+    of_supervision = []
+    found = list(_label_files(stems, label_files, image_files, notes))
+    taken = {image_files.by_stem[stem] for stem, _ in found if stem in image_files.by_stem}
+    for image_id, (stem, label_file) in enumerate(found, start=1):
+        if (root := _parse(label_file, notes)) is None:
             continue
         # The file's own name leads: <filename> often is what the image was called on the labeller's machine.
-        path = image_files.get(stem) or image_files.get(Path(root.findtext("filename") or "").stem)
+        path = image_files.by_stem.get(stem)
         if path is None:
-            notes.add("images absent on disk, dropped", stem)
-            continue
-        images.append(ImageRecord(path, image_id, list(_objects(root, path.name, notes)), _claimed_size(root)))
-    if source.is_dir():
+            path = image_files.find(stem) or image_files.find(_without_suffix(root.findtext("filename") or ""))
+            if path is None or path in taken:
+                fault = "images absent on disk, dropped" if path is None else "label files of one image, first kept"
+                notes.add(fault, stem, path)
+                continue
+            taken.add(path)
+        image = ImageRecord(path, image_id, list(_objects(root, path.name, notes)), _claimed_size(root))
+        images.append(image)
+        if _is_of_supervision(root):
+            of_supervision.append(image)
+    _count_pixels_from_0(of_supervision, notes)
+    images = mark_shares(images, source, notes)
+    others = (find_folders(folder, name, path)[1] for name, path in splits.items() if name != split)
+    if source.is_dir() and image_folder not in others:
         labelled = {image.path for image in images}
-        for stem, path in image_files.items():
-            if path not in labelled and stem not in label_files:
+        for stem, path in image_files.by_stem.items():
+            if path not in labelled and label_files.find(stem) is None:
                 notes.add(NO_LABEL_FILE, stem, path)
     names = {each.name for image in images for each in image.objects}
     known = _labelmap(folder / LABELMAP_NAME, names, notes)
@@ -92,55 +89,73 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
     return SplitRecord(images, labels, tuple(range(1, len(labels) + 1)))
 
 
-def _holds_xml(folder: Path, pattern: str = "*.xml") -> bool:
-    return folder.is_dir() and any(folder.glob(pattern))
-
-
-def _folders(folder: Path, source: Path) -> tuple[Path, Path]:
-    """The folders of the label files and of the images."""
-    label_folders = (folder / name for name in _LABEL_FOLDERS if _holds_xml(folder / name, "**/*.xml"))
-    label_folder = source if source.is_dir() else next(label_folders)
-    if label_folder.name not in _LABEL_FOLDERS:
-        return label_folder, label_folder
-    return label_folder, next((folder / n for n in _IMAGE_FOLDERS if (folder / n).is_dir()), folder)
-
-
-def _stem(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def _read_list(path: Path, notes: Notes) -> list[str]:
-    """Image names without suffix, one a line, each once."""
+def _read_list(path: Path, folder: Path) -> list[str]:
+    """Image names without suffix, one a line."""
     try:
-        lines = [_unquoted(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise DatasetError(f"{path} is not a text file, expected one image name a line") from None
-    names = [str(Path(n).with_suffix("")) if n.lower().endswith(IMAGE_SUFFIXES) else n for n in lines if n]
-    counts = Counter(names)
-    notes.add_all("images listed more than once, taken once", (name for name in counts if counts[name] > 1))
-    return list(counts)
+        lines = read_own_text(path, [folder]).splitlines()
+    except FileNotFoundError:
+        raise DatasetError(f"{path} leads nowhere, expected one image name a line") from None
+    return [_without_suffix(name) for line in lines if (name := _unquoted(line.strip()))]
 
 
 def _unquoted(text: str) -> str:
-    """CVAT puts names with spaces into quotes."""
+    """CVAT puts names with spaces into quotes; PaddleDetection puts the label file behind the image."""
+    if both := _IMAGE_AND_LABEL_FILE.fullmatch(text):
+        return both[1]
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _without_suffix(name: str) -> str:
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _label_files(
+    stems: Sequence[str], label_files: Files, image_files: Files, notes: Notes
+) -> Iterator[tuple[str, Path]]:
+    """Place of each image and its label file, each once."""
+    seen: set[Path | str] = set()
+    for name in stems:
+        path = label_files.find(name)
+        if (path or name) in seen:
+            notes.add("images listed more than once, taken once", name)
+        elif path is None:
+            notes.add(NO_LABEL_FILE, name, image_files.find(name))
+        else:
+            yield label_files.stem_of(path), path
+        seen.add(path or name)
+
+
+def _parse(path: Path, notes: Notes) -> Element | None:
+    """The root of a label file, None if it is none."""
+    try:
+        root: Element = defusedxml.ElementTree.fromstring(read_regular(path, _MOST_XML_BYTES))
+    except (FileNotFoundError, DatasetError) as error:
+        notes.add("label files that cannot be read, dropped", error)
+        return None
+    # LookupError: there is no such encoding; ValueError: none that XML can be in.
+    except (defusedxml.ElementTree.ParseError, DefusedXmlException, LookupError, ValueError) as error:
+        notes.add("label files that are not XML, dropped", f"{path.name}: {first_line(error)}")
+        return None
+    if root.tag != "annotation":
+        notes.add("label files of another kind, dropped", f"{path.name} has <{root.tag}>, not <annotation>")
+        return None
+    return root
 
 
 def _labelmap(path: Path, used: Set[str], notes: Notes) -> tuple[str, ...]:
     """The classes of lines such as `cat:128,0,0::`, in order; none if there is no such file."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_own_text(path, [path.parent]).splitlines()]
     except FileNotFoundError:
         return ()
-    except UnicodeDecodeError:
-        raise DatasetError(f"{path} is not a text file, expected lines such as `cat:128,0,0::`") from None
     names: dict[str, None] = {}
     for line in lines:
         name, *rest = line.rsplit(":", 3)
         if not line or line == LABELMAP_HEADER or (line.startswith("#") and len(rest) < 3):
             continue
-        # CVAT's and VOC's word for what is no object, in black, unless objects are called so.
-        if line.startswith("background:0,0,0:") and name not in used:
+        # CVAT's, VOC's and datumaro's word for what is no object, in black or no colour, unless objects are called so.
+        if name == "background" and rest and rest[0] in ("0,0,0", "") and name not in used:
             continue
         if len(rest) < 3:
             name = line.partition(":")[0]
@@ -170,3 +185,27 @@ def _objects(root: Element, image_name: str, notes: Notes) -> Iterable[ObjectRec
             continue
         crowd = (element.findtext("difficult") or "0").strip() == "1"
         yield ObjectRecord(name, (corners[0], corners[1], corners[2], corners[3]), crowd)
+
+
+def _is_of_supervision(root: Element) -> bool:
+    """Whether supervision wrote this: Roboflow's own files name no folder, and a path."""
+    head = root.findtext("folder"), root.findtext("source/database")
+    return head == ("VOC", "roboflow.ai") and root.find("path") is None
+
+
+def _count_pixels_from_0(images: Sequence[ImageRecord], notes: Notes) -> None:
+    """Move the boxes of supervision's files back.
+
+    All its versions add 1 to the near edges. Those up to 0.27 add 1 to the far edges too, which shows where an object
+    reaches the right or lower edge of its image.
+    """
+    far = 0
+    for image in images:
+        width, height = image.claimed_size or (float("inf"), float("inf"))
+        if any(each.box_xyxy[2] == width + 1 or each.box_xyxy[3] == height + 1 for each in image.objects):
+            far = 1
+    for image in images:
+        for number, each in enumerate(image.objects):
+            x1, y1, x2, y2 = each.box_xyxy
+            image.objects[number] = each._replace(box_xyxy=(x1 - 1, y1 - 1, x2 - far, y2 - far))
+            notes.add("boxes of supervision, which numbers pixels from 1, moved to edges from 0", image.path.name)

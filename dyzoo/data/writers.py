@@ -46,7 +46,7 @@ def check_names(folder: Path, splits: Splits) -> None:
 
 
 def write_coco(folder: Path, splits: Splits, labels: Sequence[str], category_ids: Sequence[int]) -> None:
-    """annotations/instances_<split>.json: boxes to a thousandth of a pixel, crowd regions as `iscrowd`."""
+    """annotations/instances_<split>.json: boxes to a thousandth of a pixel, areas as they were read, crowds marked."""
     check_names(folder, splits)
     # An empty supercategory: Roboflow's "none" marks what is no class.
     categories = [
@@ -56,7 +56,7 @@ def write_coco(folder: Path, splits: Splits, labels: Sequence[str], category_ids
     for split, images in splits.items():
         annotations: list[dict[str, object]] = []
         for sample, _ in images:
-            for box, label, crowd in _objects(sample):
+            for (box, label, crowd), area in zip(_objects(sample), sample.areas_px2.tolist(), strict=True):
                 x1, y1, x2, y2 = (round(edge, 3) for edge in box)
                 width, height = round(x2 - x1, 3), round(y2 - y1, 3)
                 annotations.append(
@@ -65,7 +65,7 @@ def write_coco(folder: Path, splits: Splits, labels: Sequence[str], category_ids
                         "image_id": sample.image_id,
                         "category_id": category_ids[label],
                         "bbox": [x1, y1, width, height],
-                        "area": round(width * height, 3),
+                        "area": area,
                         "segmentation": [],
                         "iscrowd": int(crowd),
                     }

@@ -26,8 +26,8 @@ class Evaluation:
     """COCO metrics in 0..1; None where there is no ground truth to measure on.
 
     Attributes:
-        metrics: AP (mean over IoU .5 to .95), AP50, AP75, APs, APm, APl (objects whose box has an area under 32^2 px,
-            under 96^2 px, and above), AR1, AR10, AR100 (recall with so many detections per image).
+        metrics: AP (mean over IoU .5 to .95), AP50, AP75, APs, APm, APl (objects of an area under 32^2 px, under
+            96^2 px, and above, by `Sample.areas_px2`), AR1, AR10, AR100 (recall with so many detections per image).
         per_class: label -> AP, AP50, AP75 and the number of ground-truth boxes.
         precision: (2, 101, K) at the IoUs of `PR_IOUS` and recalls of `RECALLS`; NaN for a class without ground truth.
         detections: all that was found, as entries of a COCO results file.

@@ -17,7 +17,7 @@ SCORERS: tuple[ScorerName, ...] = get_args(ScorerName)
 """Their numbers are the same; the first is the default."""
 
 AREAS = {"all": 0, "s": 1, "m": 2, "l": 3}
-"""Positions of the area ranges: all, under 32^2 px, under 96^2 px, above."""
+"""Positions of the area ranges: all, under 32^2 px, under 96^2 px, above; see `dyzoo.data.Sample.areas_px2`."""
 
 DETECTION_LIMITS = (1, 10, 100)
 """Detections per image and class that take part, the highest scores first."""
@@ -74,8 +74,9 @@ def prepared(coco: Any, evaluator: Any, dataset: DetectionDataset, truth: Entrie
     """An evaluator over boxes with the dataset's images and classes, of the classes `COCO` and `COCOeval` given."""
     images = [{"id": sample.image_id} for sample in dataset.samples]
     categories = [{"id": id_} for id_ in dataset.category_ids]
+    measured = [{**entry, "area": entry["bbox"][2] * entry["bbox"][3]} for entry in found]
     with silence():
-        tables = [_table(coco, images, categories, entries) for entries in (truth, found)]
+        tables = [_table(coco, images, categories, entries) for entries in (truth, measured)]
         made = evaluator(*tables, "bbox")
     made.params.imgIds = [image["id"] for image in images]
     made.params.catIds = list(dataset.category_ids)
@@ -84,7 +85,7 @@ def prepared(coco: Any, evaluator: Any, dataset: DetectionDataset, truth: Entrie
 
 
 def ground_truth(dataset: DetectionDataset) -> Entries:
-    """The dataset's boxes as annotations of a COCO file, crowd regions marked."""
+    """The dataset's boxes as annotations of a COCO file, with the areas of its label files, crowd regions marked."""
     return [box for sample in dataset.samples for box in _annotations(sample, dataset.category_ids)]
 
 
@@ -94,13 +95,14 @@ def silence() -> contextlib.AbstractContextManager[Any]:
 
 
 def _annotations(sample: Sample, category_ids: Sequence[int]) -> Iterable[dict[str, Any]]:
-    for (x1, y1, x2, y2), label, crowd in zip(
-        sample.boxes_xyxy.tolist(), sample.labels.tolist(), sample.crowd.tolist(), strict=True
+    for (x1, y1, x2, y2), label, crowd, area in zip(
+        *(values.tolist() for values in (sample.boxes_xyxy, sample.labels, sample.crowd, sample.areas_px2)), strict=True
     ):
         yield {
             "image_id": sample.image_id,
             "category_id": category_ids[label],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": area,
             "iscrowd": int(crowd),
         }
 
@@ -109,10 +111,7 @@ def _table(coco: Any, images: Entries, categories: Entries, entries: Entries) ->
     """A table of annotations or detections; made by hand, as `loadRes` refuses an empty list."""
     table = coco()
     # Ids count from 1: a match with annotation 0 is taken for no match.
-    annotations = [
-        {"iscrowd": 0, **entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3]}
-        for number, entry in enumerate(entries, start=1)
-    ]
+    annotations = [{"iscrowd": 0, **entry, "id": number} for number, entry in enumerate(entries, start=1)]
     table.dataset = {"images": images, "categories": categories, "annotations": annotations}
     table.createIndex()
     return table

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data_builders import annotation, coco_tables, write_coco, write_picture
+from pycocotools import mask
 from pycocotools.coco import COCO
 
 from dyzoo.data import list_splits, open_dataset
@@ -168,8 +170,8 @@ IMAGES = coco_tables()["images"]
         ({"id": 8, "file_name": "C:\\c.jpg"}, "images outside the dataset folder, refused: 1 (C:\\c.jpg)"),
         ({"id": 8, "file_name": "/etc/passwd"}, "images outside the dataset folder, refused: 1 (/etc/passwd)"),
         (
-            {"id": "x", "file_name": "c.jpg"},
-            "images without an id or a file name, dropped: 1 ({'id': 'x', 'file_name': 'c.jpg'})",
+            {"id": " ", "file_name": "c.jpg"},
+            "images without an id or a file name, dropped: 1 ({'id': ' ', 'file_name': 'c.jpg'})",
         ),
         ({"id": 8}, "images without an id or a file name, dropped: 1 ({'id': 8})"),
     ],
@@ -210,6 +212,11 @@ def test_the_size_in_the_image_wins(tmp_path: Path) -> None:
         (json.dumps(coco_tables())[:200], "is not JSON, or cut short"),
         ("", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
+        (
+            json.dumps({**coco_tables(), "images": [{"file_name": json.loads("[" * 600 + "]" * 600)}]}),
+            "no usable object",
+        ),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is not JSON"),
         (b"\xff\xfe\xfa", "is not JSON"),
         ("[]", "holds a list"),
         ('{"images": [], "annotations": []}', "no list of 'categories'"),
@@ -228,3 +235,158 @@ def test_a_useless_file_is_an_error_of_one_line(content: str | bytes, words: str
         open_dataset(tmp_path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_on_a_disk_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DatasetError, match=r"instances_train\.json is no regular file"):
+        open_dataset(tmp_path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DatasetError, match=r"instances_train\.json is no regular file"):
+        open_dataset(tmp_path)
+    path.unlink()
+    path.symlink_to("gone")
+    with pytest.raises(DatasetError, match=r"instances_train\.json leads nowhere"):
+        open_dataset(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DatasetError, match=r"instances_train\.json is a folder"):
+        open_dataset(tmp_path)
+
+
+def test_a_name_that_no_file_can_hold_is_refused_in_printable_words(tmp_path: Path) -> None:
+    write_coco(tmp_path, coco_tables(categories=[{"id": 3, "name": "\ud800cat"}, {"id": 18, "name": "dog"}]))
+    with pytest.raises(DatasetError, match=r"class name '\\ud800cat' has half a character") as caught:
+        open_dataset(tmp_path)
+    str(caught.value).encode()
+    write_coco(tmp_path, coco_tables(categories=[{"id": 3, "name": "c" * 5_000_000}]))
+    with pytest.raises(DatasetError, match="has 5000000 characters, expected at most 1000") as caught:
+        open_dataset(tmp_path)
+    assert len(str(caught.value)) < 400
+
+
+def test_ids_that_are_no_whole_numbers_lead_to_their_images(tmp_path: Path) -> None:
+    images = [{**IMAGES[0], "id": "abc-1"}, {**IMAGES[1], "id": 3.0}, {"id": 2.5, "file_name": "gone.jpg"}]
+    categories = [{"id": "c7", "name": "dog"}, {"id": 2, "name": "cat"}]
+    annotations = [
+        annotation(id="x", image_id="abc-1", category_id="c7"),
+        annotation(id="y", image_id=3, category_id=2.0),
+        annotation(id="y", image_id=3, category_id=2.0),
+        annotation(id="z", image_id="abc-2", category_id="c8"),
+    ]
+    dataset = open_dataset(
+        write_coco(tmp_path, {"images": images, "annotations": annotations, "categories": categories})
+    )
+    assert (dataset.labels, dataset.category_ids) == (("dog", "cat"), (1, 2))
+    assert [(each.image_path.name, each.image_id) for each in dataset.samples] == [("a.jpg", 1), ("b.jpg", 3)]
+    assert [each.labels.tolist() for each in dataset.samples] == [[0], [1]]
+    assert dataset.notes == [
+        "image ids that are no whole numbers, numbered anew: 2 (abc-1: 1, 2.5: 2)",
+        "images absent on disk, dropped: 1 (gone.jpg)",
+        "annotations listed twice, taken once: 1 (annotation y)",
+        "annotations of unknown images, dropped: 1 (annotation z, image_id abc-2)",
+    ]
+
+
+def test_boxes_are_taken_around_outlines_where_there_is_no_bbox(tmp_path: Path) -> None:
+    polygons = [[2, 3, 12, 3, 12, 20], [14, 5.5, 13, 6, 15, 7]]
+    runs = {"size": [30, 40], "counts": [30 * 4 + 2, 5, 25, 5, 30 * 34 + 23 - 10]}
+    runs["counts"][-1] = 30 * 40 - sum(runs["counts"][:-1])
+    compressed = mask.frPyObjects(runs, 30, 40)
+    annotations = [
+        {"id": 1, "image_id": 7, "category_id": 3, "segmentation": polygons},
+        {"id": 2, "image_id": 7, "category_id": 3, "bbox": [], "segmentation": runs},
+        {
+            "id": 3,
+            "image_id": 9,
+            "category_id": 3,
+            "bbox": None,
+            "segmentation": {**compressed, "counts": compressed["counts"].decode()},
+        },
+        {"id": 4, "image_id": 9, "category_id": 3, "bbox": [1, 1, 9, 9], "segmentation": polygons},
+        {"id": 5, "image_id": 9, "category_id": 3, "segmentation": polygons[0]},
+    ]
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(annotations=annotations)))
+    assert dataset.samples[0].boxes_xyxy.tolist() == [[2, 3, 15, 20], [4, 2, 6, 7]]
+    assert dataset.samples[1].boxes_xyxy.tolist() == [[4, 2, 6, 7], [1, 1, 10, 10], [2, 3, 12, 20]]
+    assert dataset.notes == [
+        "annotations without a bbox of four numbers, taken around their outline: 4 "
+        "(annotation 1, annotation 2, annotation 3, ...)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [],
+        [[]],
+        [[1, 2, 3, 4, 5]],
+        [[1, 2, 3, "4", 5, 6]],
+        {},
+        {"size": [30, 40], "counts": None},
+        {"size": [30, 40], "counts": [1200, 1]},
+        {"size": [30, 40], "counts": [-5, 1205]},
+        {"size": [30, 40], "counts": [[]]},
+        {"size": [0, 0], "counts": []},
+        {"size": [0, 40], "counts": "0"},
+        {"size": [30, "x"], "counts": "0"},
+        {"size": [2**40, 2**40], "counts": "a5"},
+        {"size": [40, 30], "counts": [10, 1190]},
+        {"size": [30, 40], "counts": "oooooooooooo0"},
+        {"size": [30, 40], "counts": "0P"},
+        {"size": [30, 40], "counts": "ü0"},
+        {"size": [30, 40], "counts": ""},
+        {"size": [30, 40], "counts": "0ooooo0"},
+    ],
+)
+def test_outlines_that_make_no_sense_are_dropped_before_memory_is_taken(outline: Any, tmp_path: Path) -> None:
+    extra = {"id": 4, "image_id": 7, "category_id": 3, "segmentation": outline}
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(annotations=[*ANNOTATIONS, extra])))
+    assert dataset.notes == ["annotations without a bbox of four numbers, dropped: 1 (annotation 4)"]
+    assert [len(sample.labels) for sample in dataset.samples] == [1, 2]
+
+
+def test_areas_are_those_of_the_file(tmp_path: Path) -> None:
+    areas = [{"area": 77.5}, {}, {"area": -1}, {"area": "wide"}, {"area": 10**400}, {"area": 0}]
+    boxes = [annotation(id=n, bbox=[n, 1, 30.1, 20.3], **area) for n, area in enumerate(areas, start=1)]
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(annotations=boxes)))
+    ours = dataset.samples[0].areas_px2
+    assert ours[0] == 77.5
+    assert ours[1:] == pytest.approx(30.1 * 20.3, rel=1e-14), "of the file's numbers, not of their float32"
+    assert dataset.notes == [
+        "areas that are no positive numbers, that of the box taken: 4 (-1 in a.jpg, nan in a.jpg, nan in a.jpg, ...)"
+    ]
+
+
+def _of_datumaro(folder: Path, *marks: int) -> Path:
+    """Masks where `marks` is 1, polygons where it is 0."""
+    blank = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": 0}
+    outlines = ([[2, 2, 7, 2, 7, 7]], {"size": [30, 40], "counts": [62, 5, 25, 5, 1103]})
+    annotations = [
+        annotation(id=n, bbox=[n, 2, 5, 5], segmentation=outlines[mark], iscrowd=mark) for n, mark in enumerate(marks)
+    ]
+    return write_coco(folder, coco_tables(images=[{**row, **blank} for row in IMAGES], annotations=annotations))
+
+
+def test_masks_that_datumaro_marks_as_crowds_are_objects_where_most_are_marked(tmp_path: Path) -> None:
+    masks = open_dataset(_of_datumaro(tmp_path / "masks", 1, 1, 0))
+    assert masks.samples[0].crowd.tolist() == [False, False, False]
+    assert masks.notes == [
+        "masks, which datumaro and CVAT mark as crowds, taken as single objects: 2 (annotation 0, annotation 1)"
+    ]
+    mixed = open_dataset(_of_datumaro(tmp_path / "mixed", 0, 0, 1))
+    assert mixed.samples[0].crowd.tolist() == [False, False, True]
+    assert mixed.notes == [
+        "masks, which datumaro and CVAT mark as crowds, left out of training as crowds: 1 (annotation 2)"
+    ]
+
+
+def test_crowds_of_another_tool_stay_crowds(tmp_path: Path) -> None:
+    crowds = [annotation(id=n, bbox=[n, 2, 5, 5], iscrowd=mark) for n, mark in enumerate((1, "1", 0, "0", None))]
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(annotations=crowds)))
+    assert dataset.samples[0].crowd.tolist() == [True, True, False, False, False]
+    assert dataset.notes == []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import coco_tables, write_coco, write_voc
+from data_builders import coco_tables, write_coco, write_picture, write_voc, write_yolo
 from PIL import Image
 
-from dyzoo.data import open_dataset
+from dyzoo.data import check_dataset, open_dataset
 from dyzoo.data.splits import split_kind
 from dyzoo.errors import DatasetError
 
@@ -52,6 +53,29 @@ def test_labels_that_fit_nothing_are_an_error_that_says_what_is_there(tmp_path: 
         open_dataset(tmp_path, labels=["person"])
     with pytest.raises(DatasetError, match="twice"):
         open_dataset(tmp_path, labels=["cat", "cat"])
+
+
+def test_half_a_character_in_a_class_name_is_refused_in_every_format_that_can_hold_it(tmp_path: Path) -> None:
+    yolo = write_yolo(tmp_path / "yolo", names='["\\ud800", dog]')
+    coco = write_coco(
+        tmp_path / "coco", coco_tables(categories=[{"id": 3, "name": "\ud800"}, {"id": 18, "name": "dog"}])
+    )
+    for folder in (yolo, coco):
+        with pytest.raises(DatasetError, match=r"'\\ud800'") as caught:
+            open_dataset(folder)
+        str(caught.value).encode()
+    (finding,) = (each for each in check_dataset(coco).findings if "cannot be read" in each.kind)
+    assert "half a character" in str(finding)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_in_file_names_are_written_in_either_way(form: str, tmp_path: Path) -> None:
+    name, other = (unicodedata.normalize(each, "Größe é.jpg") for each in (form, {"NFC": "NFD", "NFD": "NFC"}[form]))
+    images = [{"id": 7, "file_name": other}, {"id": 9, "file_name": "b.jpg"}]
+    write_picture(write_coco(tmp_path, coco_tables(images=images)) / "train" / name)
+    dataset = open_dataset(tmp_path)
+    assert [sample.image_path.name for sample in dataset.samples] == [name, "b.jpg"]
+    assert dataset.notes == []
 
 
 def test_unreadable_images_are_noted(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_builders import write_picture, write_voc, write_xml
 
@@ -129,3 +131,124 @@ def test_binary_split_list_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(DatasetError, match=r"train\.txt is not a text file"):
         open_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("encoding", ["nonesuch", "utf-7", "idna", "base64", "utf-16"])
+def test_a_label_file_in_an_encoding_that_is_none_costs_no_other(encoding: str, tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT], "b": [CAT]})
+    (tmp_path / "Annotations" / "b.xml").write_text(f'<?xml version="1.0" encoding="{encoding}"?><annotation/>')
+    dataset = open_dataset(tmp_path)
+    assert [sample.image_path.stem for sample in dataset.samples] == ["a"]
+    (note,) = dataset.notes
+    assert note.startswith("label files that are not XML, dropped: 1 (b.xml: ")
+
+
+def test_label_files_that_are_no_files_on_a_disk_are_not_waited_for(tmp_path: Path) -> None:
+    write_voc(tmp_path, {name: [CAT] for name in "abcde"})
+    paths = {name: tmp_path / "Annotations" / f"{name}.xml" for name in "bcde"}
+    for path in paths.values():
+        path.unlink()
+    os.mkfifo(paths["b"])
+    paths["c"].symlink_to("/dev/zero")
+    paths["d"].symlink_to("gone")
+    paths["e"].mkdir()
+    dataset = open_dataset(tmp_path)
+    assert [sample.image_path.stem for sample in dataset.samples] == ["a"]
+    assert dataset.notes == ["images without a label file, dropped: 4 (b, c, d, ...)"]
+
+
+def test_a_label_file_of_no_end_is_not_read(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT], "b": [CAT]})
+    with (tmp_path / "Annotations" / "b.xml").open("wb") as file:
+        file.truncate(1 << 40)
+    dataset = open_dataset(tmp_path)
+    (note,) = dataset.notes
+    assert note.startswith("label files that cannot be read, dropped: 1 (")
+
+
+@pytest.mark.parametrize("name", ["ImageSets/Main/train.txt", "labelmap.txt"])
+def test_what_a_link_out_of_the_folder_leads_to_is_not_shown(name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret words\n")
+    folder = write_voc(tmp_path / "set", {"a": [CAT]}, val=["a"])
+    (folder / name).symlink_to(secret)
+    with pytest.raises(DatasetError, match="is a link out of") as caught:
+        open_dataset(folder, "train" if "train" in name else "val")
+    assert "secret words" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["ImageSets/Main/train.txt", "labelmap.txt"])
+def test_lists_that_are_no_files_on_a_disk_are_refused(name: str, tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT]}, val=["a"])
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DatasetError, match=f"{Path(name).name} is no regular file"):
+        open_dataset(tmp_path, "train" if "train" in name else "val")
+
+
+def test_a_list_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT]}, val=["a"])
+    (tmp_path / "ImageSets" / "Main" / "train.txt").symlink_to("gone")
+    with pytest.raises(DatasetError, match=r"train\.txt leads nowhere"):
+        open_dataset(tmp_path, "train")
+
+
+def _levels(number: int) -> str:
+    return "<object>" * number + "</object>" * number
+
+
+def test_label_files_of_many_levels_are_read(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [CAT]})
+    (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{_levels(100_000)}</annotation>")
+    with pytest.raises(DatasetError, match="objects without a class name or four numbers, dropped: 100000"):
+        open_dataset(tmp_path)
+
+
+# The head of what supervision's `as_pascal_voc` writes.
+SUPERVISION = "<folder>VOC</folder><filename>{name}.jpg</filename><source><database>roboflow.ai</database></source>"
+ROBOFLOW = "<folder></folder><filename>{name}.jpg</filename><path>{name}.jpg</path>"
+ROBOFLOW += "<source><database>roboflow.ai</database></source>"
+
+
+def _with_head(folder: Path, head: str, **boxes: tuple[int, int, int, int]) -> Path:
+    write_voc(folder, {name: [("cat", box)] for name, box in boxes.items()})
+    for name in boxes:
+        path = folder / "Annotations" / f"{name}.xml"
+        path.write_text(path.read_text().replace("<filename></filename>", head.format(name=name)))
+    return folder
+
+
+def test_boxes_of_supervision_are_moved_back(tmp_path: Path) -> None:
+    """What version 0.27 makes of (0, 0, 40, 30) and (4, 5, 20, 25), and what later ones make of them."""
+    moved = "boxes of supervision, which numbers pixels from 1, moved to edges from 0: 2 (a.jpg, b.jpg)"
+    for version, boxes in {"old": ((1, 1, 41, 31), (5, 6, 21, 26)), "new": ((1, 1, 40, 30), (5, 6, 20, 25))}.items():
+        dataset = open_dataset(_with_head(tmp_path / version, SUPERVISION, a=boxes[0], b=boxes[1]))
+        assert [each.boxes_xyxy.tolist() for each in dataset.samples] == [[[0, 0, 40, 30]], [[4, 5, 20, 25]]]
+        assert dataset.notes == [moved]
+
+
+def test_boxes_of_other_tools_stay_where_they_are(tmp_path: Path) -> None:
+    dataset = open_dataset(_with_head(tmp_path, ROBOFLOW, a=(1, 1, 40, 30)))
+    assert dataset.samples[0].boxes_xyxy.tolist() == [[1, 1, 40, 30]]
+    assert dataset.notes == []
+
+
+def test_supervision_itself_gets_its_boxes_back(tmp_path: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    pictures = [write_picture(tmp_path / "pictures" / f"{name}.jpg") for name in "ab"]
+    boxes = [np.array(box, np.float32) for box in ([[0, 0, 40, 30]], [[4, 5, 20, 25], [1, 2, 3, 4]])]
+    found = {
+        str(path): supervision.Detections(xyxy=each, class_id=np.zeros(len(each), int))
+        for path, each in zip(pictures, boxes, strict=True)
+    }
+    written = supervision.DetectionDataset(["cat"], list(map(str, pictures)), found)
+    written.as_pascal_voc(str(tmp_path / "voc" / "images"), str(tmp_path / "voc" / "annotations"))
+    for sample, each in zip(open_dataset(tmp_path / "voc").samples, boxes, strict=True):
+        assert np.array_equal(sample.boxes_xyxy, each)
+
+
+def test_a_background_of_no_colour_is_no_class(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"a": [DOG]})
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n")
+    assert open_dataset(tmp_path).labels == ("cat", "dog")
+    write_xml(tmp_path / "Annotations" / "a.xml", ("background", (1, 2, 3, 4)))
+    assert open_dataset(tmp_path).labels == ("background", "cat", "dog")

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import dyzoo
-from dyzoo.data import DetectionDataset, Sample
+from dyzoo.data import DetectionDataset, Sample, convert_dataset, open_dataset
+from dyzoo.data.records import areas_of
 from dyzoo.errors import DatasetError
-from dyzoo.evaluation import RECALLS, evaluate
+from dyzoo.evaluation import RECALLS, SCORERS, ScorerName, evaluate
+from dyzoo.evaluation.metrics import measure
+from dyzoo.evaluation.scorers import load_scorer
 from dyzoo.plots import save_precision_recall, save_training_curves
 
 
@@ -80,6 +85,92 @@ def test_metrics_are_those_of_pycocotools_on_files(tmp_path: Path, capsys: pytes
     for label in (0, 1):
         per_class = evaluation.per_class[LABELS[label]]
         assert [per_class[name] for name in names[:3]] == pytest.approx(stats(category_ids[label])[:3], abs=1e-12)
+
+
+def _coco_with_masks(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A folder of COCO whose areas are those of masks, smaller than the boxes, and detections for it."""
+    random = np.random.default_rng(3)
+    images = [{"id": 5 + index, "file_name": f"{index}.png", "width": 400, "height": 300} for index in range(6)]
+    annotations: list[dict[str, Any]] = []
+    detections = []
+    for image in images:
+        path = folder / "val" / image["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (400, 300)).save(path)
+        for _ in range(15):
+            x, y, width, height = random.uniform((0, 0, 15, 15), (250, 150, 150, 150)).round(2).tolist()
+            number = len(annotations) + 1
+            share = random.choice([0.1, 0.5, 1.0])
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": image["id"],
+                    "category_id": int(random.choice([3, 18])),
+                    "bbox": [x, y, width, height],
+                    "area": width * height * share,
+                    "iscrowd": int(number % 10 == 0),
+                }
+            )
+            moved = (np.array([x, y, width, height]) + random.normal(0, 3, 4)).astype(np.float32).tolist()
+            entry = {"image_id": image["id"], "category_id": annotations[-1]["category_id"], "bbox": moved}
+            detections.append({**entry, "score": float(random.random())})
+    # The square of 32 px, of an area that float32 takes for 1024, and one that is just as large by its mask.
+    extra = [
+        {"bbox": [0.0, 0.0, 32.00001, 32.00001], "area": 32.00001**2},
+        {"bbox": [300.0, 200.0, 60.0, 60.0], "area": 1024},
+    ]
+    for each in extra:
+        annotations.append({"id": len(annotations) + 1, "image_id": 5, "category_id": 3, "iscrowd": 0, **each})
+        detections.append({"image_id": 5, "category_id": 3, "bbox": each["bbox"], "score": 0.99})
+    categories = [{"id": 3, "name": "cat"}, {"id": 18, "name": "dog"}]
+    path = folder / "annotations" / "instances_val.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"images": images, "categories": categories, "annotations": annotations}))
+    return path, detections
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_sizes_are_the_areas_of_the_file_as_pycocotools_takes_them(scorer: ScorerName, tmp_path: Path) -> None:
+    if scorer == "faster-coco-eval":
+        pytest.importorskip("faster_coco_eval")
+    path, detections = _coco_with_masks(tmp_path / "coco")
+    truth = COCO(str(path))
+    theirs = COCOeval(truth, truth.loadRes(detections), "bbox")
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"]
+    expected = dict(zip(names, theirs.stats.tolist(), strict=False))
+    dataset = open_dataset(path.parent.parent, "val")
+    ours = measure(dataset, detections, load_scorer(scorer)).metrics
+    assert ours == pytest.approx(expected, abs=1e-9)
+    by_box = DetectionDataset(
+        [replace(sample, areas_px2=areas_of(sample.boxes_xyxy)) for sample in dataset.samples],
+        dataset.labels,
+        dataset.category_ids,
+    )
+    others = measure(by_box, detections, load_scorer(scorer)).metrics
+    assert all(abs(others[name] - expected[name]) > 0.01 for name in ("APs", "APm", "APl")), "areas make a difference"
+
+    convert_dataset(path.parent.parent, tmp_path / "copy", to="coco")
+    again = measure(open_dataset(tmp_path / "copy", "val"), detections, load_scorer(scorer)).metrics
+    assert again == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_box_of_hardly_more_than_32_px_squared_is_not_small(tmp_path: Path) -> None:
+    """In float32 its area is 1024 px^2, which is small."""
+    side = 32.0000005
+    assert np.float32(side) ** 2 == 1024 < side**2
+    tables = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, side, side]}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(tables))
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, side, side], "score": 0.9}]
+    metrics = measure(open_dataset(tmp_path), found, load_scorer("pycocotools")).metrics
+    assert (metrics["APs"], metrics["APm"]) == (None, pytest.approx(1.0))
 
 
 def test_precision_holds_a_curve_for_each_class_at_each_iou(tmp_path: Path) -> None:
