@@ -65,6 +65,7 @@ class Journal:
                 left = left[self._file.write(left) :]
         except OSError as error:
             self._file.truncate(start)
+            self._file.seek(start)
             error.filename = str(self.path)
             raise
         self._remember(found["path"], picture)

@@ -11,6 +11,7 @@ from dyzoo.labels import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
 
 def prepare() -> None:
@@ -48,11 +49,11 @@ def show_table(table: Table) -> None:
     Console().print(table)
 
 
-def plain(name: str) -> str:
-    """A name as a cell of a table, no part of which is taken for markup."""
-    from rich.markup import escape
+def plain(name: str) -> Text:
+    """A name as a cell of a table, no part of which is taken for markup or for the name of an emoji."""
+    from rich.text import Text
 
-    return escape(printable(name))
+    return Text(printable(name))
 
 
 def progress_bar() -> Progress:
