@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,7 +20,7 @@ from dyzoo.detections import Detections
 from dyzoo.errors import ImageError
 from dyzoo.heads.base import Detected
 from dyzoo.heads.dense import suppress
-from dyzoo.images import ImageSource, Picture, to_picture
+from dyzoo.images import ImageSource, to_picture
 from dyzoo.preprocess import MAX_BATCH_PIXELS, map_to_image, padded_size, resize_image, resized_size
 from dyzoo.pretrained import PretrainedModel
 
@@ -170,7 +171,7 @@ class PredictingModel(PretrainedModel):
         picture = to_picture(source, size_in_network, settings.max_pixels)
         resized = size_in_network(picture.size)
         padded_size([resized], self.config.preprocess.size_divisor)  # refuses it before anything of that size is made
-        return _Input(resize_image(TF.pil_to_tensor(picture.image), resized), picture)
+        return _Input(resize_image(TF.pil_to_tensor(picture.image), resized), picture.size, picture.path)
 
     def _detections(self, given: _Input, found: Detected, threshold: float) -> Detections:
         kept = found["scores"] >= threshold
@@ -224,11 +225,12 @@ class _Settings:
     max_pixels: int | None
 
 
-class _Input:
+class _Input(NamedTuple):
     """A picture (3, h, w) as the network is to see it, with the (H, W) and the path of what was given."""
 
-    def __init__(self, pixels: Tensor, picture: Picture) -> None:
-        self.pixels, self.size, self.path = pixels, picture.size, picture.path
+    pixels: Tensor
+    size: tuple[int, int]
+    path: Path | None
 
 
 @dataclass
