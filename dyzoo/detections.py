@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dyzoo.colors import class_color
 from dyzoo.drawing import draw_boxes
-from dyzoo.images import ImageSource, to_rgb
+from dyzoo.images import ImageSource, to_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -145,13 +146,14 @@ class Detections:
             xyxy=self.boxes_xyxy.numpy(),
             confidence=self.scores.numpy(),
             class_id=self.labels.numpy(),
-            data={"class_name": [self.names[label] for label in self.labels.tolist()]},
+            data={"class_name": np.array([self.names[label] for label in self.labels.tolist()], dtype=str)},
         )
 
     def draw(self, image: ImageSource | None = None) -> Image.Image:
         """The image with boxes, class names and scores drawn on it.
 
-        It has the size of the image; a small one is enlarged by a whole number, so that labels have room.
+        It has the size of the image; a small one is enlarged by a whole number, so that labels have room. A JPEG of
+        more than `dyzoo.images.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
 
         Args:
             image: what was given to `predict`; without it `path` is read again.
@@ -163,15 +165,16 @@ class Detections:
         source = self.path if image is None else image
         if source is None:
             raise ValueError("these detections have no path: give the image to draw on")
-        picture = to_rgb(source)
-        if (picture.height, picture.width) != self.image_size:
+        picture = to_picture(source)
+        if picture.size != self.image_size:
             raise ValueError(
-                f"the image is {picture.height} x {picture.width} (H x W), the detections are for "
+                f"the image is {picture.size[0]} x {picture.size[1]} (H x W), the detections are for "
                 f"{self.image_size[0]} x {self.image_size[1]}: draw on the image they were made from"
             )
+        scale_x, scale_y = picture.image.width / self.image_size[1], picture.image.height / self.image_size[0]
         return draw_boxes(
-            picture,
-            self.boxes_xyxy.tolist(),
+            picture.image,
+            (self.boxes_xyxy * self.boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])).tolist(),
             [f"{d.name} {d.score:.2f}" for d in self],
             [class_color(label) for label in self.labels.tolist()],
         )

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dyzoo.colors import RGB, text_color
+from dyzoo.labels import printable
 
 BoxPx = tuple[int, int, int, int]  # x1, y1, x2, y2 on pixel edges, inside the image
 
 LineStyle = Literal["solid", "dashed", "thin"]
 
+_MOST_LETTERS = 200  # of a name, which may be that of a stranger: room for more is nowhere
 _MIN_LONG_SIDE_PX = 480  # below, letters that can be read would hide the objects
 
 
@@ -105,7 +107,10 @@ def _inside(box_xyxy: Sequence[float], width_px: int, height_px: int) -> BoxPx:
 
 def _shorten(caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, max_width_px: int) -> str:
     """The caption, or as much of its first words as leaves room for its last one, the score."""
-    name, _, score = caption.rpartition(" ")
+    if len(caption) > _MOST_LETTERS:
+        name, _, score = caption.rpartition(" ")
+        caption = f"{name[:_MOST_LETTERS]}… {score[:_MOST_LETTERS]}" if name else f"{score[:_MOST_LETTERS]}…"
+    name, _, score = (caption := printable(caption)).rpartition(" ")
     while name and font.getlength(caption) > max_width_px:
         name = name[:-1]
         caption = f"{name.rstrip()}… {score}" if name else score

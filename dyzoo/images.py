@@ -7,20 +7,49 @@ EXIF orientation is applied, transparency is laid over white, 16-bit values are 
 from __future__ import annotations
 
 import glob
+import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image, JpegImagePlugin
 
 from dyzoo.errors import ImageError, first_line
+from dyzoo.files import open_regular
+from dyzoo.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb
 
-ImageSource: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor
-"""What `to_rgb` takes."""
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image file as it was read, the whole of it, but maybe at a reduced scale.
+
+    Attributes:
+        image: 8-bit RGB, upright.
+        size: (H, W) of the file in pixels, upright; those of `image` where the scale is not reduced.
+        path: the file.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    path: Path | None = None
+
+
+ImageSource: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor | Picture
+"""What `to_picture` takes, and but for the last `to_rgb`."""
+
+MAX_PIXELS = 2**27
+"""Pixels of the largest file that is decoded unless more are allowed, 134 million: the cameras of today have up to 102
+million, and each copy of so many takes 400 MB. Pillow itself refuses twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million.
+"""
+
+REDUCED_ABOVE = 2**25
+"""Pixels (34 million) beyond which `read_picture` has a JPEG decoded at 1/2, 1/4 or 1/8 of its scale."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
@@ -28,40 +57,65 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 # stranger.
 _PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")
 
-_TRANSPOSITIONS = {  # of the EXIF orientation tag
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAPS_SIDES = frozenset({5, 6, 7, 8})
 
-
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, max_pixels: int | None = None) -> Image.Image:
     """Read a file as 8-bit RGB, upright. Of a film or a stack of pages, the first image.
 
+    Args:
+        path: a regular file.
+        max_pixels: a larger image is refused before it is decoded; None for `MAX_PIXELS`.
+
     Raises:
-        ImageError: no such file, a folder, not an image, damaged or truncated, or more pixels than Pillow allows
-            (`PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression bombs).
+        ImageError: no such file, a folder, not an image, damaged or truncated, or more pixels than allowed, here or by
+            Pillow (`PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression bombs).
     """
     with _open(path) as image:
-        try:
-            return _upright_rgb(image)
-        except Exception as error:  # decoders of damaged files raise almost anything
-            raise ImageError(f"{path} is damaged: {first_line(error)}") from None
+        return _decode(image, path, _limit(max_pixels))
+
+
+def read_picture(
+    path: str | Path,
+    least_size: Callable[[tuple[int, int]], tuple[int, int]] = lambda _: (1, 1),
+    max_pixels: int | None = None,
+) -> Picture:
+    """Read a file as `read_image` does, but a JPEG of more than `REDUCED_ABOVE` pixels at a reduced scale.
+
+    Args:
+        path: a regular file.
+        least_size: gives for the (H, W) of the file the smallest one of use; the scale is not reduced below it.
+        max_pixels: as for `read_image`; of a JPEG they are counted at the reduced scale, unless it is progressive and
+            needs memory for all of them.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with _open(path) as image:
+        width, height = _upright_size(image)
+        area = _draft(image, least_size((height, width)), _limit(max_pixels))
+        return Picture(_decode(image, path, _limit(max_pixels), area), (height, width), Path(path))
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) that `read_image` would give, from the file's header alone. Raises `ImageError` likewise."""
     with _open(path) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) in _SWAPS_SIDES else (width, height)
+        return _upright_size(image)
 
 
-def to_rgb(source: ImageSource) -> Image.Image:
+def to_picture(
+    source: ImageSource,
+    least_size: Callable[[tuple[int, int]], tuple[int, int]] = lambda _: (1, 1),
+    max_pixels: int | None = None,
+) -> Picture:
+    """`read_picture` for a path, the `Picture` of `to_rgb` for what is in memory already."""
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, str | Path):
+        return read_picture(source, least_size, max_pixels)
+    image = to_rgb(source)
+    return Picture(image, (image.height, image.width))
+
+
+def to_rgb(source: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
     """Bring any usual form of an image to 8-bit RGB.
 
     Args:
@@ -76,7 +130,7 @@ def to_rgb(source: ImageSource) -> Image.Image:
         return read_image(source)
     if isinstance(source, Image.Image):
         try:
-            return _upright_rgb(source)
+            return upright_rgb(source)
         except ImageError:
             raise
         except Exception as error:  # opening is lazy: this may be the moment the file is decoded
@@ -85,9 +139,9 @@ def to_rgb(source: ImageSource) -> Image.Image:
         if source.ndim != 3 or source.shape[0] not in (1, 3, 4):
             raise ImageError(f"image tensor is {tuple(source.shape)}, expected (3, H, W)")
         tensor = source.detach().cpu()
-        return _array_to_rgb((tensor.float() if tensor.is_floating_point() else tensor).permute(1, 2, 0).numpy())
+        return array_to_rgb((tensor.float() if tensor.is_floating_point() else tensor).permute(1, 2, 0).numpy())
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source)
+        return array_to_rgb(source)
     raise ImageError(f"image is a {type(source).__name__}, expected a path, a PIL image, an array or a tensor")
 
 
@@ -102,14 +156,22 @@ def list_images(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
     """
     if isinstance(patterns, str | Path):
         patterns = [patterns]
-    found = {path for pattern in patterns for path in (_expand(Path(pattern).expanduser()) or [Path(pattern)])}
+    found: set[Path] = set()
+    for pattern in patterns:
+        try:
+            found.update(_expand(_at_home(pattern)) or [Path(pattern)])
+        except (OSError, ValueError):  # a folder that may not be read, a name that is too long: to be said as above
+            found.add(Path(pattern))
     return sorted(found, key=natural_key)
 
 
 def natural_key(path: str | Path) -> list[tuple[int, int, str]]:
     """Sort key that orders runs of digits by their number."""
-    parts = re.split(r"([0-9]+)", str(path))
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+    key = []
+    for part in filter(None, re.split(r"([0-9]+)", str(path))):
+        digits = part.lstrip("0") if part.isdecimal() else ""  # as text: Python turns no more than 4300 into a number
+        key.append((0, len(digits), digits) if part.isdecimal() else (1, 0, part))
+    return [*key, (2, 0, str(path))]
 
 
 def is_image_file(path: Path) -> bool:
@@ -117,94 +179,115 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def _at_home(path: str | Path) -> Path:
+    """The path with the home folder for a tilde; a file may be called so, too, where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _expand(pattern: Path) -> list[Path]:
     if pattern.is_dir():
         return [path for path in pattern.iterdir() if is_image_file(path)]
-    if pattern.exists():
+    if os.path.lexists(pattern):
         return [pattern]
-    matches = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 (pathlib has none for absolute patterns)
-    return [path for path in map(Path, matches) if is_image_file(path)]
+    return [path for path in _matches(str(pattern)) if is_image_file(path)]
 
 
-def _open(path: str | Path) -> Image.Image:
+def _matches(pattern: str) -> Iterator[Path]:
+    """What a glob stands for; `**` goes through links to folders as well, but into each folder once."""
+    stars = re.search(r"(?:^|(?<=/))\*\*(?:/|$)", pattern)
+    if stars is None:
+        yield from map(Path, glob.glob(pattern))  # noqa: PTH207 (pathlib has none for absolute patterns)
+        return
+    above, below = pattern[: stars.start()], pattern[stars.end() :] or "*"
+    seen: set[tuple[int, int]] = set()
+    for top in glob.glob(above) if above else ["."]:  # noqa: PTH207
+        for folder, subfolders, _ in os.walk(top, followlinks=True):
+            status = os.stat(folder)  # noqa: PTH116
+            identity = (status.st_dev, status.st_ino)
+            subfolders[:] = [] if identity in seen else sorted(name for name in subfolders if not name.startswith("."))
+            if identity not in seen:
+                seen.add(identity)
+                yield from _matches(os.path.join(glob.escape(folder), below))  # noqa: PTH118
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[Image.Image]:
     """Open without decoding the pixels."""
-    path = Path(path).expanduser()
+    path = _at_home(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes up to half of what is an error, and of damaged metadata
-            return Image.open(path, formats=_PILLOW_FORMATS)
+        file = open_regular(path)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
-        what = "expected an image file" if _expand(path) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
-        raise ImageError(f"{path} is a folder, {what}") from None
+        raise ImageError(f"{path} is a folder, {_held_by(path)}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise ImageError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or first_line(error)}") from None
+    with file:
+        yield _identify(file, path)
+
+
+def _held_by(folder: Path) -> str:
+    try:
+        return "expected an image file" if _expand(folder) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
+    except OSError as error:
+        return f"which cannot be read: {error.strerror or first_line(error)}"
+
+
+def _identify(file: BinaryIO, path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes up to half of what is an error, and of damaged metadata
+            return Image.open(file, formats=_PILLOW_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large: {first_line(error)}") from None
     except Image.UnidentifiedImageError:
-        what = "is empty" if path.stat().st_size == 0 else "is not an image of a known format"
+        what = "is empty" if os.fstat(file.fileno()).st_size == 0 else "is not an image of a known format"
         raise ImageError(f"{path} {what} ({', '.join(_PILLOW_FORMATS)})") from None
     except Exception as error:  # as in read_image
         raise ImageError(f"{path} cannot be opened: {first_line(error)}") from None
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF tag's value as far as it is left to us; 1 is upright."""
-    if image.format == "TIFF":  # Pillow turns these itself
-        return 1
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # getexif() would decode the whole image in search of a chunk behind the pixels
+def _limit(max_pixels: int | None) -> int:
+    return MAX_PIXELS if max_pixels is None else max_pixels
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if orientation(image) in SWAPS_SIDES else (width, height)
+
+
+def _draft(image: Image.Image, least_size: tuple[int, int], max_pixels: int) -> Area | None:
+    """Have a large JPEG decoded at the largest scale with at most `REDUCED_ABOVE` pixels, but not below a size (H, W).
+
+    The decoder makes fewer pixels in the first place (by a smaller inverse transform), in less time and memory.
+
+    Returns:
+        What the whole image is of the reduced one, whose last row and column may reach beyond it; None: not reduced.
+    """
+    pixels = image.width * image.height
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or pixels <= REDUCED_ABOVE:
+        return None
+    if "progressive" in image.info and pixels > max_pixels:
+        return None
+    least = sorted(least_size)
+    scales = [s for s in (1, 2, 4, 8) if min(image.size) // s >= least[0] and max(image.size) // s >= least[1]]
+    scale = next((s for s in scales if pixels <= s * s * REDUCED_ABOVE), max(scales, default=1))
+    drafted = image.draft(None, (image.width // scale, image.height // scale))
+    return drafted[1] if drafted else None
+
+
+def _decode(image: Image.Image, path: str | Path, max_pixels: int, area: Area | None = None) -> Image.Image:
+    """Check the size of an opened file, and only then decode it."""
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise ImageError(
+            f"{path} has {image.width} x {image.height} pixels, {pixels / 1e6:.0f} million, expected at most "
+            f"{max_pixels / 1e6:.0f} million: cut it into tiles, or allow more with max_pixels (--max-pixels)"
+        )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a damaged tag is no reason to refuse the pixels
-            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    transposition = _TRANSPOSITIONS.get(_orientation(image))  # asked before decoding, as read_image_size does
-    rgb = _to_8bit_rgb(image)
-    upright = rgb.transpose(transposition) if transposition is not None else rgb
-    upright.info = {}  # the tag is used up, a second reader must not turn the image again
-    return upright
-
-
-def _to_8bit_rgb(image: Image.Image) -> Image.Image:
-    """A new RGB image, never `image` itself."""
-    if image.mode.startswith("I") or image.mode == "F":
-        pixels = np.asarray(image)
-        if image.mode.startswith("I"):
-            if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
-                raise ImageError(f"grey values reach from {pixels.min()} to {pixels.max()}, expected 0..65535")
-            pixels = pixels.astype(np.uint16)
-        return _array_to_rgb(pixels)
-    if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha).convert("RGB")
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
-
-
-def _array_to_rgb(array: np.ndarray) -> Image.Image:
-    pixels = _to_8bit(array)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
-        hint = ": move the channels to the end" if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) else ""
-        raise ImageError(f"image array is {array.shape}, expected (H, W), (H, W, 3) or (H, W, 4){hint}")
-    if 0 in pixels.shape:
-        raise ImageError(f"image array is {array.shape}, expected at least one pixel")
-    return _to_8bit_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
-
-
-def _to_8bit(array: np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounds to the nearest of 0..255
-    if np.issubdtype(array.dtype, np.floating):
-        if array.size and not (array.min() >= 0 and array.max() <= 1):  # NaN fails this, too
-            raise ImageError(f"float image reaches from {array.min():g} to {array.max():g}, expected 0..1")
-        return np.rint(array * 255).astype(np.uint8)
-    raise ImageError(f"image values are {array.dtype}, expected uint8, uint16, bool, or floating point in 0..1")
+        return upright_rgb(image, area)
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise ImageError(f"{path} is damaged: {first_line(error)}") from None

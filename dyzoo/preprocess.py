@@ -10,6 +10,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config import PreprocessConfig
+from dyzoo.errors import ImageError
+
+MAX_BATCH_PIXELS = 2**28
+"""Pixels of the largest batch, padding included, 268 million: one image of 16384 x 16384, or 99 of 1344 x 2016: that
+is more than the largest GPUs train on. The batch alone takes 3.2 GB; what is out of all proportion ends in an error and
+not in a machine without memory."""
 
 
 def resized_size(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
@@ -29,6 +35,24 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return TF.resize(image, list(size), antialias=True)
 
 
+def padded_size(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
+    """(H, W) of a batch of images of these sizes (H, W): the largest, rounded up to multiples of `divisor`.
+
+    Raises:
+        ImageError: the batch would have more than `MAX_BATCH_PIXELS`.
+    """
+    height = -(-max((h for h, _ in sizes), default=0) // divisor) * divisor
+    width = -(-max((w for _, w in sizes), default=0) // divisor) * divisor
+    if len(sizes) * height * width > MAX_BATCH_PIXELS:
+        several = f"{len(sizes)} images of " if len(sizes) > 1 else ""
+        raise ImageError(
+            f"the network's input would be {several}{height} x {width} pixels (H x W, multiples of {divisor}), "
+            f"expected at most {MAX_BATCH_PIXELS / 1e6:.0f} million in all: choose a smaller size"
+            f"{' or batch' if several else ''}"
+        )
+    return height, width
+
+
 def batch_images(
     images: Sequence[Tensor], config: PreprocessConfig, device: torch.device
 ) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -46,6 +70,7 @@ def batch_images(
 
     Raises:
         ValueError: an empty list, or an image of another shape.
+        ImageError: a batch of more than `MAX_BATCH_PIXELS`.
     """
     if not images:
         raise ValueError("images is empty, expected at least one (3, H, W) tensor")
@@ -53,9 +78,7 @@ def batch_images(
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise ValueError(f"image {index} is {tuple(image.shape)}, expected (3, H, W)")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
-    divisor = config.size_divisor
-    height = -(-max(h for h, _ in sizes) // divisor) * divisor
-    width = -(-max(w for _, w in sizes) // divisor) * divisor
+    height, width = padded_size(sizes, config.size_divisor)
     mean = torch.tensor(config.mean, device=device).view(3, 1, 1)
     std = torch.tensor(config.std, device=device).view(3, 1, 1)
     padded = []

@@ -2,6 +2,7 @@ import json
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from dyzoo.colors import class_color, text_color
 from dyzoo.detections import Detections
+from dyzoo.images import Picture
 
 NAMES = ("cat", "dog", "bird")
 GREY = (128, 128, 128)
@@ -113,12 +115,67 @@ def test_to_supervision_names_the_missing_package(three: Detections, monkeypatch
         three.to_supervision()
 
 
-def test_to_supervision_keeps_everything(three: Detections) -> None:
-    pytest.importorskip("supervision", reason="supervision is not installed")
+@pytest.fixture
+def supervision() -> Any:
+    return pytest.importorskip("supervision", reason="supervision is not installed")
+
+
+def test_to_supervision_keeps_everything(three: Detections, supervision: Any) -> None:
     converted = three.to_supervision()
     np.testing.assert_array_equal(converted.xyxy, three.boxes_xyxy.numpy())
     np.testing.assert_array_equal(converted.confidence, three.scores.numpy())
+    np.testing.assert_array_equal(converted.class_id, three.labels.numpy())
     assert list(converted.data["class_name"]) == ["dog", "cat", "dog"]
+
+
+def test_supervision_filters_by_the_name_of_a_class(three: Detections, supervision: Any) -> None:
+    converted = three.to_supervision()
+    dogs = converted[converted["class_name"] == "dog"]
+    np.testing.assert_array_equal(dogs.xyxy, three.boxes_xyxy[[0, 2]].numpy())
+    assert list(dogs["class_name"]) == ["dog", "dog"]
+    assert len(converted[converted["class_name"] == "bird"]) == 0
+    assert len(converted[np.isin(converted["class_name"], ["cat", "dog"])]) == 3
+
+
+def test_supervision_takes_nothing_found(supervision: Any) -> None:
+    nothing = detections().to_supervision()
+    assert len(nothing) == len(nothing[nothing["class_name"] == "dog"]) == 0
+    merged = supervision.Detections.merge([detections(([1, 2, 30, 40], 0.5, 2)).to_supervision(), nothing])
+    assert list(merged["class_name"]) == ["bird"]
+
+
+def test_supervision_tracks_objects(supervision: Any) -> None:
+    if hasattr(supervision, "ByteTrack"):
+        update = supervision.ByteTrack().update_with_detections
+    else:  # its trackers have a package of their own since 0.30
+        update = pytest.importorskip("trackers", reason="trackers is not installed").ByteTrackTracker().update
+    frames = [detections(([10 + x, 20, 110 + x, 220], 0.9, 1), ([300, 100, 400, 160], 0.8, 0)) for x in range(0, 20, 4)]
+    tracked = [update(frame.to_supervision()) for frame in frames]
+    numbers = [dict(zip(frame["class_name"], frame.tracker_id.tolist(), strict=True)) for frame in tracked]
+    assert set(numbers[-1]) == {"dog", "cat"}
+    assert min(numbers[-1].values()) >= 0
+    assert numbers[-1] == numbers[-2] == numbers[-3], "the first frames may wait for more"
+
+
+def test_supervision_slices_an_image(supervision: Any) -> None:
+    def detect(tile: np.ndarray) -> Any:
+        height, width = tile.shape[:2]
+        return detections(([0, 0, width, height], 0.9, 1), size=(height, width)).to_supervision()
+
+    slicer = supervision.InferenceSlicer(callback=detect, slice_wh=(100, 100), overlap_wh=(0, 0))
+    found = slicer(np.zeros((200, 200, 3), np.uint8))
+    assert sorted(found.xyxy.tolist()) == [[x, y, x + 100, y + 100] for x in (0, 100) for y in (0, 100)]
+    assert set(found["class_name"]) == {"dog"}
+
+
+def test_supervision_measures_the_average_precision(three: Detections, supervision: Any) -> None:
+    from supervision.metrics import MeanAveragePrecision
+
+    converted = three.to_supervision()
+    truth = supervision.Detections(xyxy=converted.xyxy, class_id=converted.class_id)
+    assert MeanAveragePrecision().update([converted], [truth]).compute().map50_95 == pytest.approx(1.0)
+    dogs = converted[converted["class_name"] == "dog"]
+    assert MeanAveragePrecision().update([dogs], [truth]).compute().map50_95 == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("size", [(480, 640), (64, 2000), (3000, 500)])
@@ -195,6 +252,15 @@ def test_draw_reads_the_image_again_from_its_path(tmp_path: Path) -> None:
         found.draw()
     with pytest.raises(ValueError, match=r"the image is 4 x 6 .* 400 x 600"):
         found.draw(Image.new("RGB", (6, 4)))
+
+
+def test_draw_takes_a_picture_at_a_reduced_scale() -> None:
+    found = detections(([100, 80, 400, 300], 0.9, 1), size=(1600, 2400))
+    drawn = np.asarray(found.draw(Picture(Image.new("RGB", (600, 400), GREY), (1600, 2400))))
+    expected = detections(([25, 20, 100, 75], 0.9, 1)).draw(Image.new("RGB", (600, 400), GREY))
+    assert np.array_equal(drawn, np.asarray(expected))
+    with pytest.raises(ValueError, match="draw on the image they were made from"):
+        found.draw(Picture(Image.new("RGB", (600, 400), GREY), (400, 600)))
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float:

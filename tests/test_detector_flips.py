@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import ATSSConfig, DyHeadConfig, FasterRCNNConfig, FCOSConfig, FPNConfig, HeadConfig, RetinaNetConfig
-from dyzoo.detector import Detector, Flip
+from dyzoo.detector import Detector
+from dyzoo.prediction import Flip
 from dyzoo.zoo import model_config
 
 LABELS = ("cat", "dog", "bird")

@@ -32,3 +32,11 @@ def test_the_smallest_boxes_can_be_dashed(side: int) -> None:
     )
     rows, columns = np.nonzero(picture)
     assert (rows.min(), columns.min(), rows.max(), columns.max()) == (5, 5, 4 + side, 4 + side)
+
+
+@pytest.mark.parametrize("caption", ["line\nfeed 0.9", "\udc80 0.9", "w" * 5_000_000 + " 0.9", "w" * 5_000_000])
+def test_captions_of_strangers_are_drawn(caption: str) -> None:
+    blank = Image.new("RGB", (900, 700), "white")
+    drawn = draw_boxes(blank, [BOX], [caption], [RED])
+    assert drawn.size == blank.size
+    assert red(drawn).sum() > red(draw_boxes(blank, [BOX], [""], [RED])).sum()

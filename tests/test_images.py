@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from dyzoo import images
 from dyzoo.errors import ImageError
-from dyzoo.images import list_images, read_image, read_image_size, to_rgb
+from dyzoo.images import list_images, read_image, read_image_size, read_picture, to_rgb
 
 ORIENTATION_TAG = 0x0112
 
@@ -84,9 +86,43 @@ def postscript(folder: Path) -> Path:
     return folder / "page.eps"
 
 
+def fifo(folder: Path) -> Path:
+    os.mkfifo(folder / "fifo.png")
+    return folder / "fifo.png"
+
+
+def endless_device(folder: Path) -> Path:
+    return Path("/dev/zero")
+
+
+def circle(folder: Path) -> Path:
+    (folder / "circle.png").symlink_to("circle.png")
+    return folder / "circle.png"
+
+
+def long_name(folder: Path) -> Path:
+    return folder / ("n" * 300)
+
+
+def null_byte(folder: Path) -> Path:
+    return folder / "a\0b.png"
+
+
+def above_our_limit(folder: Path) -> Path:
+    """134 million pixels and one column, in a few kB."""
+    Image.new("1", (2**14 + 1, 2**13)).save(folder / "large.png")
+    return folder / "large.png"
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (fifo, "expected a regular file"),
+        (endless_device, "expected a regular file"),
+        (circle, "symbolic links"),
+        (long_name, "too long"),
+        (null_byte, "null byte"),
+        (above_our_limit, "16385 x 8192 pixels, 134 million, expected at most 134 million"),
         (missing, "no such file"),
         (text, "is not an image of a known format"),
         (empty, "is empty"),
@@ -191,6 +227,64 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list_images("~/*.png") == [tmp_path / "a.png"]
 
 
+# --- huge pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_an_image_of_more_pixels_is_read_if_that_is_allowed(tmp_path: Path) -> None:
+    gradient(20, 10).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", max_pixels=200).size == (20, 10)
+    with pytest.raises(ImageError, match="20 x 10 pixels"):
+        read_image(tmp_path / "a.png", max_pixels=199)
+
+
+def white_block(width: int, height: int) -> Image.Image:
+    """Black, with a white block over its last quarter: where it begins tells where each pixel went."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[3 * height // 4 :, 3 * width // 4 :] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(("size", "scale"), [((800, 640), 4), ((797, 641), 4), ((300, 200), 2), ((200, 150), 1)])
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale_without_a_shift(
+    size: tuple[int, int], scale: int, orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    white_block(*size).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    whole = read_image(tmp_path / "a.jpg")
+    monkeypatch.setattr(images, "REDUCED_ABOVE", 33_000)
+    picture = read_picture(tmp_path / "a.jpg", max_pixels=40_000)
+    assert picture.size == (whole.height, whole.width)
+    assert picture.image.size == (-(-whole.width // scale), -(-whole.height // scale))
+    assert (picture.path, picture.image.mode) == (tmp_path / "a.jpg", "RGB")
+    enlarged = np.asarray(picture.image.resize(whole.size, Image.Resampling.BILINEAR), dtype=float)
+    for axis in (0, 1):
+        profiles = [np.asarray(each, dtype=float).mean(axis=(1 - axis, 2)) for each in (enlarged, whole)]
+        middles = [(profile * np.arange(len(profile))).sum() / profile.sum() for profile in profiles]
+        assert middles[0] == pytest.approx(middles[1], abs=0.35), "in pixels of the file"
+
+
+def test_the_scale_is_not_reduced_below_the_size_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "REDUCED_ABOVE", 1000)
+    gradient(640, 480).save(tmp_path / "a.jpg")
+    for least, expected in (((120, 160), (160, 120)), ((121, 160), (320, 240)), ((480, 640), (640, 480))):
+        assert read_picture(tmp_path / "a.jpg", lambda size, least=least: least).image.size == expected
+    with pytest.raises(ImageError, match="640 x 480"):
+        read_picture(tmp_path / "a.jpg", lambda size: size, max_pixels=300_000)
+
+
+@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "JPEG", "progressive": True}])
+def test_what_has_to_be_decoded_whole_is_refused_above_the_limit(
+    options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "REDUCED_ABOVE", 1000)
+    gradient(64, 48).save(tmp_path / "a", **options)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="64 x 48 pixels"):
+        read_picture(tmp_path / "a", max_pixels=3000)
+    assert read_picture(tmp_path / "a", max_pixels=4000).size == (48, 64)
+
+
 # --- arrays and tensors ----------------------------------------------------------------------------------------------
 
 
@@ -285,3 +379,46 @@ def test_what_matches_nothing_stays_to_be_reported(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     patterns = [tmp_path / "absent.jpg", tmp_path / "good.jpg", tmp_path / "no*.png", tmp_path / "none"]
     assert list_images(patterns) == patterns
+
+
+def test_a_folder_that_may_not_be_read_is_said_and_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+        gradient().save(tmp_path / name / "a.png")
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> object:  # root may read everything
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert list_images([tmp_path / "closed", tmp_path / "open"]) == [tmp_path / "closed", tmp_path / "open" / "a.png"]
+    with pytest.raises(ImageError, match=r"closed is a folder, which cannot be read: Permission denied"):
+        read_image(tmp_path / "closed")
+
+
+def test_two_stars_go_through_links_to_folders_but_never_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "linked").mkdir()
+    for name in ("in/1.png", "in/sub/2.png", "linked/3.png"):
+        gradient().save(tmp_path / name)
+    (tmp_path / "in" / "away").symlink_to(tmp_path / "linked")
+    for name in ("x", "y", "sub/z"):  # ways round that double with each turn
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in")
+    for pattern in ("in/**/*.png", "in/**", "**/in/**/*.png"):
+        found = [path.resolve().name for path in list_images(tmp_path / pattern)]
+        assert found == ["1.png", "3.png", "2.png"], pattern
+
+
+def test_numbers_of_any_length_are_sorted() -> None:
+    names = ["9" * 5000, "1", "01", "10", "9", "a2", "a10"]
+    assert list_images(names) == [Path(name) for name in ("01", "1", "9", "10", "9" * 5000, "a2", "a10")]
+
+
+def test_a_tilde_of_nobody_is_a_name() -> None:
+    assert list_images("~nobody-of-that-name/a.png") == [Path("~nobody-of-that-name/a.png")]
+    with pytest.raises(ImageError, match="no such file"):
+        read_image("~nobody-of-that-name/a.png")

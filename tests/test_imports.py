@@ -19,9 +19,10 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 # Lowest first. A module imports from layers below its own, never from beside or above it.
 LAYERS = (
     ("errors", "files", "labels", "colors", "boxes", "distributed", "recipe"),
-    ("config", "images", "drawing", "losses", "plots", "catalog", "hub"),
-    ("preprocess", "architectures", "cards"),
+    ("config", "pixels", "drawing", "losses", "plots", "catalog", "hub"),
+    ("images", "preprocess", "architectures", "cards"),
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
+    ("prediction",),
     ("detector",),
     ("zoo", "evaluation", "complexity", "checkpoints"),
     ("reporting",),

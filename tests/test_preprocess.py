@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dyzoo.config import PreprocessConfig
-from dyzoo.preprocess import batch_images, map_to_image, resize_image, resized_size
+from dyzoo.errors import ImageError
+from dyzoo.preprocess import MAX_BATCH_PIXELS, batch_images, map_to_image, padded_size, resize_image, resized_size
 
 CPU = torch.device("cpu")
 PLAIN = PreprocessConfig(mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 5.0), size_divisor=32)
@@ -60,3 +63,19 @@ def test_resizing_keeps_a_coloured_block_where_its_box_maps_to() -> None:
     bright = (resize_image(image, (120, 160))[0] > 127).nonzero()
     assert bright.min(0).values.tolist() == [40, 80]
     assert (bright.max(0).values + 1).tolist() == [80, 120]
+
+
+def test_a_batch_has_a_bound_before_anything_is_allocated() -> None:
+    side = int(MAX_BATCH_PIXELS**0.5)
+    assert padded_size([(side, side)], 32) == (side, side)
+    assert padded_size([(1333, 800), (800, 2000)] * 32, 32) == (1344, 2016), "what is trained on at most"
+    for sizes, divisor, words in (
+        ([(side, side + 1)], 32, "16384 x 16416 pixels"),
+        ([(side, 1), (1, side)], 1, "2 images of 16384 x 16384"),
+        ([(8, 8)], 99_999, "99999 x 99999 pixels .* multiples of 99999"),
+    ):
+        with pytest.raises(ImageError, match=words) as caught:
+            padded_size(sizes, divisor)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="expected at most 268 million"):
+        batch_images([torch.zeros(3, 8, 8)], replace(PLAIN, size_divisor=99_999), CPU)

@@ -17,6 +17,7 @@ from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
 from dyzoo.cli.push import push
+from dyzoo.cli.terminal import complain, prepare, say
 from dyzoo.cli.train import train
 from dyzoo.errors import DyzooError
 
@@ -40,7 +41,7 @@ _INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell r
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"dyzoo {__version__}")
+        say(f"dyzoo {__version__}")
         raise typer.Exit
 
 
@@ -76,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     A user's mistake is one line on stderr, `error: ...`, and exit code 1 (2 for an option that is wrong). With the
     environment variable DYZOO_DEBUG set it is a traceback instead.
     """
+    prepare()
     try:
         code = app(args=list(arguments) or ["--help"], prog_name="dyzoo", standalone_mode=False) or 0
         sys.stdout.flush()
@@ -83,19 +85,42 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone; what is still buffered goes nowhere, silently, when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return _BROKEN_PIPE
     except (DyzooError, OSError, typer.TyperException) as error:
         if os.environ.get("DYZOO_DEBUG"):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        complain(_one_line(error))
+        _flush()
         return getattr(error, "exit_code", 1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("DYZOO_DEBUG"):  # torch's, not imported here
+    except (MemoryError, RuntimeError) as error:
+        full = _full_memory(error)
+        if full is None or os.environ.get("DYZOO_DEBUG"):
             raise
-        print("error: the GPU's memory is full: lower --size or --batch-size", file=sys.stderr)
+        complain(f"{full} is full: lower --size or --batch-size")
         return 1
+
+
+def _flush() -> None:
+    """Write what is still to be written, if that is possible."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_output()
+
+
+def _forget_output() -> None:
+    """The reader has gone or the disk is full: what is buffered goes nowhere, silently, when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _full_memory(error: Exception) -> str | None:
+    """Whose memory is full, if that is the error."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+        return "the GPU's memory"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the memory"
+    return None
 
 
 def _one_line(error: Exception) -> str:
@@ -104,4 +129,5 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)  # that of the command whose option is wrong
         return error.format_message() + (f" (see {context.command_path} --help)" if context is not None else "")
-    return " ".join(str(error).split())
+    # A line feed in one of our own messages is part of a name; others break their lines.
+    return str(error) if isinstance(error, DyzooError) else " ".join(str(error).split())

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dyzoo.cli.options import progress_bar
+from dyzoo.cli.terminal import progress_bar, say
 from dyzoo.errors import CheckpointError
 
 
@@ -66,11 +66,11 @@ def convert(
         detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype), card=details)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     ignored = len(conversion.ignored)
-    print(
+    say(
         f"{source}: {conversion.num_keys - ignored} keys read, {ignored} ignored, {parameters / 1e6:.2f} M parameters, "
         f"{len(detector.labels)} classes -> {out}"
     )
-    print(f"use it: dyzoo predict IMAGE --model {out}")
+    say(f"use it: dyzoo predict IMAGE --model {out}")
 
 
 def _check_folder(out: Path) -> None:

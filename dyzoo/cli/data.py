@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from dyzoo.cli.options import make_folder, note, progress_bar
+from dyzoo.cli.options import make_folder
+from dyzoo.cli.terminal import note, progress_bar, say, show
 from dyzoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def check(
     with progress_bar() as bar:
         report = check_dataset(folder, split, size_px=size_px, track=Tracked(bar))
         report.save(out, seed)
-    print(f"{report.text()}\n\nreport in {out}")
+    show(f"{report.text()}\n")
+    say(f"report in {out}")
     if not report.usable:
         raise DatasetError(f"{folder} holds no usable object")
 
@@ -101,8 +103,8 @@ def convert(
     for line in conversion.notes:
         note(line)
     for name, images in conversion.images.items():
-        print(f"{name}: {images} images, {conversion.boxes[name]} boxes")
-    print(f"written to {out}")
+        say(f"{name}: {images} images, {conversion.boxes[name]} boxes")
+    say(f"written to {out}")
 
 
 class Tracked:

@@ -16,10 +16,10 @@ from dyzoo.cli.options import (
     SizeOption,
     load_detector,
     make_folder,
-    note,
     parse_size,
     write_json,
 )
+from dyzoo.cli.terminal import note, say, show
 
 if TYPE_CHECKING:
     from dyzoo.data import DetectionDataset
@@ -101,10 +101,11 @@ def evaluate(
         for line in comparison.notes:
             note(line)
         comparison.save(out / COMPARISON_NAME)
-        print(comparison.table())
+        show(comparison.table())
         write_report(out / AGAINST_NAME / REPORT_NAME, dataset, other, title=f"{_called(against)} {on}")
     write_report(out / REPORT_NAME, dataset, evaluation, title=f"{name} {on}", comparison=comparison)
-    print(f"\n{evaluation.num_images} images; what was found and missed: {out / REPORT_NAME}")
+    say("")
+    say(f"{evaluation.num_images} images; what was found and missed: {out / REPORT_NAME}")
 
 
 def _called(model: str) -> str:
@@ -127,6 +128,6 @@ def _measure(
 def _print(evaluation: Evaluation) -> None:
     from dyzoo.evaluation.display import facts_table
 
-    print(evaluation.table())
+    show(evaluation.table())
     if evaluation.cost is not None:
-        print(f"\n{facts_table(evaluation.cost.facts())}")
+        show(f"\n{facts_table(evaluation.cost.facts())}")

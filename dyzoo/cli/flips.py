@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dyzoo.detector import Flip
+    from dyzoo.prediction import Flip
 
 
 class FlipName(str, Enum):

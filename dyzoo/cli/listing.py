@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dyzoo.cli.terminal import plain, say, show, show_table
 from dyzoo.errors import UnknownModelError
 
 LEGEND = """\
@@ -27,7 +28,6 @@ def list_models(
       dyzoo list official_atss_r50
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from dyzoo.architectures import PUBLISHED
@@ -39,7 +39,7 @@ def list_models(
     for name in names(pattern, pretrained=True):
         known = checkpoints()[name]
         metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in known.metrics.items())
-        trained.add_row(name, known.dataset, metrics, known.licence)
+        trained.add_row(*map(plain, (name, known.dataset, metrics, known.licence)))
     designs = Table("architecture", box=box.SIMPLE_HEAD)
     for column in ("parameters", "GFLOPs", "AP"):
         designs.add_column(column, justify="right")
@@ -58,11 +58,11 @@ def list_models(
         raise UnknownModelError(f"no model is called {pattern!r}: `dyzoo list` shows all of them")
     for table in tables:
         table.columns[0].no_wrap = True
-        Console().print(table)
+        show_table(table)
     if designs.row_count == 1:
         _print_more(names(pattern)[0])
     elif designs.row_count:
-        print(LEGEND)
+        show(LEGEND)
 
 
 def _weights(architecture: str) -> str:
@@ -80,9 +80,9 @@ def _print_more(architecture: str) -> None:
 
     from dyzoo.architectures import ARCHITECTURES, PUBLISHED
 
-    print(getdoc(ARCHITECTURES[architecture]))
+    show(getdoc(ARCHITECTURES[architecture]) or "")
     reported = PUBLISHED.get(architecture)
     if reported is not None:
-        print(f"AP {reported.ap:.1f}: {reported.where}")
+        say(f"AP {reported.ap:.1f}: {reported.where}")
     if reported is not None and reported.weights_url is not None:
-        print(f"weights: {reported.weights_url}\n         dyzoo convert FILE --from {architecture} --out DIR")
+        show(f"weights: {reported.weights_url}\n         dyzoo convert FILE --from {architecture} --out DIR")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -14,7 +13,6 @@ from dyzoo.files import write_text
 
 if TYPE_CHECKING:
     import torch
-    from rich.progress import Progress
 
     from dyzoo.detector import Detector
 
@@ -70,8 +68,13 @@ def parse_size(text: str | None) -> int | Literal["native"] | None:
     """`--size` as `Detector.predict` takes it."""
     if text is None or text == "native":
         return cast(Literal["native"] | None, text)
-    if not text.isdecimal() or int(text) < 1:
+    from dyzoo.preprocess import MAX_BATCH_PIXELS
+
+    if not text.isdecimal() or not text.strip("0"):
         raise typer.BadParameter(f"{text!r} is neither a number of pixels nor 'native'", param_hint="--size")
+    most = int(MAX_BATCH_PIXELS**0.5)
+    if len(text) > len(str(most)) or int(text) > most:  # Python turns no text of more than 4300 digits into a number
+        raise typer.BadParameter(f"{text[:20]} is too large, expected at most {most} pixels", param_hint="--size")
     return int(text)
 
 
@@ -81,29 +84,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise OSError(error.errno, "is a file, expected a folder to write to", str(path)) from None
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr, if that is a terminal; lines printed meanwhile appear above it, or go where stdout goes."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stdout=sys.stdout.isatty(),
-    )
-
-
-def note(line: str) -> None:
-    """Something worth knowing that is no error, on stderr."""
-    print(f"note: {line}", file=sys.stderr)
 
 
 def write_json(path: Path, value: Any) -> None:

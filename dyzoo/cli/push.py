@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dyzoo.cli.options import note
+from dyzoo.cli.terminal import note, say
 from dyzoo.errors import TrainingError, UnknownModelError, first_line
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def push(
             note(str(warning.message))
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    print(commit.pr_url or commit.commit_url)
+    say(commit.pr_url or commit.commit_url)
 
 
 def _run_details(run: Path, model: Detector, details: CardDetails, dtype: str | None) -> CardDetails:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dyzoo.cli.options import DataOption, DeviceOption, choose_device
+from dyzoo.cli.terminal import say, show
 from dyzoo.errors import DyzooError
 from dyzoo.recipe import Precision, TrainConfig, TransformConfig
 
@@ -202,6 +203,6 @@ def train(
     is_main = process_index() == MAIN
     leave()
     if is_main:
-        print(f"\n{evaluation.table()}\n")
-        print(f"the best detector: {config.folder}/best (dyzoo predict --model {config.folder})")
-        print(f"what it does well and where it fails: {config.folder}/report.html")
+        show(f"\n{evaluation.table()}\n")
+        say(f"the best detector: {config.folder}/best (dyzoo predict --model {config.folder})")
+        say(f"what it does well and where it fails: {config.folder}/report.html")

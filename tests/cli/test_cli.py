@@ -55,7 +55,7 @@ def test_predict_takes_files_folders_and_globs(cli: Cli, tiny_model: Path, tmp_p
     sources = ("photos", "more/**/*.png", "single.png")
     outcome = cli("predict", *sources, "-m", tiny_model, "--out", "seen/new", "--json", "a/b.json")
     assert outcome.code == 0
-    assert sorted(path.name for path in Path("seen/new").iterdir()) == ["10.png", "2.png", "single.png", "x.png"]
+    assert sorted(path.name for path in Path("seen/new").glob("*.png")) == ["10.png", "2.png", "single.png", "x.png"]
     names = [Path(image["path"]).name for image in json.loads(Path("a/b.json").read_text())["images"]]
     assert names == ["x.png", "2.jpg", "10.png", "single.png"]
 
@@ -206,7 +206,7 @@ def test_ctrl_c_leaves_quietly_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dyzoo.images.read_image", interrupt)
+    monkeypatch.setattr("dyzoo.images.read_picture", interrupt)
     assert cli("predict", picture, "-m", tiny_model) == (130, "", "")
 
 

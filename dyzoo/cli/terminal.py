@@ -1,0 +1,74 @@
+"""What the commands print. Names come from strangers: nothing that a terminal would obey reaches it, nor an encoding's
+limits end a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from dyzoo.labels import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
+
+
+def prepare() -> None:
+    """Let a stream that cannot encode a letter spell it out."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def say(line: str) -> None:
+    """Print one line on stdout."""
+    print(printable(line))
+
+
+def show(text: str) -> None:
+    """Print text of several lines, names in which are on one line already, on stdout."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def note(line: str) -> None:
+    """Print something worth knowing that is no error, on stderr."""
+    print(f"note: {printable(line)}", file=sys.stderr)
+
+
+def complain(line: str) -> None:
+    """Print an error, on stderr."""
+    print(f"error: {printable(line)}", file=sys.stderr)
+
+
+def show_table(table: Table) -> None:
+    """Print a table, whose cells are `plain`, on stdout."""
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def plain(name: str) -> Text:
+    """A name as a cell of a table, no part of which is taken for markup or for the name of an emoji."""
+    from rich.text import Text
+
+    return Text(printable(name))
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, if that is a terminal; lines printed meanwhile appear above it, or go where stdout goes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    )
