@@ -65,6 +65,21 @@ def _interpreter_rounds_like_a_gpu() -> Iterator[None]:
     interpreter._convert_float = convert
 
 
+@pytest.fixture
+def products_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter adds up each number of a product in the same order wherever in a block it stands, as a GPU does.
+
+    NumPy leaves products to a BLAS, whose order depends on the row and on the processor.
+    """
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+    def create_dot(_: object, left: Any, right: Any, total: Any, *options: object) -> Any:
+        product = np.einsum("mk,kn->mn", left.data, right.data).astype(total.data.dtype)
+        return interpreter.TensorHandle(product + total.data, total.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def triton_device(request: pytest.FixtureRequest) -> torch.device:
     """Where Triton kernels run: a GPU if there is one, else the interpreter, on CPU tensors."""

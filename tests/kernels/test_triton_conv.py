@@ -117,6 +117,7 @@ class TestDeterminism:
     def test_as_good_as_the_reference(self, name: str, triton_device: torch.device) -> None:
         compare(TRITON_CASES[name], torch.float32, triton_device)
 
+    @pytest.mark.usefixtures("products_in_one_order")
     def test_tiles_in_any_order_give_the_same_bits(self, triton_device: torch.device) -> None:
         """Tiles of other sizes add the same columns in another order. Each column is one sum either way."""
         case = Case(batch=1, channels=16, out_channels=16, size=(9, 8))
