@@ -1,11 +1,43 @@
-"""Writing files so that a reader, or the next run after a crash, finds the old content or the new, nothing between."""
+"""Files: reading only what is one, and writing so that a reader, or the next run after a crash, finds the old content
+or the new, nothing between."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def check_regular(path: Path) -> int:
+    """Size in bytes of a regular file, or of the one that symlinks lead to; a pipe or a device is none.
+
+    Raises:
+        OSError: it is none, or not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return status.st_size
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Content of a regular file; nothing else is opened, and no more is read than may be.
+
+    Raises:
+        OSError: it is none, or longer.
+    """
+    size = check_regular(path)
+    if not size:  # the files of /proc claim so too, and reading one may wait for ever
+        return b""
+    if size <= max_bytes:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        if len(content) <= max_bytes:
+            return content
+    raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes", str(path))
 
 
 @contextmanager
