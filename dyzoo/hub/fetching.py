@@ -43,6 +43,8 @@ from dyzoo.hub.patience import OutOfPatienceError, Patience
 
 _ETAG = re.compile(r"[\w-][\w.=-]{0,127}", re.ASCII)  # becomes the name of a file
 
+_KEPT = "what has come is kept"
+
 
 class StaleCacheWarning(UserWarning):
     """What the cache holds is used, though the Hub has newer, as the cache may not be written."""
@@ -213,14 +215,12 @@ class _Source:
             return HubError(f"{cache}: no room for {name} of {repo_id} ({error.strerror}): free some, or set HF_HOME")
         if isinstance(error, OutOfPatienceError):
             return HubError(
-                f"{constants.ENDPOINT} does not give {name} of {repo_id} ({error}): try again later, what has come is kept"
+                f"{constants.ENDPOINT} does not give {name} of {repo_id} ({error}): try again later, {_KEPT}"
             )
         if isinstance(error, OSError) and error.errno in READ_ONLY:
             return HubError(f"{cache}: {name} of {repo_id} cannot be written ({error.strerror})")
         if self._broke_off(error):
-            return HubError(
-                f"the download of {name} from {repo_id} broke off ({cause(error)}): try again, what has come is kept"
-            )
+            return HubError(f"the download of {name} from {repo_id} broke off ({cause(error)}): try again, {_KEPT}")
         why = "force_download=True asks for it" if self.force_download else f"{name} is not in the cache"
         return explain(error, repo_id, self.revision, f", and {why}")
 

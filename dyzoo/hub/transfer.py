@@ -83,7 +83,7 @@ def _response(url: str, headers: dict[str, str]) -> Iterator[tuple[int, Iterator
     """Status and content, by whichever HTTP library huggingface_hub is built on."""
     session: Any = get_session()
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):  # httpx and its successors
+    if callable(session.stream):  # httpx and its successors; in requests it is a setting
         with session.stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
             hf_raise_for_status(response)
             yield response.status_code, response.iter_bytes()
