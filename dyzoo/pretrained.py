@@ -124,6 +124,7 @@ class PretrainedModel(nn.Module):
             CheckpointError: a weight is too large for `dtype`.
         """
         repo_id, revision = hub.split_id(repo_id, revision)
+        hub.require_token(token)
         more = {name: Path(path) for name, path in (files or {}).items()}
         for path in more.values():
             if not path.is_file():

@@ -13,11 +13,14 @@ import typer
 
 from dyzoo.cli.options import note
 from dyzoo.errors import TrainingError, UnknownModelError, first_line
+from dyzoo.files import read_regular
+from dyzoo.labels import printable
 
 if TYPE_CHECKING:
     from dyzoo.cards import CardDetails, Measurement
     from dyzoo.detector import Detector
 
+_MAX_TEXT_BYTES = 1 << 26  # of a card, or a run's settings and metrics
 _OF_THE_MACHINE = ("out", "device", "workers", "resume")  # settings that mean nothing elsewhere
 
 
@@ -63,11 +66,13 @@ def push(
     """
     import torch
 
+    from dyzoo import hub
     from dyzoo.cards import CARD_NAME, CardDetails, CardKeptWarning, adapt_card, is_hand_written
     from dyzoo.zoo import BEST_NAME, load_model
 
     if not source.is_dir():
         raise UnknownModelError(f"{source} is no folder, expected a run's or one that save_pretrained wrote")
+    hub.require_token()  # before a detector is loaded for nothing
     is_run = (source / BEST_NAME).is_dir()
     model = load_model(source)
     details = CardDetails(license=license, datasets=dataset or ())
@@ -99,7 +104,7 @@ def push(
             note(str(warning.message))
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    print(commit.pr_url or commit.commit_url)
+    print(printable(commit.pr_url or commit.commit_url))
 
 
 def _run_details(run: Path, model: Detector, details: CardDetails, dtype: str | None) -> CardDetails:
@@ -194,4 +199,4 @@ def _published_backbone(name: str) -> str | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return read_regular(path, _MAX_TEXT_BYTES).decode("utf-8", "replace") if path.exists() else ""

@@ -25,6 +25,8 @@ from tests.hub.hub_repo import Refusal, Repo, Tree, git_oid
 
 URL_PREFIXES = {"models": "", "datasets": "datasets/", "spaces": "spaces/", "kernels": "kernels/"}
 
+FORBIDDEN = "You don't have the rights to do this"
+
 
 class Hub(Faults, ThreadingHTTPServer):
     """The server; `with Hub() as hub:` runs it in a thread.
@@ -99,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, "", f"no route {self.command} {path}")
             except Refusal as refusal:
                 headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
-                self._send(refusal.status, {"error": refusal.message}, {k: v for k, v in headers.items() if v})
+                sent = {name: value for name, value in headers.items() if value and value.isprintable()}
+                self._send(refusal.status, {"error": refusal.message}, sent)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer
 
@@ -149,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_owner():
             return
         if self._is_known():
-            raise Refusal(403, "", "You don't have the rights to do this")
+            raise Refusal(403, "", FORBIDDEN)
         raise Refusal(401, "", "Invalid username or password.")
 
     def _is_known(self) -> bool:
