@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with suppress(ConnectionError):  # the client may have had enough
             self.wfile.write(body if drop < 0 else body[:drop])
-            while drop >= 0 and how == "trickle" and not self.server.stopped.wait(0.05):
+            while 0 <= drop < len(body) and how == "trickle" and not self.server.stopped.wait(0.05):
                 self.wfile.write(body[drop : drop + 1])
                 drop += 1
         if drop >= 0:
