@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 from dyzoo import __version__
 from dyzoo.config import DetectorConfig
+from dyzoo.errors import CheckpointError
 
 CARD_NAME = "README.md"
 
@@ -33,6 +35,8 @@ _METRICS = {  # as in `dyzoo.evaluation.Evaluation.metrics` -> the model index's
 }
 _MARK = re.compile(r"<!-- dyzoo [^ ]* wrote this card \(([0-9a-f]{12})\); once edited, it is left alone -->\n")
 _LABELS_SHOWN = 100
+_CARD_AT_MOST = 1_000_000  # characters
+_TERMS_READ = 100
 
 
 class CardKeptWarning(UserWarning):
@@ -121,12 +125,18 @@ def write_card(config: DetectorConfig, name: str, parameters: int, details: Card
 
 
 def adapt_card(text: str, name: str, details: CardDetails | None = None) -> str:
-    """A card that `write_card` wrote, for the same detector under another name; licence and datasets may be new."""
+    """A card that `write_card` wrote, for the same detector under another name; licence and datasets may be new.
+
+    Raises:
+        CheckpointError: its metadata is damaged.
+    """
     details = details or CardDetails()
-    card = ModelCard(_MARK.sub("", text, count=1), ignore_metadata_errors=True)
+    card, own = _read_card(_MARK.sub("", text, count=1)), terms_of(text)
+    if card is None:
+        raise CheckpointError(f"the metadata of the {CARD_NAME} is damaged, expected YAML: mend it or remove the file")
     data: Any = card.data
-    data.license = _line(details.license or "") or data.get("license")
-    data.datasets = [_line(dataset) for dataset in details.datasets] or data.get("datasets")
+    data.license = _line(details.license or "") or own.license
+    data.datasets = [_line(dataset) for dataset in details.datasets] or own.datasets or None
     if data.get("eval_results"):
         data.model_name = _line(name).rsplit("/", 1)[-1]
     content = str(card)
@@ -142,9 +152,23 @@ def adapt_card(text: str, name: str, details: CardDetails | None = None) -> str:
 
 
 def terms_of(card: str) -> CardDetails:
-    """Licence and data sets that a card's metadata names."""
-    data: Any = ModelCard(card, ignore_metadata_errors=True).data
-    return CardDetails(license=data.get("license"), datasets=data.get("datasets") or ())
+    """Licence and data sets that a card's metadata names; none where it cannot be read: anybody may have written it."""
+    read = _read_card(card)
+    if read is None:
+        return CardDetails()
+    license, datasets = (read.data.get(key) for key in ("license", "datasets"))
+    named = datasets if isinstance(datasets, list) else [datasets]
+    return CardDetails(
+        license=license if isinstance(license, str) else None,
+        datasets=[dataset for dataset in named[:_TERMS_READ] if isinstance(dataset, str)],
+    )
+
+
+def _read_card(text: str) -> ModelCard | None:
+    try:
+        return ModelCard(text, ignore_metadata_errors=True) if len(text) <= _CARD_AT_MOST else None
+    except (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def inherit(details: CardDetails, older: str | None) -> CardDetails:

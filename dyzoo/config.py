@@ -7,17 +7,51 @@ DyHead ATSS release (microsoft/DynamicHead) unless a field says otherwise.
 from __future__ import annotations
 
 import json
+import reprlib
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dyzoo.errors import CheckpointError
 
 CONFIG_VERSION = 2
 
 OffsetMode = Literal["flat", "crop", "resize"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a number may have, or the length of a text or a tuple; both ends belong to it.
+
+    A configuration comes with strangers' weights. What it can make a detector allocate is bounded by these, far above
+    what is of use.
+    """
+
+    lowest: float
+    highest: float
+
+    def __contains__(self, number: float) -> bool:
+        return self.lowest <= number <= self.highest  # not so for NaN
+
+    def __str__(self) -> str:
+        return f"{self.lowest:.12g} to {self.highest:.12g}"
+
+
+Text = Annotated[str, Range(0, 200)]
+Channels = Annotated[int, Range(1, 4096)]
+Blocks = Annotated[int, Range(0, 64)]
+EdgePx = Annotated[int, Range(1, 16_384)]
+Count = Annotated[int, Range(1, 10_000)]  # of candidates and detections: NMS compares each with each
+Fraction = Annotated[float, Range(0, 1)]
+Probability = Annotated[float, Range(1e-9, 1 - 1e-9)]  # its logit is taken
+Scale = Annotated[float, Range(1e-3, 1e4)]
+Weight = Annotated[float, Range(0, 1e4)]
+Offset = Annotated[float, Range(-100, 100)]
+AspectRatios = Annotated[tuple[Annotated[float, Range(0.01, 100)], ...], Range(1, 16)]
+Mean = Annotated[float, Range(-1e4, 1e4)]
+BoxCodeWeights = tuple[Scale, Scale, Scale, Scale]
 
 
 @dataclass(frozen=True)
@@ -34,11 +68,11 @@ class BackboneConfig:
         drop_path_rate: stochastic depth in training, where timm's model has it.
     """
 
-    name: str = "resnet50"
+    name: Text = "resnet50"
     stride_in_1x1: bool = False
     norm: Literal["batch", "eval", "frozen"] = "batch"
     output_norm: bool = False
-    drop_path_rate: float = 0.0
+    drop_path_rate: Annotated[float, Range(0, 0.99)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +87,7 @@ class FPNConfig:
         relu_before_p7: for "convs"; detectron2 yes, mmdetection's `on_output` no.
     """
 
-    channels: int = 256
+    channels: Channels = 256
     finest_stride: Literal[4, 8] = 8
     top: Literal["convs", "pool"] = "convs"
     relu_before_p7: bool = True
@@ -84,8 +118,8 @@ class DyHeadConfig:
         conv_bias: deformable convolutions with a bias (official) or without (mmdetection).
     """
 
-    channels: int = 256
-    num_blocks: int = 6
+    channels: Channels = 256
+    num_blocks: Blocks = 6
     form: Literal["pyramid", "tensor"] = "pyramid"
     offset_mode: OffsetMode = "resize"
     conv_bias: bool = True
@@ -100,21 +134,21 @@ class ATSSConfig:
     """
 
     type: Literal["atss"] = "atss"
-    kernel_size: int = 1
-    anchor_scale: float = 8.0  # anchor side in units of the level's stride
-    anchor_center_offset: float = 0.5  # of the first anchor's centre, in units of the stride
-    num_candidates: int = 9  # nearest anchors per level considered for each ground-truth box
-    box_code_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    prior_probability: float = 0.01
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    box_loss_weight: float = 2.0
-    score_threshold: float = 0.05  # on the class score, before centerness is multiplied in
+    kernel_size: Literal[1, 3, 5, 7] = 1
+    anchor_scale: Scale = 8.0  # anchor side in units of the level's stride
+    anchor_center_offset: Offset = 0.5  # of the first anchor's centre, in units of the stride
+    num_candidates: Count = 9  # nearest anchors per level considered for each ground-truth box
+    box_code_weights: BoxCodeWeights = (10.0, 10.0, 5.0, 5.0)
+    prior_probability: Probability = 0.01
+    focal_alpha: Fraction = 0.25
+    focal_gamma: Annotated[float, Range(0, 100)] = 2.0
+    box_loss_weight: Weight = 2.0
+    score_threshold: Fraction = 0.05  # on the class score, before centerness is multiplied in
     rank_by: Literal["product", "class"] = "product"  # what the candidates of a level are ranked by
-    candidates_per_level: int = 1000
+    candidates_per_level: Count = 1000
     clip_before_nms: bool = False  # overlaps inside the image instead of between the full boxes
-    nms_threshold: float = 0.6
-    max_detections: int = 100
+    nms_threshold: Fraction = 0.6
+    max_detections: Count = 100
 
 
 @dataclass(frozen=True)
@@ -122,22 +156,22 @@ class RetinaNetConfig:
     """RetinaNet head (Lin et al., ICCV 2017) with detectron2's conventions and DynamicHead's settings."""
 
     type: Literal["retinanet"] = "retinanet"
-    num_convs: int = 4  # 3x3 convolutions before the prediction layers, each tower its own
-    anchor_scale: float = 4.0  # side of the smallest anchor in units of the level's stride
-    octave_scales: int = 3  # sides per octave: 2 ** (i / octave_scales)
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
-    anchor_center_offset: float = 0.0
-    foreground_iou: float = 0.5  # anchors of at least this IoU learn the object
-    background_iou: float = 0.4  # those of less learn background, those between learn nothing
-    box_code_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    smooth_l1_beta: float = 0.0  # 0 is L1, which microsoft/DynamicHead trains with; detectron2's own default is 0.1
-    prior_probability: float = 0.01
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    score_threshold: float = 0.05
-    candidates_per_level: int = 1000
-    nms_threshold: float = 0.5
-    max_detections: int = 100
+    num_convs: Blocks = 4  # 3x3 convolutions before the prediction layers, each tower its own
+    anchor_scale: Scale = 4.0  # side of the smallest anchor in units of the level's stride
+    octave_scales: Annotated[int, Range(1, 16)] = 3  # sides per octave: 2 ** (i / octave_scales)
+    aspect_ratios: AspectRatios = (0.5, 1.0, 2.0)  # height over width
+    anchor_center_offset: Offset = 0.0
+    foreground_iou: Fraction = 0.5  # anchors of at least this IoU learn the object
+    background_iou: Fraction = 0.4  # those of less learn background, those between learn nothing
+    box_code_weights: BoxCodeWeights = (1.0, 1.0, 1.0, 1.0)
+    smooth_l1_beta: Weight = 0.0  # 0 is L1, which microsoft/DynamicHead trains with; detectron2's own default is 0.1
+    prior_probability: Probability = 0.01
+    focal_alpha: Fraction = 0.25
+    focal_gamma: Annotated[float, Range(0, 100)] = 2.0
+    score_threshold: Fraction = 0.05
+    candidates_per_level: Count = 1000
+    nms_threshold: Fraction = 0.5
+    max_detections: Count = 100
 
 
 @dataclass(frozen=True)
@@ -145,15 +179,15 @@ class FCOSConfig:
     """FCOS head (Tian et al., ICCV 2019) with centre sampling, GIoU and torchvision's conventions."""
 
     type: Literal["fcos"] = "fcos"
-    num_convs: int = 0  # DyHead's blocks stand in for the towers; torchvision has 4
-    center_sampling_radius: float = 1.5  # in units of the level's stride
-    prior_probability: float = 0.01
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
-    score_threshold: float = 0.05  # on the square root of class probability times centerness
-    candidates_per_level: int = 1000
-    nms_threshold: float = 0.6
-    max_detections: int = 100
+    num_convs: Blocks = 0  # DyHead's blocks stand in for the towers; torchvision has 4
+    center_sampling_radius: Scale = 1.5  # in units of the level's stride
+    prior_probability: Probability = 0.01
+    focal_alpha: Fraction = 0.25
+    focal_gamma: Annotated[float, Range(0, 100)] = 2.0
+    score_threshold: Fraction = 0.05  # on the square root of class probability times centerness
+    candidates_per_level: Count = 1000
+    nms_threshold: Fraction = 0.6
+    max_detections: Count = 100
 
 
 @dataclass(frozen=True)
@@ -161,26 +195,26 @@ class FasterRCNNConfig:
     """Faster R-CNN (Ren et al., NeurIPS 2015) on a pyramid, with detectron2's conventions."""
 
     type: Literal["faster_rcnn"] = "faster_rcnn"
-    anchor_scale: float = 8.0  # side of the anchors in units of the level's stride
-    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
-    anchor_center_offset: float = 0.0
-    rpn_foreground_iou: float = 0.7
-    rpn_background_iou: float = 0.3
-    rpn_batch_size: int = 256  # anchors per image that the proposal losses are taken on
-    rpn_positive_fraction: float = 0.5
-    rpn_candidates_train: int = 2000  # per level, before NMS
-    rpn_candidates_test: int = 1000
-    rpn_nms_threshold: float = 0.7
-    num_proposals: int = 1000  # per image, after NMS
-    roi_batch_size: int = 512  # proposals per image that the box losses are taken on
-    roi_positive_fraction: float = 0.25
-    roi_foreground_iou: float = 0.5
-    roi_size: int = 7
-    hidden_features: int = 1024  # of the two fully connected layers
-    box_code_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    max_detections: int = 100
+    anchor_scale: Scale = 8.0  # side of the anchors in units of the level's stride
+    aspect_ratios: AspectRatios = (0.5, 1.0, 2.0)  # height over width
+    anchor_center_offset: Offset = 0.0
+    rpn_foreground_iou: Fraction = 0.7
+    rpn_background_iou: Fraction = 0.3
+    rpn_batch_size: Count = 256  # anchors per image that the proposal losses are taken on
+    rpn_positive_fraction: Fraction = 0.5
+    rpn_candidates_train: Count = 2000  # per level, before NMS
+    rpn_candidates_test: Count = 1000
+    rpn_nms_threshold: Fraction = 0.7
+    num_proposals: Count = 1000  # per image, after NMS
+    roi_batch_size: Count = 512  # proposals per image that the box losses are taken on
+    roi_positive_fraction: Fraction = 0.25
+    roi_foreground_iou: Fraction = 0.5
+    roi_size: Annotated[int, Range(1, 14)] = 7
+    hidden_features: Annotated[int, Range(1, 16_384)] = 1024  # of the two fully connected layers
+    box_code_weights: BoxCodeWeights = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: Fraction = 0.05
+    nms_threshold: Fraction = 0.5
+    max_detections: Count = 100
 
 
 HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig
@@ -190,12 +224,12 @@ HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig
 class PreprocessConfig:
     """How an image becomes network input. Mean and std are on the 0..255 scale, in `channel_order`."""
 
-    shortest_edge: int = 800
-    longest_edge: int = 1333
+    shortest_edge: EdgePx = 800
+    longest_edge: EdgePx = 1333
     channel_order: Literal["RGB", "BGR"] = "RGB"
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    size_divisor: int = 128
+    mean: tuple[Mean, Mean, Mean] = (123.675, 116.28, 103.53)
+    std: tuple[Scale, Scale, Scale] = (58.395, 57.12, 57.375)
+    size_divisor: Annotated[int, Range(1, 512)] = 128
 
     def at(self, shortest_edge: int) -> PreprocessConfig:
         """The same with another shortest edge; the longest keeps its proportion to it."""
@@ -210,8 +244,8 @@ class PreprocessConfig:
 class DetectorConfig:
     """Everything needed to build a detector without its weights."""
 
-    architecture: str = "dyhead_atss_resnet50"
-    labels: tuple[str, ...] = ()
+    architecture: Text = "dyhead_atss_resnet50"
+    labels: Annotated[tuple[Text, ...], Range(0, 30_000)] = ()
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     dyhead: DyHeadConfig = field(default_factory=DyHeadConfig)
@@ -224,11 +258,18 @@ class DetectorConfig:
 
     @classmethod
     def from_json(cls, text: str, source: str | Path = "config.json") -> DetectorConfig:
-        """Read `config.json`; a `CheckpointError` names the first field that is unknown or of a wrong type."""
+        """Read `config.json`.
+
+        Raises:
+            CheckpointError: it is no JSON, or a field is unknown, of a wrong type or out of its range; `source` leads
+                the message.
+        """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{source} is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists of thousands of levels
+            raise CheckpointError(f"{source} cannot be read: {error}") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"{source} holds {type(values).__name__}, expected an object of settings")
         version = values.pop("version", CONFIG_VERSION)
@@ -236,9 +277,17 @@ class DetectorConfig:
             values = _from_version_1(values)
         elif version != CONFIG_VERSION:
             raise CheckpointError(
-                f"{source} has version {version}, this dyzoo reads up to version {CONFIG_VERSION}: update dyzoo"
+                f"{source} has version {_shown(version)}, this dyzoo reads up to version {CONFIG_VERSION}: update dyzoo"
             )
-        return from_dict(cls, values, str(source))
+        return _build(cls, values, f"{source}: ")
+
+    def check(self) -> None:
+        """Refuse what `from_json` would refuse.
+
+        Raises:
+            CheckpointError: a field is of a wrong type or out of its range.
+        """
+        _build(DetectorConfig, asdict(self), "the configuration: ")
 
 
 def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -250,31 +299,42 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "backbone": {**others, "norm": "frozen" if backbone["frozen_norm"] is True else "batch"}}
 
 
+_representation = reprlib.Repr()
+_representation.maxstring = _representation.maxother = _representation.maxlong = 60
+_shown = _representation.repr
+
 ConfigT = TypeVar("ConfigT")
 
 
-def from_dict(config_type: type[ConfigT], values: dict[str, Any], where: str) -> ConfigT:
-    """Build a frozen dataclass from plain JSON values, checking names and types on the way.
-
-    Raises:
-        CheckpointError: a field is unknown or has a value of another type; `where` leads the message.
-    """
-    hints = get_type_hints(config_type)
+def _build(config_type: type[ConfigT], values: dict[str, Any], prefix: str) -> ConfigT:
+    """Build a frozen dataclass from plain JSON values; `prefix` goes before the names of its fields in errors."""
+    hints = get_type_hints(config_type, include_extras=True)
     known = {f.name for f in fields(config_type)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
-        raise CheckpointError(f"{where}: unknown setting {unknown[0]!r}, expected some of {', '.join(sorted(known))}")
-    return config_type(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+        raise CheckpointError(
+            f"{prefix.rstrip('.: ')}: unknown setting {_shown(unknown[0])}, expected some of {', '.join(sorted(known))}"
+        )
+    return config_type(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, dict):
-            raise CheckpointError(f"{where} is {value!r}, expected an object of settings")
-        return from_dict(typing.cast(type, hint), value, where)
+            raise CheckpointError(f"{where} is {_shown(value)}, expected an object of settings")
+        return _build(typing.cast(type, hint), value, f"{where}.")
     origin = get_origin(hint)
+    if origin is Annotated:
+        limit = hint.__metadata__[0]
+        if isinstance(value, str | list | tuple):
+            _check_length(value, limit, where)  # before anything is made of its items
+            return _convert(hint.__origin__, value, where)
+        number = _convert(hint.__origin__, value, where)
+        if number not in limit:
+            raise CheckpointError(f"{where} is {_shown(value)}, expected {limit}")
+        return number
     if origin is Literal:
-        if value not in get_args(hint):
-            raise CheckpointError(f"{where} is {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}")
+        if not any(type(value) is type(choice) and value == choice for choice in get_args(hint)):
+            raise CheckpointError(f"{where} is {_shown(value)}, expected one of {', '.join(map(repr, get_args(hint)))}")
         return value
     if origin is tuple and isinstance(value, list | tuple):
         item_hints = get_args(hint)
@@ -285,17 +345,34 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _convert(_member(get_args(hint), value, where), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return value if abs(value) > 1 << 53 else float(value)  # so large that it may be no float, and in no range
+    if hint is str and isinstance(value, str):
+        return _encodable(value, where)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise CheckpointError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+    raise CheckpointError(f"{where} is {_shown(value)}, expected {getattr(hint, '__name__', hint)}")
+
+
+def _check_length(value: str | list[Any] | tuple[Any, ...], limit: Range, where: str) -> None:
+    if len(value) not in limit:
+        kind = "characters" if isinstance(value, str) else "items"
+        raise CheckpointError(f"{where} has {len(value)} {kind}, expected {limit}")
+
+
+def _encodable(value: str, where: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{where} is {_shown(value)}, expected text (it holds half a character)") from None
+    return value
 
 
 def _member(union: tuple[Any, ...], value: Any, where: str) -> Any:
     """The dataclass of a union whose `type` is that of `value`."""
     by_type = {get_args(get_type_hints(member)["type"])[0]: member for member in union}
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is {value!r}, expected an object of settings")
-    if value.get("type") not in by_type:
-        raise CheckpointError(f"{where}: type is {value.get('type')!r}, expected one of {', '.join(by_type)}")
-    return by_type[value["type"]]
+        raise CheckpointError(f"{where} is {_shown(value)}, expected an object of settings")
+    kind = value.get("type")
+    if not isinstance(kind, str) or kind not in by_type:
+        raise CheckpointError(f"{where}.type is {_shown(kind)}, expected one of {', '.join(by_type)}")
+    return by_type[kind]

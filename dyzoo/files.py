@@ -24,15 +24,45 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is something else.
     """
-    _refuse_irregular(os.stat(path).st_mode, path)  # noqa: PTH116 (a Path loses the name as it was given)
+    check_regular(path)
     # Asked again of what was opened, which another process may have put in its place, and without waiting for a FIFO.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
     try:
         _refuse_irregular(os.fstat(descriptor).st_mode, path)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_regular(path: str | Path) -> int:
+    """Size in bytes of a regular file, or of the one that symlinks lead to; nothing is opened.
+
+    Raises:
+        OSError: it is not there, or is something else.
+    """
+    found = os.stat(path)  # noqa: PTH116 (a Path loses the name as it was given)
+    _refuse_irregular(found.st_mode, path)
+    return found.st_size
+
+
+def read_regular(path: str | Path, most_bytes: int) -> bytes:
+    """Content of a regular file; nothing else is opened, and no more is read than may be.
+
+    Raises:
+        OSError: it cannot be opened, is something else, or longer.
+    """
+    size = check_regular(path)
+    if not size:  # the files that the system makes up, as in /proc, claim so too, and reading one may never end
+        return b""
+    if size <= most_bytes:
+        with open_regular(path) as file:
+            content = file.read(most_bytes + 1)
+        if len(content) <= most_bytes:
+            return content
+        size = len(content)
+    raise OSError(errno.EFBIG, f"has {size} bytes, expected at most {most_bytes}", str(path))
 
 
 @contextmanager
@@ -89,7 +119,7 @@ def _refuse_irregular(mode: int, path: str | Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "is a device, a FIFO or a socket, expected a regular file", str(path))
+        raise OSError(errno.EINVAL, "is no regular file, expected a file on a disk", str(path))
 
 
 def _followed(path: Path) -> Path:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -32,25 +30,28 @@ from dyzoo.cards import (
     write_card,
 )
 from dyzoo.config import DetectorConfig
-from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError, first_line
-from dyzoo.files import replacing, write_text
+from dyzoo.errors import CheckpointError, HubError, UnknownModelError, first_line
+from dyzoo.files import check_regular, read_regular, replacing, write_text
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
-_MAX_CONFIG_BYTES = 1 << 24  # of a file that is a few kB: labels may be many
+_MAX_CONFIG_BYTES = 1 << 22  # of a file that is a few kB: labels may be many
 _SPARE_PARAMETERS = 100_000_000  # timm builds more than a feature extractor keeps
-_LARGEST_SETTING = 100_000  # far above all that is in use, and small enough to fail by an error
-_SIZES = ("shortest_edge", "longest_edge", "size_divisor", "channels")
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
 
 class PretrainedModel(nn.Module):
-    """Saving and loading of a model that its configuration describes."""
+    """Saving and loading of a model that its configuration describes.
+
+    Raises:
+        CheckpointError: a setting is out of its range, so that what is saved could not be loaded.
+    """
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
+        config.check()
         self.config = config
 
     @property
@@ -123,6 +124,7 @@ class PretrainedModel(nn.Module):
             CheckpointError: a weight is too large for `dtype`.
         """
         repo_id, revision = hub.split_id(repo_id, revision)
+        hub.require_token(token)
         more = {name: Path(path) for name, path in (files or {}).items()}
         for path in more.values():
             if not path.is_file():
@@ -192,7 +194,7 @@ class PretrainedModel(nn.Module):
         folder = Path(name_or_folder)
         if folder.is_dir():
             for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
-                if not path.is_file():
+                if not path.exists():
                     raise hub.missing_file(str(folder), path.name, [other.name for other in folder.iterdir()])
             return cls.from_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, device)
         if not hub.is_hub_id(name_or_folder):
@@ -241,19 +243,22 @@ class PretrainedModel(nn.Module):
         config_name, weights_name = (
             f"{path.name} of {repo_id}" if repo_id else str(path) for path in (config_path, weights_path)
         )
-        config = _read_config(config_path, config_name)
         try:
+            config = _read_config(config_path, config_name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; if it is damaged, {mend_hint}" if mend_hint else str(error)) from error
+        with _reading_weights(weights_name, mend_hint):
+            size = check_regular(weights_path)
             with safe_open(weights_path, "pt") as file:
-                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-            with _at_most(sum(map(math.prod, shapes)) + _SPARE_PARAMETERS):
+                names = set(file.keys())
+        try:
+            with _at_most(size + _SPARE_PARAMETERS):  # a weight takes a byte and more
                 model = cls(config)
-            weights = load_file(weights_path)
-        except (SafetensorError, OSError) as error:
-            hint = f": {mend_hint}" if mend_hint else ""
-            problem = f"{weights_name} is damaged or no safetensors file ({first_line(error)}){hint}"
-            raise CheckpointError(problem) from error
         except _BUILDING_FAILS as error:
             raise CheckpointError(f"{config_name} describes no detector: {first_line(error)}") from error
+        model._check_names(names, weights_name)  # before each of 300,000 becomes a tensor
+        with _reading_weights(weights_name, mend_hint):
+            weights = load_file(weights_path)
         model.load_weights(weights, weights_name)
         return model.eval().to(device)
 
@@ -261,20 +266,19 @@ class PretrainedModel(nn.Module):
         """Fill every parameter and buffer from `weights`, cast to their types; `source` leads error messages.
 
         Raises:
-            CheckpointError: a tensor is missing, unknown, of another shape or holds infinity or NaN; nothing has been
-                changed then.
+            CheckpointError: a tensor is missing, unknown, complex, of another shape, or holds infinity or NaN; nothing
+                has been changed then.
         """
         own = self.state_dict()
-        hint = f"these weights are not of {self.config.architecture} with {len(self.labels)} classes"
-        if missing := sorted(own.keys() - weights.keys()):
-            raise CheckpointError(f"{source} lacks {missing[0]!r} and {len(missing) - 1} more: {hint}")
-        if unknown := sorted(weights.keys() - own.keys()):
-            raise CheckpointError(f"{source} has the unknown {unknown[0]!r} and {len(unknown) - 1} more: {hint}")
+        self._check_names(weights.keys(), source)
         for name, value in own.items():
             if value.shape != weights[name].shape:
                 raise CheckpointError(
-                    f"{source}: {name!r} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}: {hint}"
+                    f"{source}: {name!r} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}: "
+                    f"{self._not_these()}"
                 )
+            if weights[name].is_complex():
+                raise CheckpointError(f"{source}: {name!r} is {weights[name].dtype}, expected {value.dtype}")
         for name, value in own.items():
             # a buffer may be made with infinities, such as an attention mask
             if not _is_finite(weights[name].to(value.dtype)) and _is_finite(value):
@@ -283,6 +287,18 @@ class PretrainedModel(nn.Module):
                     "saved before training went wrong, or of a wider type"
                 )
         self.load_state_dict(weights)
+
+    def _check_names(self, names: Set[str], source: str) -> None:
+        own = self.state_dict().keys()
+        if missing := own - names:
+            raise CheckpointError(f"{source} lacks {min(missing)!r} and {len(missing) - 1} more: {self._not_these()}")
+        if unknown := names - own:
+            raise CheckpointError(
+                f"{source} has the unknown {min(unknown)!r:.200} and {len(unknown) - 1} more: {self._not_these()}"
+            )
+
+    def _not_these(self) -> str:
+        return f"these weights are not of {self.config.architecture} with {len(self.labels)} classes"
 
     def _stored_weights(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
         if dtype is not None and not dtype.is_floating_point:
@@ -305,32 +321,22 @@ class PretrainedModel(nn.Module):
 
 def _read_config(path: Path, name: str) -> DetectorConfig:
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{name} has {path.stat().st_size} bytes, expected a few thousand")
-        config = DetectorConfig.from_json(path.read_text(encoding="utf-8"), name)
-    except DyzooError:
-        raise
+        content = read_regular(path, _MAX_CONFIG_BYTES)
+        return DetectorConfig.from_json(content.decode("utf-8"), name)
     except UnicodeDecodeError:
         raise CheckpointError(f"{name} is not a text file") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists of thousands of levels
-        raise CheckpointError(f"{name} cannot be read: {first_line(error)}") from None
-    for setting, number in _numbers("", asdict(config)):
-        lowest = 1 if setting.rpartition(".")[2] in _SIZES else -_LARGEST_SETTING
-        if not lowest <= number <= _LARGEST_SETTING:
-            raise CheckpointError(f"{name}: {setting} is {number}, expected {lowest} to {_LARGEST_SETTING}")
-    return config
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read ({error.strerror})") from None
 
 
-def _numbers(where: str, value: Any) -> Iterator[tuple[str, int | float]]:
-    """The numbers of nested settings, each with its dotted name."""
-    if isinstance(value, int | float):
-        yield where, value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _numbers(f"{where}.{name}".lstrip("."), item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _numbers(where, item)
+@contextmanager
+def _reading_weights(name: str, mend_hint: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        hint = f": {mend_hint}" if mend_hint else ""
+        raise CheckpointError(f"{name} is damaged or no safetensors file ({reason}){hint}") from error
 
 
 class _TooLargeError(Exception):

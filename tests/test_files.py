@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dyzoo.files import open_regular, replacing, write_text
+from dyzoo.files import open_regular, read_regular, replacing, write_text
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_rubbish(tmp_path: Path) -> None:
@@ -213,3 +213,17 @@ def test_a_file_is_opened_for_reading(tmp_path: Path) -> None:
         assert opened.read() == b"content"
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path)
+
+
+def test_only_regular_files_are_read_and_no_more_than_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_regular(path, 5) == b"12345"
+    with pytest.raises(OSError, match="has 5 bytes, expected at most 4"):
+        read_regular(path, 4)
+    path.unlink()
+    os.mkfifo(path)
+    for other, fault in ((path, "no regular file"), (Path("/dev/zero"), "no regular file"), (tmp_path, "a directory")):
+        with pytest.raises(OSError, match=fault):
+            read_regular(other, 5)
+    assert read_regular(Path("/proc/kmsg"), 5) == b"", "opening it would wait for the kernel"

@@ -131,12 +131,12 @@ def test_a_pickle_in_the_folder_is_named_and_left_alone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "changes"), [("fpn", {"channels": 8000}), ("dyhead", {"num_blocks": 90_000, "channels": 256})]
+    ("part", "changes"), [("fpn", {"channels": 4096}), ("dyhead", {"num_blocks": 64, "channels": 4096})]
 )
 def test_a_configuration_far_larger_than_the_weights_is_not_built(
     folder: Path, part: str, changes: dict[str, int]
 ) -> None:
-    """8,000 channels take 2.3 GB for a single convolution, and there are dozens."""
+    """4,096 channels take 600 MB for a single convolution, and there are dozens."""
     change_config(folder, lambda config: config[part].update(changes))
     grown_kib = -resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "describes no detector: it has far more parameters than the weights beside it" in refusal(folder)
@@ -146,7 +146,7 @@ def test_a_configuration_far_larger_than_the_weights_is_not_built(
 
 def test_the_limit_is_this_threads_alone(folder: Path) -> None:
     """Another thread may build a large model while a small one is loaded."""
-    change_config(folder, lambda config: config["fpn"].update(channels=8000))
+    change_config(folder, lambda config: config["fpn"].update(channels=4096))
     failures: list[Exception] = []
     stop = threading.Event()
 
@@ -171,19 +171,47 @@ def test_the_limit_is_this_threads_alone(folder: Path) -> None:
 ABSURD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a size of a million": (
         lambda config: config["preprocess"].update(shortest_edge=10**6),
-        "preprocess.shortest_edge is 1000000, expected 1 to 100000",
+        "preprocess.shortest_edge is 1000000, expected 1 to 16384",
     ),
     "a divisor of zero": (
         lambda config: config["preprocess"].update(size_divisor=0),
-        "preprocess.size_divisor is 0, expected 1 to 100000",
+        "preprocess.size_divisor is 0, expected 1 to 512",
     ),
     "negative channels": (
         lambda config: config["fpn"].update(channels=-1),
-        "fpn.channels is -1, expected 1 to 100000",
+        "fpn.channels is -1, expected 1 to 4096",
     ),
     "not a number": (
         lambda config: config["preprocess"].update(mean=[0.0, float("nan"), 0.0]),
         "preprocess.mean is nan, expected",
+    ),
+    "a divisor that pads to 10 gigapixels": (
+        lambda config: config["preprocess"].update(size_divisor=99_999),
+        "preprocess.size_divisor is 99999, expected 1 to 512",
+    ),
+    "a class name of megabytes": (
+        lambda config: config.update(labels=["x" * 3_000_000]),
+        "labels has 3000000 characters, expected 0 to 200",
+    ),
+    "half a character": (
+        lambda config: config.update(labels=["\ud800"]),
+        r"labels is '\ud800', expected text",
+    ),
+    "more classes than anybody has": (
+        lambda config: config.update(labels=[str(number) for number in range(100_000)]),
+        "labels has 100000 items, expected 0 to 30000",
+    ),
+    "an unknown setting that is a page long": (
+        lambda config: config.update({"y" * 100_000: 1}),
+        "unknown setting 'yyyyy",
+    ),
+    "a type that is a list": (
+        lambda config: config["head"].update(type=[]),
+        "head.type is [], expected one of atss",
+    ),
+    "a control character in the backbone's name": (
+        lambda config: config["backbone"].update(name="\x1b[2J\u202e"),
+        r"timm has no backbone '\x1b[2J\u202e'",
     ),
     "no labels": (lambda config: config.update(labels=[]), "names no labels"),
     "a backbone that timm does not have": (
@@ -209,13 +237,21 @@ ABSURD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_an_absurd_configuration_is_one_line(folder: Path, change: str) -> None:
     action, message = ABSURD[change]
     change_config(folder, action)
-    assert message in refusal(folder)
+    error = refusal(folder)
+    assert message in error
+    assert error.isprintable()
+    assert len(error) < 1000
+
+
+def test_a_detector_that_could_not_be_loaded_again_is_not_built(detector: Detector) -> None:
+    with pytest.raises(CheckpointError, match="the configuration: labels has 300 characters, expected 0 to 200"):
+        Detector(replace(detector.config, labels=("x" * 300,)))
 
 
 BROKEN: dict[str, tuple[bytes, str]] = {
     "a number of thousands of digits": (b'{"version": ' + b"9" * 5000 + b"}", "cannot be read"),
     "lists of thousands of levels": (b"[" * 100_000, "config.json"),
-    "too long": (b'{"labels": ["' + b"x" * (1 << 24) + b'"]}', "expected a few thousand"),
+    "too long": (b'{"labels": ["' + b"x" * (1 << 22) + b'"]}', "bytes, expected at most 4194304"),
     "empty": (b"", "is not JSON"),
     "not text": (b"\xff\xfe", "is not a text file"),
     "a newer version": (b'{"version": 99}', "update dyzoo"),
@@ -227,6 +263,68 @@ def test_a_broken_configuration_is_one_line(folder: Path, content: str) -> None:
     written, message = BROKEN[content]
     (folder / "config.json").write_bytes(written)
     assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "an endless file", "a loop"])
+def test_what_is_no_file_is_not_opened(folder: Path, name: str, kind: str) -> None:
+    """Reading any of them would wait for ever, or never end."""
+    (folder / name).unlink()
+    if kind == "a pipe":
+        os.mkfifo(folder / name)
+    else:
+        target = {"a device": "/dev/zero", "an endless file": "/proc/kmsg", "a loop": name}[kind]
+        (folder / name).symlink_to(target)
+    assert name in refusal(folder)
+
+
+def test_symlinks_to_files_are_followed(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    """As in the Hub's cache."""
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+    assert Detector.from_pretrained(folder).config == detector.config
+
+
+def test_a_configuration_of_a_gigabyte_is_not_read(folder: Path) -> None:
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with (folder / "config.json").open("ab") as file:
+        file.truncate(1 << 30)
+    assert "bytes, expected at most 4194304" in refusal(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 500_000
+
+
+def test_damage_in_a_file_that_can_be_had_again_says_how(folder: Path) -> None:
+    files = folder / "config.json", folder / "model.safetensors"
+    text = files[0].read_text()
+    files[0].write_text(text[:100])
+    with pytest.raises(CheckpointError, match=r"is not JSON: .*; if it is damaged, fetch it again$"):
+        Detector.from_files(*files, mend_hint="fetch it again")
+    files[0].write_text(text)
+    files[1].write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no safetensors file \(.*\): fetch it again$"):
+        Detector.from_files(*files, mend_hint="fetch it again")
+
+
+def test_names_without_number_are_refused_before_they_become_tensors(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*arguments: Any) -> None:
+        raise AssertionError("the tensors were read")
+
+    monkeypatch.setattr("dyzoo.pretrained.load_file", too_late)
+    weights = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + length])
+    header |= {f"n{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(30_000)}
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + weights[8 + length :])
+    assert "has the unknown 'n0' and 29999 more" in refusal(folder)
+
+
+def test_complex_weights_are_refused(folder: Path) -> None:
+    change_weights(folder, lambda weights: weights.update({"fpn.p6.weight": weights["fpn.p6.weight"] + 1j}))
+    assert "'fpn.p6.weight' is torch.complex64, expected torch.float32" in refusal(folder)
 
 
 def test_weights_cut_short_or_of_another_kind(folder: Path) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from dyzoo.architectures import ARCHITECTURES, PUBLISHED
 from dyzoo.cards import CardDetails
 from dyzoo.config import DetectorConfig
+from dyzoo.hub import sha256
 from dyzoo.labels import COCO_LABELS
 
 CONVERTED = "Converted by `dyzoo convert`"
 """Begins the paragraph, and tells a folder that the command may write over."""
 
 _LICENSES = {"official": "mit", "mmdet": "apache-2.0"}  # of the code bases, under which they publish their weights
-_CHUNK_BYTES = 1 << 20
 
 
 def card_details(path: Path, config: DetectorConfig) -> CardDetails:
@@ -32,12 +31,3 @@ def card_details(path: Path, config: DetectorConfig) -> CardDetails:
         training=f"{CONVERTED} from a checkpoint of this detector: {description}. Its file `{path.name}` has the "
         f"sha256 `{sha256(path)}`. No training was added. {reported}. The licence is that of the original's code.",
     )
-
-
-def sha256(path: Path) -> str:
-    """Of a file of any size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

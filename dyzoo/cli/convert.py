@@ -10,6 +10,9 @@ import typer
 
 from dyzoo.cli.terminal import progress_bar, say
 from dyzoo.errors import CheckpointError
+from dyzoo.files import read_regular
+
+_MAX_LABELS_BYTES = 1 << 24
 
 
 def convert(
@@ -92,7 +95,7 @@ def _parse_labels(text: str) -> list[str]:
     path = Path(text)
     if path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_regular(path, _MAX_LABELS_BYTES).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise typer.BadParameter(f"{text} is not a text file", param_hint="--labels") from None
         names = [line.strip() for line in lines if line.strip()]

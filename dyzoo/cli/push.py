@@ -13,11 +13,13 @@ import typer
 
 from dyzoo.cli.terminal import note, say
 from dyzoo.errors import TrainingError, UnknownModelError, first_line
+from dyzoo.files import read_regular
 
 if TYPE_CHECKING:
     from dyzoo.cards import CardDetails, Measurement
     from dyzoo.detector import Detector
 
+_MAX_TEXT_BYTES = 1 << 26  # of a card, or a run's settings and metrics
 _OF_THE_MACHINE = ("out", "device", "workers", "resume")  # settings that mean nothing elsewhere
 
 
@@ -63,11 +65,13 @@ def push(
     """
     import torch
 
+    from dyzoo import hub
     from dyzoo.cards import CARD_NAME, CardDetails, CardKeptWarning, adapt_card, is_hand_written
     from dyzoo.zoo import BEST_NAME, load_model
 
     if not source.is_dir():
         raise UnknownModelError(f"{source} is no folder, expected a run's or one that save_pretrained wrote")
+    hub.require_token()  # before a detector is loaded for nothing
     is_run = (source / BEST_NAME).is_dir()
     model = load_model(source)
     details = CardDetails(license=license, datasets=dataset or ())
@@ -194,4 +198,4 @@ def _published_backbone(name: str) -> str | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return read_regular(path, _MAX_TEXT_BYTES).decode("utf-8", "replace") if path.exists() else ""

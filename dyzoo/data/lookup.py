@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 
+from dyzoo import files
 from dyzoo.errors import DatasetError
 
 SEPARATORS = '/\\:*?"<>|'
@@ -44,20 +44,12 @@ def read_regular(path: Path, most_bytes: int = _MOST_BYTES) -> bytes:
         DatasetError: it is no regular file, has more than `most_bytes`, or cannot be read.
     """
     try:
-        _check_regular(path, os.stat(path), most_bytes)  # noqa: PTH116
-        # Something else may have taken its place by now: opened without waiting, and asked again.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            found = os.fstat(file.fileno())
-            _check_regular(path, found, most_bytes)
-            # Files that the system makes up, as in /proc, claim no bytes and may never end: they are not asked for any.
-            return (file.read(found.st_size) or b"") if found.st_size else b""
-    except DatasetError:
-        raise
+        return files.read_regular(path, most_bytes)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no path has such characters
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from error
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
+        unfit = error.errno in (errno.EINVAL, errno.EFBIG)  # what `files` finds wrong with it
+        raise DatasetError(f"{path} {'' if unfit else 'cannot be read: '}{error.strerror or error}") from None
 
 
 def read_text_file(path: Path, most_bytes: int = _MOST_BYTES) -> str:
@@ -86,14 +78,6 @@ def is_plain_name(name: str, most_bytes: int) -> bool:
         and not any(each in SEPARATORS or is_unwritable(each) for each in name)
         and len(name.encode()) <= most_bytes
     )
-
-
-def _check_regular(path: Path, found: os.stat_result, most_bytes: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise DatasetError(f"{path} is {kind}, expected a file on a disk")
-    if found.st_size > most_bytes:
-        raise DatasetError(f"{path} has {found.st_size} bytes, expected at most {most_bytes}")
 
 
 def read_own_text(path: Path, homes: Sequence[Path], most_bytes: int = _MOST_BYTES) -> str:

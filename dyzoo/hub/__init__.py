@@ -6,7 +6,7 @@ Cache, offline mode, endpoint and token are huggingface_hub's: `HF_HOME`, `HF_HU
 from dyzoo.hub.failures import missing_file
 from dyzoo.hub.fetching import download, mend_hint, sha256
 from dyzoo.hub.ids import Token, is_hub_id, split_id
-from dyzoo.hub.upload import commit, prepare_repo, read_text
+from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
 
 __all__ = [
     "Token",
@@ -17,6 +17,7 @@ __all__ = [
     "missing_file",
     "prepare_repo",
     "read_text",
+    "require_token",
     "sha256",
     "split_id",
 ]

@@ -20,13 +20,19 @@ from huggingface_hub.errors import (
 )
 
 from dyzoo.errors import CheckpointError, DyzooError, HubError, first_line
+from dyzoo.labels import printable
 
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 """Suffixes of weights that run code when they are loaded, if their author wants that."""
 
-_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of an OSError: nothing more can be written."""
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Of an OSError: nothing may be written."""
+
+_SAID_AT_MOST = 300  # characters of what others say
+_TRANSIENT = (408, 429, 500, 502, 503, 504)  # statuses that another try may better
 
 # huggingface_hub's HTTP library changed twice; its errors share a base with HfHubHTTPError, or are OSErrors (requests)
 _HTTP_ERROR = cast("type[Exception]", HfHubHTTPError.__bases__[0])
@@ -37,8 +43,9 @@ FAILURES: tuple[type[Exception], ...] = (_HTTP_ERROR, EntryNotFoundError, OSErro
 def missing_file(place: str, name: str, others: Sequence[str]) -> CheckpointError:
     """The error for a place (folder or repository) without `name` that holds `others`."""
     if pickles := sorted(other for other in others if other.endswith(PICKLES)):
+        found = printable(", ".join(pickles[:3]))
         return CheckpointError(
-            f"{place} has no {name}, only {', '.join(pickles[:3])}: pickled files can run code and are not loaded; "
+            f"{place} has no {name}, only {found}: pickled files can run code and are not loaded; "
             "`dyzoo convert` turns weights that you trust into safetensors"
         )
     return CheckpointError(f"{place} has no {name}, expected a detector written by save_pretrained or push_to_hub")
@@ -60,23 +67,23 @@ def explain(error: Exception, repo_id: str, revision: str | None, otherwise: str
     hub = constants.ENDPOINT
     answer = status(error)
     if isinstance(error, GatedRepoError):
-        return HubError(f"{repo_id} is gated: ask for access on {hub}/{repo_id}, then {_LOG_IN}")
+        return HubError(f"{repo_id} is gated: ask for access on {hub}/{repo_id}, then {LOG_IN}")
     if isinstance(error, RepositoryNotFoundError):
-        return HubError(f"{hub} has no repository {repo_id!r}, or it is private: check the name, or {_LOG_IN}")
+        return HubError(f"{hub} has no repository {repo_id!r}, or it is private: check the name, or {LOG_IN}")
     if isinstance(error, RevisionNotFoundError):
         return HubError(f"{repo_id} has no branch, tag or commit {revision!r}: {hub}/{repo_id}/commits shows them")
     if is_offline(error):
         return HubError(f"HF_HUB_OFFLINE is set, and {repo_id} needs {hub}: unset it")
     if isinstance(error, LocalTokenNotFoundError) or answer == 401:
-        return HubError(f"{hub} does not accept the token for {repo_id}, or there is none: {_LOG_IN}")
+        return HubError(f"{hub} does not accept the token for {repo_id}, or there is none: {LOG_IN}")
     if answer == 403:
-        return HubError(f"your token may not do this to {repo_id} ({_server_says(error)}): {_LOG_IN}")
+        return HubError(f"your token may not do this to {repo_id} ({_server_says(error)}): {LOG_IN}")
     if answer is not None:
         return HubError(f"{hub} answers {answer} for {repo_id} ({_server_says(error)}): try again later")
     if isinstance(error, OSError) and error.strerror and error.filename:
         return HubError(f"{error.filename}: {error.strerror}")
     if not isinstance(error, _HTTP_ERROR | OSError):
-        return HubError(f"{hub} and {repo_id}: {first_line(error)}")
+        return HubError(f"{hub} and {repo_id}: {_server_says(error)}")
     return HubError(f"{hub} cannot be reached for {repo_id} ({cause(error)}){otherwise}: check the network, try again")
 
 
@@ -97,8 +104,25 @@ def is_absent(error: Exception) -> bool:
     return isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
 
 
+def is_transient(error: Exception) -> bool:
+    """Whether another try may end otherwise: the connection failed, or the Hub is busy."""
+    answer = status(error)
+    if answer is not None:
+        return answer in _TRANSIENT
+    return isinstance(error, _HTTP_ERROR | OSError) and getattr(error, "strerror", None) is None
+
+
+def retry_after(error: Exception) -> float:
+    """Seconds that the Hub asks to wait, 0 where it does not."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    text = str(headers.get("Retry-After", "")).strip()
+    return float(text[:9]) if text.isascii() and text.isdigit() else 0.0
+
+
 def _server_says(error: Exception) -> str:
-    return " ".join(str(getattr(error, "server_message", None) or first_line(error)).split())
+    """One line of what the Hub says, which may be anybody."""
+    said = str(getattr(error, "server_message", None) or first_line(error))
+    return printable(" ".join(said.split()))[:_SAID_AT_MOST]
 
 
 def cause(error: Exception) -> str:
@@ -106,4 +130,4 @@ def cause(error: Exception) -> str:
     inner: BaseException = error
     while (deeper := inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)) is not None:
         inner = deeper
-    return first_line(cast(Exception, inner)) if str(inner) else type(inner).__name__
+    return printable(first_line(cast(Exception, inner)) if str(inner) else type(inner).__name__)[:_SAID_AT_MOST]

@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    HfFileMetadata,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from dyzoo import __version__
 from dyzoo.errors import CheckpointError, DyzooError, HubError
-from dyzoo.files import write_text
-from dyzoo.hub.failures import FAILURES, FULL_DISK, cause, explain, is_absent, is_offline, missing_file, status
+from dyzoo.files import check_regular, write_text
+from dyzoo.hub import transfer
+from dyzoo.hub.failures import (
+    FAILURES,
+    FULL_DISK,
+    READ_ONLY,
+    cause,
+    explain,
+    is_absent,
+    is_offline,
+    missing_file,
+    status,
+)
 from dyzoo.hub.ids import COMMIT, Token, split_id
+from dyzoo.hub.patience import OutOfPatienceError, Patience
 
-# from its version 2 on huggingface_hub goes on by itself where a file broke off; before, the next call does
-_ATTEMPTS = 5 if huggingface_hub.__version__.split(".")[0] in ("0", "1") else 1
+_ETAG = re.compile(r"[\w-][\w.=-]{0,127}", re.ASCII)  # becomes the name of a file
+
+_KEPT = "what has come is kept"
+
+
+class StaleCacheWarning(UserWarning):
+    """What the cache holds is used, though the Hub has newer, as the cache may not be written."""
 
 
 def download(
@@ -36,8 +63,9 @@ def download(
     """Files of one commit of a model repository, from the cache where they are there.
 
     What a branch or tag stands for is asked once, so that all files are of the same commit; without network it is what
-    it stood for when the cache was filled. A broken connection is taken up again where it broke; a file enters the
-    cache when it is whole.
+    it stood for when the cache was filled, and with a `StaleCacheWarning` where the cache may not be written. A broken
+    connection is taken up again where it broke, in a later call too; a file enters the cache when it is whole. How long
+    the Hub is waited for in all is `Patience`'s.
 
     Args:
         repo_id: org/name.
@@ -49,7 +77,7 @@ def download(
         force_download: fetch again what the cache holds.
 
     Raises:
-        HubError: no such repository or revision, no access, or neither network nor cache.
+        HubError: no such repository or revision, no access, neither network nor cache, or no end in time.
         CheckpointError: the repository has no such file, or a file is not what the Hub says it should be.
     """
     repo_id, revision = split_id(repo_id, revision)
@@ -57,9 +85,18 @@ def download(
         raise HubError("force_download=True needs the Hub, local_files_only=True forbids it: leave one of them out")
     if cache_dir is not None:
         cache_dir = Path(cache_dir).expanduser()
-    source = _Source(repo_id, revision, token, cache_dir, local_files_only, force_download)
+    source = _Source(repo_id, revision, token, cache_dir, local_files_only, force_download, Patience())
     commit = source.commit(names[0])
-    paths = [source.fetch(name, commit) for name in names]
+    try:
+        paths = [source.fetch(name, commit) for name in names]
+    except HubError as error:
+        older = source.older(names)
+        if older is None or getattr(error.__cause__, "errno", None) not in READ_ONLY:
+            raise
+        used = _snapshot(older[0], names[0]).name
+        text = f"{error}: commit {used[:12]} of {repo_id} is used, which is there, and not {commit[:12]}"
+        warnings.warn(text, StaleCacheWarning, stacklevel=2)
+        return older
     for name, path in zip(names, paths, strict=True):
         _check_blob(path, repo_id, name, commit)
     source.remember(commit, _snapshot(paths[0], names[0]))
@@ -76,6 +113,7 @@ class _Source:
     cache_dir: str | Path | None
     local_files_only: bool
     force_download: bool
+    patience: Patience
     answered: bool = False  # the Hub has, to an earlier question
 
     def commit(self, name: str) -> str:
@@ -85,7 +123,7 @@ class _Source:
         cached = self._cached(name, self.revision)
         if not self.local_files_only:
             try:
-                return self._ask(name, self.revision)
+                return self._ask(name, self.revision)[0]
             except FAILURES as error:
                 final = self.force_download or isinstance(error, RevisionNotFoundError) or is_absent(error)
                 if cached is None or final:
@@ -101,26 +139,15 @@ class _Source:
             return cached
         if self.local_files_only:
             raise self._not_cached(name)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                if not self.answered:
-                    self._ask(name, commit)
-                return Path(
-                    hf_hub_download(
-                        self.repo_id,
-                        name,
-                        cache_dir=self.cache_dir,
-                        revision=commit,
-                        token=self.token,
-                        force_download=self.force_download,
-                        library_name="dyzoo",
-                        library_version=__version__,
-                    )
-                )
-            except FAILURES as error:
-                if attempt == _ATTEMPTS or not self._broke_off(error):
-                    raise self._explain(error, name) from error
-        raise AssertionError("the last attempt returns or raises")
+        try:
+            return self._download(name, commit)
+        except FAILURES as error:
+            raise self._explain(error, name) from error
+
+    def older(self, names: Sequence[str]) -> list[Path] | None:
+        """Files of the commit that the cache says the revision stands for, None where it lacks any."""
+        paths = [self._cached(name, self.revision) for name in names]
+        return None if self.force_download or None in paths else paths  # type: ignore[return-value]
 
     def remember(self, commit: str, snapshot: Path) -> None:
         """Let the cache say what the revision stood for, once all files of the commit are in it."""
@@ -133,14 +160,48 @@ class _Source:
         path = try_to_load_from_cache(self.repo_id, name, self.cache_dir, revision)
         return Path(path) if isinstance(path, str) else None
 
-    def _ask(self, name: str, revision: str | None) -> str:
-        """The commit, by one question: hf_hub_download repeats one that stays unanswered for half a minute and more."""
-        url = hf_hub_url(self.repo_id, name, revision=revision)
-        commit = get_hf_file_metadata(url, token=self.token, timeout=constants.HF_HUB_ETAG_TIMEOUT).commit_hash
-        if commit is None or not COMMIT.fullmatch(commit):
+    def _ask(self, name: str, revision: str | None) -> tuple[str, HfFileMetadata]:
+        """The commit, and what the Hub says of a file of it, by one question.
+
+        hf_hub_download repeats one that stays unanswered for half a minute and more.
+        """
+        url, timeout = hf_hub_url(self.repo_id, name, revision=revision), constants.HF_HUB_ETAG_TIMEOUT
+        file = self.patience.run(lambda: get_hf_file_metadata(url, token=self.token, timeout=timeout))
+        commit = file.commit_hash
+        if commit is None or not COMMIT.fullmatch(commit) or file.size is None or not _ETAG.fullmatch(file.etag or ""):
             raise OSError(f"{url} is answered, but not by a Hub: check HF_ENDPOINT and the proxy")
         self.answered = True
-        return commit
+        return commit, file
+
+    def _download(self, name: str, commit: str) -> Path:
+        """Put a file's content where huggingface_hub's cache has it, and let huggingface_hub link it."""
+        file = self._ask(name, commit)[1]
+        cache = Path(self.cache_dir or constants.HF_HUB_CACHE)
+        folder = repo_folder_name(repo_id=self.repo_id, repo_type="model")
+        content, lock = cache / folder / "blobs" / str(file.etag), cache / ".locks" / folder / f"{file.etag}.lock"
+        part = content.with_name(f"{content.name}.incomplete")
+        headers = build_hf_headers(token=self.token, library_name="dyzoo", library_version=__version__)
+        for path in (content, lock):
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+        def transferred() -> None:
+            with WeakFileLock(lock):
+                if self.force_download:
+                    part.unlink(missing_ok=True)
+                elif content.exists():
+                    return
+                url = hf_hub_url(self.repo_id, name, revision=commit)
+                transfer.fetch(url, headers, part, int(file.size or 0), name, self.patience)
+                part.replace(content)
+                old = self._cached(name, commit)
+                if old is not None and not old.is_symlink():
+                    old.unlink()  # a copy, where there are no symlinks
+
+        def linked() -> str:
+            return hf_hub_download(self.repo_id, name, revision=commit, cache_dir=cache, token=self.token)
+
+        self.patience.run(transferred)
+        return Path(self.patience.run(linked))
 
     def _explain(self, error: Exception, name: str) -> DyzooError:
         repo_id, cache = self.repo_id, self.cache_dir or constants.HF_HUB_CACHE
@@ -152,8 +213,14 @@ class _Source:
             return self._not_cached(name)
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             return HubError(f"{cache}: no room for {name} of {repo_id} ({error.strerror}): free some, or set HF_HOME")
+        if isinstance(error, OutOfPatienceError):
+            return HubError(
+                f"{constants.ENDPOINT} does not give {name} of {repo_id} ({error}): try again later, {_KEPT}"
+            )
+        if isinstance(error, OSError) and error.errno in READ_ONLY:
+            return HubError(f"{cache}: {name} of {repo_id} cannot be written ({error.strerror})")
         if self._broke_off(error):
-            return HubError(f"the download of {name} from {repo_id} broke off ({cause(error)}): try again")
+            return HubError(f"the download of {name} from {repo_id} broke off ({cause(error)}): try again, {_KEPT}")
         why = "force_download=True asks for it" if self.force_download else f"{name} is not in the cache"
         return explain(error, repo_id, self.revision, f", and {why}")
 
@@ -180,11 +247,18 @@ def _snapshot(path: Path, name: str) -> Path:
 
 
 def _check_blob(path: Path, repo_id: str, name: str, commit: str) -> None:
-    """Compare a large file with the sha256 it is cached under, which is the Hub's own; small ones have git's name."""
+    """Compare a file with the hash that it is cached under: the Hub's sha256 of a large one, git's name of a small."""
     blob = path.readlink().name if path.is_symlink() else ""
-    if re.fullmatch(r"[0-9a-f]{64}", blob) and sha256(path) != blob:
+    if re.fullmatch(r"[0-9a-f]{64}", blob):
+        is_right = sha256(path) == blob
+    elif re.fullmatch(r"[0-9a-f]{40}", blob):
+        is_right = git_hash(path) == blob
+    else:
+        return
+    if not is_right:
+        kind = "sha256" if len(blob) == 64 else "git hash"
         raise CheckpointError(
-            f"{name} of {repo_id} is damaged (its sha256 is not the Hub's): {mend_hint(repo_id, commit)}"
+            f"{name} of {repo_id} is damaged (its {kind} is not the Hub's): {mend_hint(repo_id, commit)}"
         )
 
 
@@ -196,7 +270,15 @@ def mend_hint(repo_id: str, revision: str | None = None) -> str:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content, read in pieces."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256())
+
+
+def git_hash(path: Path) -> str:
+    """git's name of a file's content."""
+    return _digest(path, hashlib.sha1(b"blob %d\0" % check_regular(path)))
+
+
+def _digest(path: Path, digest: hashlib._Hash) -> str:
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)

@@ -6,13 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, hf_hub_download
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from dyzoo import __version__
 from dyzoo.errors import HubError
-from dyzoo.hub.failures import is_absent, one_line_errors
+from dyzoo.hub.failures import LOG_IN, is_absent, one_line_errors
 from dyzoo.hub.ids import Token, split_id
+from dyzoo.hub.patience import Patience
+
+
+def require_token(token: Token = None) -> None:
+    """Make sure that there is a token to write with, without asking the Hub whether it is good.
+
+    Raises:
+        HubError: there is none.
+    """
+    if token is False or not (token if isinstance(token, str) else get_token()):
+        raise HubError(f"pushing to {constants.ENDPOINT} needs a token, and there is none: {LOG_IN}")
 
 
 def prepare_repo(
@@ -33,31 +44,38 @@ def prepare_repo(
         HubError: it may not be made, or `private` is asked for one that is public already.
     """
     repo_id, branch = split_id(repo_id, branch)
-    api = _api(token)
     with one_line_errors(repo_id):
-        if "/" not in repo_id:
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
-        try:
-            is_private, is_new = api.model_info(repo_id, timeout=constants.HF_HUB_ETAG_TIMEOUT).private, False
-        except RepositoryNotFoundError:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            is_private, is_new = private, True
-        if private and not is_private:
-            raise HubError(
-                f"{repo_id} is there already and public: make it private on {constants.ENDPOINT}/{repo_id}/settings, "
-                "or push to another name"
-            )
-        if branch is not None and not branch.startswith("refs/"):
-            api.create_branch(repo_id, branch=branch, exist_ok=True)
+        return Patience().run(lambda: _prepare_repo(_api(token), repo_id, private, branch))
+
+
+def _prepare_repo(api: HfApi, repo_id: str, private: bool | None, branch: str | None) -> tuple[str, bool]:
+    if "/" not in repo_id:
+        repo_id = split_id(f"{api.whoami()['name']}/{repo_id}")[0]
+    try:
+        is_private, is_new = api.model_info(repo_id, timeout=constants.HF_HUB_ETAG_TIMEOUT).private, False
+    except RepositoryNotFoundError:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        is_private, is_new = private, True
+    if private and not is_private:
+        raise HubError(
+            f"{repo_id} is there already and public: make it private on {constants.ENDPOINT}/{repo_id}/settings, "
+            "or push to another name"
+        )
+    if branch is not None and not branch.startswith("refs/"):
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
     return repo_id, is_new
 
 
 def read_text(repo_id: str, name: str, *, revision: str | None = None, token: Token = None) -> str | None:
     """A text file of a repository as it is there now, None if there is none."""
+
+    def download() -> str:
+        return hf_hub_download(repo_id, name, revision=revision, token=token, cache_dir=folder)
+
     # not into the user's cache: its branches must stand for commits whose weights are there too
     with one_line_errors(repo_id, revision), TemporaryDirectory() as folder:
         try:
-            path = Path(hf_hub_download(repo_id, name, revision=revision, token=token, cache_dir=folder))
+            path = Path(Patience().run(download))
         except EntryNotFoundError as error:
             if is_absent(error):
                 return None
@@ -77,13 +95,20 @@ def commit(
     """Put files into a repository in one commit; those that are there unchanged are not sent again.
 
     Raises:
-        HubError: the Hub refuses them or cannot be reached; the repository is as it was then.
+        HubError: the Hub refuses them or cannot be reached, and the repository is as it was then; or it does not answer
+            in time, and the commit may still come.
     """
     operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-    with one_line_errors(repo_id, revision):
+    patience = Patience()
+    patience.earn(sum(path.stat().st_size for path in files.values()))
+
+    def create() -> CommitInfo:
         return _api(token).create_commit(
             repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
         )
+
+    with one_line_errors(repo_id, revision):
+        return patience.run(create)
 
 
 def _api(token: Token) -> HfApi:

@@ -228,3 +228,12 @@ def test_mistakes_are_one_line(
     monkeypatch.setenv("HF_TOKEN", hub.stranger_token)
     assert_one_error(cli("push", run_folder / "best", "org/public"), "your token may not do this to org/public")
     assert ("models", NAME) not in hub.repos
+
+
+def test_without_a_token_nothing_is_loaded(
+    cli: Cli, hub: Hub, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    (run_folder / "best" / "model.safetensors").write_bytes(b"")
+    assert_one_error(cli("push", run_folder, NAME), "needs a token, and there is none: log in with `hf auth login`")
+    assert hub.requests == []

@@ -11,28 +11,24 @@ import base64
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.hub.hub_faults import Faults
 from tests.hub.hub_repo import Refusal, Repo, Tree, git_oid
 
 URL_PREFIXES = {"models": "", "datasets": "datasets/", "spaces": "spaces/", "kernels": "kernels/"}
 
-
-@dataclass
-class Drop:
-    """Connections to break while a file is sent, after so many bytes of it; `times` None: always."""
-
-    after: int
-    times: int | None
+FORBIDDEN = "You don't have the rights to do this"
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Faults, ThreadingHTTPServer):
     """The server; `with Hub() as hub:` runs it in a thread.
 
     Args:
@@ -43,23 +39,19 @@ class Hub(ThreadingHTTPServer):
         token: of the owner of every repository; `stranger_token` belongs to somebody else.
         repos: (kind, id) -> repository; kinds are models, datasets, spaces, kernels.
         requests: "METHOD /path" of all that was asked about repositories, in order.
-        spoilt: path -> what becomes of the file's bytes on their way out, sizes and tags being announced unspoilt.
-        after_sending: path -> what happens as soon as the file has been sent.
     """
 
     daemon_threads = True
 
     def __init__(self, lfs_threshold: int | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        Faults.__init__(self)
+        ThreadingHTTPServer.__init__(self, ("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.token, self.stranger_token = "hf_owner", "hf_stranger"
         self.lfs_threshold = lfs_threshold
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.spoilt: dict[str, Callable[[bytes], bytes]] = {}
-        self.after_sending: dict[str, Callable[[], object]] = {}
-        self.dropped: dict[str, Drop] = {}
         self.lock = threading.RLock()
 
     def __enter__(self) -> Hub:
@@ -67,6 +59,7 @@ class Hub(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopped.set()
         self.shutdown()
         self.server_close()
 
@@ -85,15 +78,6 @@ class Hub(ThreadingHTTPServer):
     def files(self, repo_id: str, revision: str = "main", kind: str = "models") -> Tree:
         """What a repository holds."""
         return dict(self.repo(repo_id, kind).at(revision).tree)
-
-    def drop(self, path: str, after: int, times: int | None = None) -> None:
-        """Break the connection `times` times (None: always) after so many bytes from the file's start."""
-        self.dropped[path] = Drop(after, times)
-
-    def mend(self) -> None:
-        """End all faults."""
-        self.dropped.clear()
-        self.spoilt.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -117,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(404, "", f"no route {self.command} {path}")
             except Refusal as refusal:
                 headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
-                self._send(refusal.status, {"error": refusal.message}, {k: v for k, v in headers.items() if v})
+                sent = {name: value for name, value in headers.items() if value and value.isprintable()}
+                self._send(refusal.status, {"error": refusal.message}, sent)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer
 
@@ -131,7 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def _send(self, status: int, content: Any = b"", headers: Mapping[str, str] | None = None, drop: int = -1) -> None:
+    def _send(
+        self,
+        status: int,
+        content: Any = b"",
+        headers: Mapping[str, str] | None = None,
+        drop: int = -1,
+        how: str = "close",
+    ) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         kind = "application/octet-stream" if isinstance(content, bytes) else "application/json"
         self.send_response(status)
@@ -142,8 +134,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with suppress(ConnectionError):  # the client may have had enough
             self.wfile.write(body if drop < 0 else body[:drop])
+            while 0 <= drop < len(body) and how == "trickle" and not self.server.stopped.wait(0.05):
+                self.wfile.write(body[drop : drop + 1])
+                drop += 1
         if drop >= 0:
             self.close_connection = True
+            if how == "reset":  # nothing lingers
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
     # who asks, and for what
 
@@ -154,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_owner():
             return
         if self._is_known():
-            raise Refusal(403, "", "You don't have the rights to do this")
+            raise Refusal(403, "", FORBIDDEN)
         raise Refusal(401, "", "Invalid username or password.")
 
     def _is_known(self) -> bool:
@@ -339,25 +337,21 @@ class _Handler(BaseHTTPRequestHandler):
             answer = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             return self._send(404, {"error": "Entry not found"}, {**answer, "X-Repo-Commit": commit.sha})
         blob = commit.tree[path]
-        headers = {"ETag": f'"{self._etag(blob)}"', "X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
+        etag = self.server.etags.get(path) or self._etag(blob)
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             return self._send(200, blob, headers)
+        if busy := self.server.next_busy(path):
+            return self._send(busy.status, {"error": busy.message}, busy.headers)
         sent = self.server.spoilt.get(path, bytes)(blob)
         start, end = 0, len(sent)
-        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.server.ranges else None
+        if wanted:
+            self.server.ranges_asked.append(int(wanted[1]))
             start, end = int(wanted[1]), int(wanted[2] or len(sent) - 1) + 1
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(sent)}"
-        self._send(206 if wanted else 200, sent[start:end], headers, self._drop_after(path, start))
+        self._send(206 if wanted else 200, sent[start:end], headers, *self.server.next_drop(path, start))
         self.server.after_sending.get(path, bool)()
-
-    def _drop_after(self, path: str, start: int) -> int:
-        """How many bytes to send before the connection breaks, -1: all of them."""
-        drop = self.server.dropped.get(path)
-        if drop is None or drop.times == 0:
-            return -1
-        if drop.times is not None:
-            drop.times -= 1
-        return max(drop.after - start, 0)
 
 
 _KIND = r"/api/(?P<kind>models|datasets|spaces|kernels)/(?P<repo_id>[^/]+/[^/]+)"

@@ -285,7 +285,7 @@ def test_a_full_disk_is_one_line(hub: Hub, cache: Path, files: Files, monkeypatc
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    monkeypatch.setattr("dyzoo.hub.transfer.fetch", full)
     assert f"{cache}: no room for config.json of org/cells (No space left on device)" in str(failure(NAME))
 
 

@@ -131,9 +131,10 @@ def test_without_the_right_token_nothing_arrives(
 
 def test_not_logged_in(hub: Hub, cache: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="log in with `hf auth login`, or set HF_TOKEN"):
-        detector.push_to_hub(NAME)
-    assert not hub.repos
+    for token in (None, False, ""):
+        with pytest.raises(HubError, match="there is none: log in with `hf auth login`, or set HF_TOKEN"):
+            detector.push_to_hub(NAME, token=token)
+    assert hub.requests == []
 
 
 def test_offline(hub: Hub, cache: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +164,41 @@ def test_a_push_does_not_touch_what_the_cache_knows(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     loaded = Detector.from_pretrained(NAME)
     assert torch.equal(next(loaded.parameters()), next(detector.parameters()))
+
+
+HOSTILE_CARDS = [
+    "license: [mit",
+    "- a list",
+    "license: {a: b}\ndatasets: [1, {c: d}]",
+    "datasets: 3",
+    "license: !!python/object/apply:os.system ['true']",
+    "x: " + "[" * 5000 + "]" * 5000,
+    "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+]
+
+
+@pytest.mark.parametrize("metadata", HOSTILE_CARDS)
+def test_a_card_that_cannot_be_read_is_no_hindrance(hub: Hub, cache: Path, detector: Detector, metadata: str) -> None:
+    hub.add(NAME, {"README.md": f"---\n{metadata}\n---\n# Mine\n".encode()})
+    detector.push_to_hub(NAME, replace_card=True)
+    assert terms_of(hub.files(NAME)["README.md"].decode()) == CardDetails(datasets=[])
+
+
+def test_what_the_hub_says_is_spelt_out(
+    hub: Hub, cache: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.hub.hub_server.FORBIDDEN", "no\x1b[2J\u202e\nmore")
+    hub.repo(NAME)
+    with pytest.raises(HubError) as caught:
+        detector.push_to_hub(NAME, token=hub.stranger_token)
+    assert r"\x1b[2J\u202e" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_trickle_ends(hub: Hub, cache: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(NAME, {"README.md": b"# Mine"})
+    hub.drop("README.md", after=0, how="trickle")
+    monkeypatch.setenv("DYZOO_HUB_PATIENCE", "0.1")
+    with pytest.raises(HubError, match=r"cannot be reached for org/cells \(not done in time, the limit is 0\.1 s"):
+        detector.push_to_hub(NAME)
+    assert messages(hub) == ["initial commit", "add files"]
