@@ -62,7 +62,7 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
         if len(content) <= most_bytes:
             return content
         size = len(content)
-    raise OSError(errno.EFBIG, f"has {size} bytes, expected at most {most_bytes}", str(path))
+    raise OSError(errno.EFBIG, f"too large: {size} bytes, expected at most {most_bytes}", str(path))
 
 
 @contextmanager
@@ -117,9 +117,9 @@ def write_text(path: Path, text: str) -> None:
 
 def _refuse_irregular(mode: int, path: str | Path) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise IsADirectoryError(errno.EISDIR, "a folder, expected a file on a disk", str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "is no regular file, expected a file on a disk", str(path))
+        raise OSError(errno.EINVAL, "no regular file, expected a file on a disk", str(path))
 
 
 def _followed(path: Path) -> Path:

@@ -117,8 +117,8 @@ def above_our_limit(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (fifo, "expected a regular file"),
-        (endless_device, "expected a regular file"),
+        (fifo, "no regular file"),
+        (endless_device, "no regular file"),
         (circle, "symbolic links"),
         (long_name, "too long"),
         (null_byte, "null byte"),

@@ -84,6 +84,8 @@ def _load_tables(path: Path, notes: Notes) -> dict[str, list[Row]]:
         content = json.loads(read_regular(path, _MOST_BYTES))
     except FileNotFoundError:
         raise DatasetError(f"{path} leads nowhere, expected a COCO file") from None
+    except DatasetError:
+        raise
     except MemoryError:
         raise DatasetError(f"{path} takes more memory than there is: divide it") from None
     except (ValueError, RecursionError) as error:  # ValueError: of JSON's grammar or of its text encoding

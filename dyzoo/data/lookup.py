@@ -48,8 +48,8 @@ def read_regular(path: Path, most_bytes: int = _MOST_BYTES) -> bytes:
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no path has such characters
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from error
     except OSError as error:
-        unfit = error.errno in (errno.EINVAL, errno.EFBIG)  # what `files` finds wrong with it
-        raise DatasetError(f"{path} {'' if unfit else 'cannot be read: '}{error.strerror or error}") from None
+        unfit = error.errno in (errno.EINVAL, errno.EFBIG, errno.EISDIR)  # what `files` finds wrong with it
+        raise DatasetError(f"{path} {'is ' if unfit else 'cannot be read: '}{error.strerror or error}") from None
 
 
 def read_text_file(path: Path, most_bytes: int = _MOST_BYTES) -> str:

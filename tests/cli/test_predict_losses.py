@@ -223,8 +223,7 @@ def test_odd_inputs_do_not_end_the_batch(cli: Cli, tiny_model: Path, photos: Pat
     lines = outcome.err.splitlines()
     assert len(lines) == len(ODD)
     for name, reason in zip(ODD, reasons, strict=True):
-        wanted = reason
-        assert any(name in line and wanted in line for line in lines), (name, lines)
+        assert any(name in line and reason in line for line in lines), (name, lines)
     assert names_in_json() == ["a.png", "b.png", "c.png", "d.png"]
 
 

@@ -32,7 +32,7 @@ def test_text_of_a_file_and_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to(path)
     assert read_text_file(path) == read_text_file(tmp_path / "link.txt") == "grüße"
     assert read_regular(path, most_bytes=10)[:3] == b"\xef\xbb\xbf"
-    with pytest.raises(DatasetError, match=r"a\.txt has 10 bytes, expected at most 9"):
+    with pytest.raises(DatasetError, match=r"a\.txt is too large: 10 bytes, expected at most 9"):
         read_text_file(path, most_bytes=9)
     path.write_bytes(b"\xff")
     with pytest.raises(DatasetError, match=r"a\.txt is not a text file"):
