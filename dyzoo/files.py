@@ -34,3 +34,13 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with `replacing`."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote into `folder` with `replacing` have left.
+
+    Nobody else may be writing there.
+    """
+    for unfinished in Path(folder).glob(".*.part"):
+        if unfinished.is_file():
+            unfinished.unlink(missing_ok=True)

@@ -127,11 +127,20 @@ def test_predict_names_the_image_it_cannot_read_and_keeps_the_mode(detector: Det
         ([], "got 0 targets for 1 images"),
         ([{"boxes": torch.zeros(2, 4), "labels": torch.zeros(1, dtype=torch.int64)}], r"expected \(M, 4\) and \(M,\)"),
         ([{"boxes": torch.zeros(1, 4), "labels": torch.tensor([3])}], "expected 0 to 2"),
+        ([{"boxes": torch.tensor([[4.0, 4.0, torch.inf, 9.0]]), "labels": torch.tensor([0])}], "target 0 has box 0"),
     ],
 )
 def test_wrong_targets_are_refused(targets: list[dict[str, torch.Tensor]] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_detector().train()([torch.rand(3, 64, 64)], targets)
+
+
+def test_losses_in_evaluation_mode_are_refused_with_the_way_out(detector: Detector) -> None:
+    """As a trainer asks for them that keeps the mode a model is made in."""
+    target = {"boxes": torch.tensor([[10.0, 10.0, 60.0, 50.0]]), "labels": torch.tensor([1])}
+    with pytest.raises(ValueError, match=r"evaluation mode.*call train\(\) first") as caught:
+        detector([torch.rand(3, 64, 64)], [target])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(None, 0.0), (torch.float16, 5e-3)])
