@@ -54,8 +54,6 @@ class Detector(PretrainedModel):
         self.dyhead = build_dyhead(config.dyhead, config.fpn.channels)
         channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
         self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
-        for part in (self.backbone, self.fpn, self.head):
-            part.to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:

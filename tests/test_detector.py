@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dyzoo.config import ATSSConfig
 from dyzoo.detector import Detector
@@ -157,6 +158,26 @@ def test_saved_and_loaded_answers_the_same(
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, atol=tolerance * float(a.abs().max()), rtol=0)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_state_dict_is_saved_and_loaded_by_safetensors(detector: Detector, tmp_path: Path) -> None:
+    """As other libraries' trainers save a model; they refuse tensors of another memory layout."""
+    path = tmp_path / "weights.safetensors"
+    save_file(detector.state_dict(), path)
+    other = tiny_detector(seed=1)
+    other.load_state_dict(load_file(path), strict=True)
+    image = torch.rand(3, 96, 128)
+    with torch.inference_mode():
+        expected, found = (model([image])[0] for model in (detector, other))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_writing_to_a_state_dict_changes_the_model() -> None:
+    """As moving averages of weights do."""
+    model = tiny_detector()
+    for value in model.state_dict().values():
+        value.zero_()
+    assert not any(bool(parameter.any()) for parameter in model.parameters())
 
 
 def without_weights(folder: Path) -> None:

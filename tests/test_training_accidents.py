@@ -8,11 +8,9 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,20 +18,21 @@ import torch
 
 from dyzoo.cli import run
 from dyzoo.data.dataset import DetectionDataset
-from dyzoo.errors import TrainingError
-from dyzoo.training import TrainConfig, loop, train
+from dyzoo.errors import DatasetError, TrainingError
+from dyzoo.locks import LOCK_NAME
+from dyzoo.training import TrainConfig, train
+from dyzoo.training.checkpoint import Checkpoints
 from dyzoo.training.engine import Engine
-from dyzoo.training.lock import LOCK_NAME, RunLock
 from dyzoo.training.loop import Trainer
 from dyzoo.training.randomness import random_state
-from tests.test_training_resume import assert_same_run, checkpoints, interrupted_at, load, stopped_run
+from tests.test_training_resume import checkpoints, interrupted_at, load, stopped_run
 from tests.training_runs import known_models, tiny_run, write_voc
 
 
 @pytest.fixture
 def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
-    return tiny_run(voc, tmp_path / "run", epochs=3, batch_size=2, ema_decay=0.9, save_every="epoch")
+    return tiny_run(voc, tmp_path / "run", epochs=1, batch_size=2, ema_decay=0.9, save_every="epoch")
 
 
 def kill_the_workers() -> None:
@@ -48,41 +47,46 @@ def test_a_killed_worker_is_one_line_and_no_step_is_lost(config: TrainConfig, mo
     """As the system kills one when memory runs out. The run that goes on ends as one that was left alone."""
     config = replace(config, workers=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "step", interrupted_at(5, kill_the_workers))
+        patch.setattr(Engine, "step", interrupted_at(2, kill_the_workers))
         with pytest.raises(
-            TrainingError, match=r"read images, was killed \(SIGKILL, .*--workers.*step_00000005.pt is kept, --resume"
+            TrainingError, match=r"read images, was killed \(SIGKILL, .*--workers.*step_00000002.pt is kept, --resume"
         ) as caught:
             train(config)
     assert "\n" not in str(caught.value)
-    assert load(checkpoints(config.folder)[-1])["progress"]["steps_done"] == 5
     assert not multiprocessing.active_children()
-    train(replace(config, resume=True))
+    monkeypatch.setattr(Trainer, "_evaluate_best", lambda self: None)
     whole = replace(config, out=config.folder.with_name("whole"))
-    train(whole)
-    assert_same_run(whole.folder, config.folder)
+    for settings in (replace(config, resume=True), whole):
+        train(settings)
+    states = [load(checkpoints(run)[-1]) for run in (whole.folder, config.folder)]
+    expected, found = (state["parts"] for state in states)
+    assert torch.equal(*(state["random"][0]["torch"] for state in states))
+    for part in ("model", "ema"):
+        assert all(torch.equal(value, found[part][name]) for name, value in expected[part].items())
 
 
-def test_a_worker_that_dies_during_evaluation_is_one_line(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = loop.evaluate_together
+def test_a_worker_that_dies_between_the_epochs_is_one_line(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Checkpoints.save
 
-    def evaluate(*arguments: object, **settings: object) -> object:
+    def save(self: Checkpoints, *arguments: Any) -> None:
+        plain(self, *arguments)
         kill_the_workers()
-        return plain(*arguments, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "evaluate_together", evaluate)
+    monkeypatch.setattr(Checkpoints, "save", save)
     with pytest.raises(TrainingError, match=r"was killed \(SIGKILL.*step_00000003.pt is kept"):
-        train(replace(config, workers=1))
+        train(replace(config, workers=1, epochs=2, validate_every=2))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("when", ["in an epoch", "before the evaluation"])
+@pytest.mark.parametrize(("when", "workers"), [("in an epoch", 0), ("in an epoch", 1), ("before the evaluation", 0)])
 def test_images_that_go_are_one_line_and_no_step_is_lost(
     tmp_path: Path,
     config: TrainConfig,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    workers: int,
     when: str,
+    workers: int,
 ) -> None:
     data = write_voc(tmp_path / "voc", images=12)
     step = {"in an epoch": 2, "before the evaluation": 6}[when]
@@ -104,8 +108,6 @@ def test_images_that_were_never_there_leave_nothing_to_resume(
     def fail(self: DetectionDataset, index: int) -> None:
         raise DatasetError("gone")
 
-    from dyzoo.errors import DatasetError
-
     monkeypatch.setattr(DetectionDataset, "load", fail)
     with pytest.raises(TrainingError, match="gone; nothing is saved yet"):
         train(config)
@@ -113,6 +115,10 @@ def test_images_that_were_never_there_leave_nothing_to_resume(
 
 
 # --- a second run -----------------------------------------------------------------------------------------------------
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_second_run_is_refused_while_the_first_is_alive(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,70 +131,19 @@ def test_a_second_run_is_refused_while_the_first_is_alive(config: TrainConfig, m
                 train(replace(config, resume=resume))
             refusals.append(str(caught.value))
 
-    monkeypatch.setattr(Engine, "step", interrupted_at(1, start_another))
-    train(replace(config, epochs=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", interrupted_at(1, start_another))
+        patch.setattr(Engine, "_update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
     whose = f"is in use by another run (process {os.getpid()} on {socket.gethostname()})"
     assert all(whose in refusal and "\n" not in refusal for refusal in refusals)
     assert len(refusals) == 2
     assert not (config.folder / LOCK_NAME).exists()
 
 
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock of `tmp_path / "run"`, and has a child of its own."""
-    script = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom dyzoo.training.lock import RunLock\n"
-        "lock = RunLock(Path(sys.argv[1]))\nlock.take()\n"
-        "if not os.fork():\n    time.sleep(60)\n    os._exit(0)\nprint('held', flush=True)\ntime.sleep(60)\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def test_a_dead_runs_lock_is_taken_over(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    """At once, though a process that it had started, such as a worker, lives on."""
-    folder = tmp_path / "run"
-    with RunLock(folder) as lock, pytest.raises(TrainingError, match=rf"in use by another run \(process {holder.pid} "):
-        lock.take()
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
-    assert (folder / LOCK_NAME).exists()
-    with RunLock(folder) as lock:
-        lock.take()
-        assert f"process {os.getpid()} " in (folder / LOCK_NAME).read_text()
-        with RunLock(folder) as other, pytest.raises(TrainingError, match="in use"):
-            other.take()
-        assert (folder / LOCK_NAME).exists()
-
-
-def test_the_lock_leaves_nothing_behind(tmp_path: Path) -> None:
-    for place in (tmp_path / "some" / "run", tmp_path):
-        with RunLock(place) as lock:
-            lock.take()
-            assert (place / LOCK_NAME).is_file()
-        assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_system_without_locks_does_not_keep_a_run_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(file: int, how: int) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with RunLock(tmp_path / "run") as lock:
-        lock.take()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_killed_saves_have_left_is_swept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = stopped_run(config, monkeypatch)
+    again = stopped_run(replace(config, save_every="1"), monkeypatch, step=2)
     folder = config.folder
     remains = [
         folder / ".report.html.part",
@@ -225,12 +180,10 @@ def test_all_generators_start_at_the_seed(config: TrainConfig) -> None:
 def test_resuming_says_where_it_goes_on(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = stopped_run(replace(config, save_every="1"), monkeypatch)
+    again = stopped_run(replace(config, epochs=3, save_every="1"), monkeypatch, step=2)
     capsys.readouterr()
-    Trainer(again)
-    assert (
-        "resuming from step_00000004.pt: 4 steps are done, going on with epoch 2 of 3, batch 2 of 3"
-        in capsys.readouterr().out.splitlines()
-    )
-    Trainer(replace(again, epochs=1))
-    assert "resuming from step_00000004.pt: 4 steps are done, all 1 epochs" in capsys.readouterr().out
+    trainer = Trainer(again)
+    lines = capsys.readouterr().out.splitlines()
+    assert "resuming from step_00000001.pt: after step 1, with batch 2 of 3 of epoch 1 of 3" in lines
+    trainer.progression.epochs_done = 3
+    assert trainer._place() == "after step 1, the last of 3 epochs"

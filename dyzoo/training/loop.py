@@ -16,6 +16,7 @@ from dyzoo.distributed import copy_from_main, gather_everywhere, gather_on_main,
 from dyzoo.errors import DatasetError, DyzooError, TrainingError, WorkerError
 from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.files import sweep, write_text
+from dyzoo.locks import RunLock
 from dyzoo.recipe import ResolvedConfig, TrainConfig, parse_save_every
 from dyzoo.reporting import REPORT_NAME, write_report
 from dyzoo.training.checkpoint import FOLDER_NAME, LABELS, Checkpoints, check_settings, load_parts
@@ -23,7 +24,6 @@ from dyzoo.training.defaults import resolve
 from dyzoo.training.display import Display, EpochTable
 from dyzoo.training.engine import Engine, NotFiniteError, StepOutcome
 from dyzoo.training.failure import keep_batches
-from dyzoo.training.lock import RunLock
 from dyzoo.training.processes import Processes
 from dyzoo.training.progression import Progression, Row
 from dyzoo.training.randomness import random_state, seed_process, set_random_state
@@ -131,6 +131,13 @@ class Trainer:
 
     def run(self) -> Evaluation:
         """Train what is left, then evaluate the best detector."""
+        try:
+            self._train()
+            return self._evaluate_best()
+        except (DatasetError, WorkerError) as error:
+            raise TrainingError(f"{error}; {self.processes.on_main(self.checkpoints.kept)}") from error
+
+    def _train(self) -> None:
         self.processes.on_main(self._begin_files)
         self.report = self._open_report() if self.processes.is_main else None
         self.table = EpochTable(self.config.epochs, self.console)
@@ -140,12 +147,9 @@ class Trainer:
                 while self.progression.epochs_done < self.config.epochs and not self._is_out_of_patience():
                     self._run_epoch(self.progression.epochs_done + 1)
                 self._try_average()
-            return self._evaluate_best()
         except (KeyboardInterrupt, SystemExit):
             self.console.print(f"stopped in epoch {self.progression.epochs_done + 1}; add --resume to go on")
             raise
-        except (DatasetError, WorkerError) as error:
-            raise TrainingError(f"{error}; {self.processes.on_main(self.checkpoints.kept)}") from error
         finally:
             if self.report is not None:
                 self.report.close()
@@ -362,11 +366,10 @@ class Trainer:
     def _place(self) -> str:
         """Where the training goes on, in words."""
         progression, epochs = self.progression, self.config.epochs
-        done = f"{progression.steps_done} steps are done"
         if progression.epochs_done >= epochs:
-            return f"{done}, all {epochs} epochs"
+            return f"after step {progression.steps_done}, the last of {epochs} epochs"
         batch = f"batch {progression.batches_done + 1} of {len(self.loader)}"
-        return f"{done}, going on with epoch {progression.epochs_done + 1} of {epochs}, {batch}"
+        return f"after step {progression.steps_done}, with {batch} of epoch {progression.epochs_done + 1} of {epochs}"
 
     def _evaluate_best(self) -> Evaluation:
         if self.processes.is_main:
