@@ -18,8 +18,8 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 
 # Lowest first. A module imports from layers below its own, never from beside or above it.
 LAYERS = (
-    ("errors", "files", "labels", "locks", "colors", "boxes", "distributed", "recipe"),
-    ("config", "images", "drawing", "losses", "plots", "targets", "catalog", "hub"),
+    ("errors", "files", "labels", "colors", "boxes", "distributed", "recipe"),
+    ("config", "images", "drawing", "losses", "plots", "targets", "locks", "catalog", "hub"),
     ("preprocess", "architectures", "cards"),
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("detector",),
