@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,7 @@ from dyzoo.heads import build_head
 from dyzoo.heads.base import Raw
 from dyzoo.prediction import PredictingModel
 from dyzoo.preprocess import batch_images
-
-
-class Target(TypedDict):
-    """Ground truth of one image, torchvision's detection convention with labels counted from 0."""
-
-    boxes: Tensor  # (M, 4) float, xyxy in pixels of the image given with it
-    labels: Tensor  # (M,) int64, indices into the detector's labels
+from dyzoo.targets import Target, check_targets
 
 
 class Detector(PredictingModel):
@@ -51,8 +45,6 @@ class Detector(PredictingModel):
         self.dyhead = build_dyhead(config.dyhead, config.fpn.channels)
         channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
         self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
-        for part in (self.backbone, self.fpn, self.head):
-            part.to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:
@@ -64,12 +56,22 @@ class Detector(PredictingModel):
 
         Args:
             images: (3, H, W) each, RGB, uint8 or floating point in 0..1; sizes may differ.
-            targets: ground truth of every image, needed in training mode.
+            targets: ground truth of every image, needed in training mode and nowhere else. Boxes may stick out of
+                their image, but have to reach into it.
 
         Returns:
             training: `{"loss_cls", "loss_box", ...}`, scalars, weighted and normalised; their sum is to be minimised.
             evaluation: per image `{"boxes": (M, 4) xyxy px, "scores": (M,), "labels": (M,)}`, best first.
+
+        Raises:
+            ValueError: targets are absent in training mode or given in evaluation mode, are not one for each image, or
+                hold something that cannot be learnt: the first such box or label is named.
         """
+        if not self.training and targets is not None:
+            raise ValueError(
+                "targets are given in evaluation mode, where nothing but detections comes out: call train() first to "
+                "get losses (create_model and from_pretrained give models in evaluation mode), or leave them out"
+            )
         batch, image_sizes = batch_images(images, self.config.preprocess, self.device)
         if not self.training:
             raw = self.forward_head(self.forward_features(batch))
@@ -78,24 +80,10 @@ class Detector(PredictingModel):
             raise ValueError("targets is None, expected one target per image in training mode (or call eval() first)")
         if len(targets) != len(images):
             raise ValueError(f"got {len(targets)} targets for {len(images)} images, expected one per image")
-        self._check_targets(targets)
+        check_targets(targets, image_sizes, len(self.labels))
         raw = self.forward_head(self.forward_features(batch))
         on_device = [{key: target[key].to(self.device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
         return self.head.losses(raw, on_device, image_sizes)
-
-    def _check_targets(self, targets: Sequence[Target]) -> None:
-        for index, target in enumerate(targets):
-            boxes, labels = target["boxes"], target["labels"]
-            if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
-                raise ValueError(
-                    f"target {index} has boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}, "
-                    "expected (M, 4) and (M,)"
-                )
-            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.labels):
-                raise ValueError(
-                    f"target {index} has labels from {int(labels.min())} to {int(labels.max())}, "
-                    f"expected 0 to {len(self.labels) - 1}: labels count from 0, there is no background class"
-                )
 
     def forward_features(self, batch: Tensor) -> list[Tensor]:
         """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""

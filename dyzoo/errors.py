@@ -25,6 +25,10 @@ class HubError(DyzooError, OSError):
     """What the Hugging Face Hub refuses or lacks, or that it cannot be reached."""
 
 
+class WorkerError(DyzooError, RuntimeError):
+    """A process that reads images for another has died."""
+
+
 class TrainingError(DyzooError, RuntimeError):
     """Training that cannot start or go on."""
 

@@ -115,6 +115,16 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote into `folder` with `replacing` have left.
+
+    Nobody else may be writing there.
+    """
+    for unfinished in Path(folder).glob(".*.part"):
+        if unfinished.is_file():
+            unfinished.unlink(missing_ok=True)
+
+
 def _refuse_irregular(mode: int, path: str | Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "a folder, expected a file on a disk", str(path))

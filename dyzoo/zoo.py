@@ -53,7 +53,7 @@ def create_model(
     backbone: str | None = None,
     pretrained_backbone: bool | str | Path = False,
 ) -> Detector:
-    """Build a detector by name, in evaluation mode.
+    """Build a detector by name, in evaluation mode: call `train()` on it for losses.
 
     Args:
         name: an architecture, or with `pretrained` a checkpoint `architecture.tag` (the tag may be left out where

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dyzoo.config import ATSSConfig
 from dyzoo.detector import Detector
@@ -127,11 +128,20 @@ def test_predict_names_the_image_it_cannot_read_and_keeps_the_mode(detector: Det
         ([], "got 0 targets for 1 images"),
         ([{"boxes": torch.zeros(2, 4), "labels": torch.zeros(1, dtype=torch.int64)}], r"expected \(M, 4\) and \(M,\)"),
         ([{"boxes": torch.zeros(1, 4), "labels": torch.tensor([3])}], "expected 0 to 2"),
+        ([{"boxes": torch.tensor([[4.0, 4.0, torch.inf, 9.0]]), "labels": torch.tensor([0])}], "target 0 has box 0"),
     ],
 )
 def test_wrong_targets_are_refused(targets: list[dict[str, torch.Tensor]] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_detector().train()([torch.rand(3, 64, 64)], targets)
+
+
+def test_losses_in_evaluation_mode_are_refused_with_the_way_out(detector: Detector) -> None:
+    """As a trainer asks for them that keeps the mode a model is made in."""
+    target = {"boxes": torch.tensor([[10.0, 10.0, 60.0, 50.0]]), "labels": torch.tensor([1])}
+    with pytest.raises(ValueError, match=r"evaluation mode.*call train\(\) first") as caught:
+        detector([torch.rand(3, 64, 64)], [target])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(None, 0.0), (torch.float16, 5e-3)])
@@ -148,6 +158,26 @@ def test_saved_and_loaded_answers_the_same(
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, atol=tolerance * float(a.abs().max()), rtol=0)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_a_state_dict_is_saved_and_loaded_by_safetensors(detector: Detector, tmp_path: Path) -> None:
+    """As other libraries' trainers save a model; they refuse tensors of another memory layout."""
+    path = tmp_path / "weights.safetensors"
+    save_file(detector.state_dict(), path)
+    other = tiny_detector(seed=1)
+    other.load_state_dict(load_file(path), strict=True)
+    image = torch.rand(3, 96, 128)
+    with torch.inference_mode():
+        expected, found = (model([image])[0] for model in (detector, other))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_writing_to_a_state_dict_changes_the_model() -> None:
+    """As moving averages of weights do."""
+    model = tiny_detector()
+    for value in model.state_dict().values():
+        value.zero_()
+    assert not any(bool(parameter.any()) for parameter in model.parameters())
 
 
 def without_weights(folder: Path) -> None:

@@ -19,7 +19,7 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 # Lowest first. A module imports from layers below its own, never from beside or above it.
 LAYERS = (
     ("errors", "files", "labels", "colors", "boxes", "distributed", "recipe"),
-    ("config", "pixels", "drawing", "losses", "plots", "catalog", "hub"),
+    ("config", "pixels", "drawing", "losses", "plots", "targets", "locks", "catalog", "hub"),
     ("images", "preprocess", "architectures", "cards"),
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("prediction",),

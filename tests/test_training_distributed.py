@@ -15,8 +15,10 @@ import pytest
 import torch
 
 import dyzoo.training.setup
+from dyzoo.data import DetectionDataset
 from dyzoo.detector import Detector
-from dyzoo.errors import TrainingError
+from dyzoo.distributed import process_index
+from dyzoo.errors import DatasetError, TrainingError
 from dyzoo.recipe import TransformConfig
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
@@ -77,6 +79,24 @@ def error_of(config: TrainConfig) -> str:
     return ""
 
 
+def lose_images(process: int, config: TrainConfig) -> str:
+    """Let one process find no image for its second step; the error that every process leaves with."""
+    plain, count = DetectionDataset.load, 0
+
+    def load(self: DetectionDataset, index: int) -> Any:
+        nonlocal count
+        count += process_index() == process
+        if count > 1:
+            raise DatasetError("the images are gone")
+        return plain(self, index)
+
+    DetectionDataset.load = load  # type: ignore[method-assign]
+    try:
+        return error_of(config)
+    finally:
+        DetectionDataset.load = plain  # type: ignore[method-assign]
+
+
 def two_trainings(voc: Path, folder: Path) -> dict[str, Any]:
     dyzoo.training.setup.model_config = known_models  # type: ignore[assignment]
     broken = settings(voc, folder / "broken")
@@ -85,6 +105,7 @@ def two_trainings(voc: Path, folder: Path) -> dict[str, Any]:
         "left": stop_in_step(5, 1, broken),
         "resumed": train_quietly(replace(broken, resume=True)),
         "accumulated": train_quietly(settings(voc, folder / "accumulated", accumulate=2)),
+        "lost": lose_images(1, settings(voc, folder / "lost")),
         "taken": error_of(settings(voc, folder / "whole")),
         "sync_bn": error_of(settings(voc, folder / "sync", sync_bn=True)),
         "draws": torch.rand(()).item(),
@@ -145,6 +166,14 @@ def test_a_signal_to_one_stops_all_and_they_resume_exactly(together: list[dict[s
         [{**row, "images_per_s": "", "data_wait": ""} for row in rows(folder / run)] for run in ("whole", "broken")
     ]
     assert untimed[0] == untimed[1]
+
+
+def test_what_one_cannot_read_ends_all_and_no_step_is_lost(together: list[dict[str, Any]], folder: Path) -> None:
+    kept = folder / "lost" / FOLDER_NAME / "step_00000001.pt"
+    assert [process["lost"] for process in together] == [
+        f"the images are gone; {kept} is kept, --resume goes on from it"
+    ] * 2
+    assert kept.is_file()
 
 
 def test_an_error_reaches_all(together: list[dict[str, Any]]) -> None:

@@ -68,15 +68,20 @@ class DetectionDataset(Dataset[tuple[torch.Tensor, Target]]):
     def load(self, index: int) -> tuple[torch.Tensor, Target]:
         """What `dataset[index]` is before `transform`."""
         first = range(len(self))[index]
+        failures: dict[int, ImageError] = {}
         for offset in range(len(self)):
             position = (first + offset) % len(self)
             try:
-                return self._load(self.samples[position])
+                loaded = self._load(self.samples[position])
             except ImageError as error:
-                if position not in self._unreadable:
-                    self._unreadable.add(position)
-                    warnings.warn(f"{error}; another image takes its place", stacklevel=2)
-        raise DatasetError(f"none of the {len(self)} images can be read, the first is {self.samples[0].image_path}")
+                failures[position] = error
+                continue
+            for lost, failure in failures.items():
+                if lost not in self._unreadable:
+                    warnings.warn(f"{failure}; another image takes its place", stacklevel=2)
+            self._unreadable.update(failures)
+            return loaded
+        raise DatasetError(f"none of the {len(self)} images can be read: {failures[first]}")
 
     def _load(self, sample: Sample) -> tuple[torch.Tensor, Target]:
         image = tv_tensors.Image(TF.pil_to_tensor(read_image(sample.image_path)))

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
 
 from dyzoo.data.dataset import DetectionDataset, Target
 from dyzoo.data.mixing import Mixing
+from dyzoo.errors import DatasetError, WorkerError
 
 GRACE_S = 30  # that launchers and schedulers give, too
 
@@ -25,9 +27,24 @@ Batch = tuple[list[torch.Tensor], list[Target]]
 Key = tuple[int, int, bool]  # which sample, the seed of its augmentation, and whether it is mixed with others
 
 
-def collate(batch: Sequence[tuple[torch.Tensor, Target]]) -> Batch:
-    """Images and targets as two lists: sizes differ, and the detector pads (`dyzoo.preprocess.batch_images`)."""
-    return [image for image, _ in batch], [target for _, target in batch]
+_KILLED = {
+    signal.SIGKILL: "as a system that has run out of memory does: give fewer --workers or a smaller --batch-size",
+    signal.SIGBUS: "as where shared memory (/dev/shm) is full: make it larger, or give --workers 0",
+}
+
+
+def collate(batch: Sequence[tuple[torch.Tensor, Target] | DatasetError]) -> Batch | DatasetError:
+    """Images and targets as two lists: sizes differ, and the detector pads (`dyzoo.preprocess.batch_images`).
+
+    Where a sample could not be read, the batch is the reason.
+    """
+    images, targets = [], []
+    for sample in batch:
+        if isinstance(sample, DatasetError):
+            return sample
+        images.append(sample[0])
+        targets.append(sample[1])
+    return images, targets
 
 
 def build_loader(
@@ -84,7 +101,12 @@ def _outlive_signals(worker: int) -> None:
 
 
 class EpochLoader(DataLoader[Any]):
-    """A `DataLoader` of `Batch` that knows of epochs; its length is that of a whole one."""
+    """A `DataLoader` of `Batch` that knows of epochs; its length is that of a whole one.
+
+    Iterating raises a `DatasetError` where not one image can be read, and a `WorkerError` where a worker has died.
+    Both come from the iterator alone: PyTorch would raise the second one wherever it finds the program, be it in the
+    middle of a step.
+    """
 
     batch_sampler: EpochBatches
 
@@ -103,7 +125,47 @@ class EpochLoader(DataLoader[Any]):
         self.batch_sampler.set_epoch(epoch, first_batch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return super().__iter__()
+        try:
+            batches = super().__iter__()
+        except RuntimeError as error:
+            if dead := self._dead_worker():
+                raise dead from error
+            raise
+        if getattr(batches, "_worker_pids_set", False):  # the list that PyTorch's handler of SIGCHLD goes through
+            signal_handling._remove_worker_pids(id(batches))
+            batches._worker_pids_set = False  # type: ignore[attr-defined]
+        return self._checked(batches)
+
+    def _checked(self, batches: Iterator[Batch | DatasetError]) -> Iterator[Batch]:
+        while True:
+            if dead := self._dead_worker():  # what the others have read ahead would hide it for some batches
+                raise dead
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                if dead := self._dead_worker():
+                    raise dead from error
+                raise
+            if isinstance(batch, DatasetError):
+                raise batch
+            yield batch
+
+    def _dead_worker(self) -> WorkerError | None:
+        """The error of one that has died, if one has; the others are ended then."""
+        for worker in getattr(self._iterator, "_workers", ()):
+            if worker.is_alive():
+                continue
+            self.end_workers()
+            code = worker.exitcode
+            if code is not None and code < 0:
+                number = signal.Signals(-code)
+                reason = f"was killed ({number.name}{f', {_KILLED[number]}' if number in _KILLED else ''})"
+            else:
+                reason = f"has ended with exit code {code}"
+            return WorkerError(f"process {worker.pid}, which read images, {reason}")
+        return None
 
 
 _loaders: weakref.WeakSet[EpochLoader] = weakref.WeakSet()
@@ -163,15 +225,21 @@ class EpochBatches(Sampler[list[Key]]):
             yield [together[place % len(together)] for place in range(first, first + share)]
 
 
-class _SeededDataset(Dataset[tuple[torch.Tensor, Target]]):
-    """Draws each sample under its own seed and leaves torch's generator as it was."""
+class _SeededDataset(Dataset[tuple[torch.Tensor, Target] | DatasetError]):
+    """Draws each sample under its own seed and leaves torch's generator as it was.
+
+    An error is handed over as it is: one that is raised reaches the process of the training as the text of a traceback.
+    """
 
     def __init__(self, dataset: DetectionDataset, mixing: Mixing | None) -> None:
         self.dataset = dataset
         self.mixing = mixing
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Target]:
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Target] | DatasetError:
         index, seed, mixed = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.mixing(self.dataset, index) if mixed and self.mixing is not None else self.dataset[index]
+            try:
+                return self.mixing(self.dataset, index) if mixed and self.mixing is not None else self.dataset[index]
+            except DatasetError as error:
+                return error

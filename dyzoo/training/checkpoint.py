@@ -92,8 +92,6 @@ class Checkpoints:
         for other in self.paths():
             if other not in kept:
                 other.unlink(missing_ok=True)
-        for unfinished in self.folder.glob(".step_*.part"):  # of a process that was killed while it wrote
-            unfinished.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -102,11 +100,14 @@ class Checkpoints:
             yield
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
-            paths = self.paths()
-            kept = f"{paths[0]} is kept, --resume goes on from it" if paths else "nothing is saved yet"
             raise TrainingError(
-                f"{self.run} cannot be written to ({reason}): make room, or choose another --out; {kept}"
+                f"{self.run} cannot be written to ({reason}): make room, or choose another --out; {self.kept()}"
             ) from error
+
+    def kept(self) -> str:
+        """What a run that ends early can go on from, for its last line."""
+        paths = self.paths()
+        return f"{paths[0]} is kept, --resume goes on from it" if paths else "nothing is saved yet"
 
     def newest(self, note: Callable[[str], None]) -> dict[str, Any]:
         """The newest whole checkpoint.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, cast
-
-import torch
+from typing import Any, TypeVar, cast
 
 from dyzoo.data.loader import Batch
 from dyzoo.detector import Detector
 from dyzoo.distributed import copy_from_main, gather_everywhere, gather_on_main, share_from_main
-from dyzoo.errors import TrainingError
+from dyzoo.errors import DatasetError, DyzooError, TrainingError, WorkerError
 from dyzoo.evaluation import Evaluation, evaluate_together
-from dyzoo.files import write_text
+from dyzoo.files import sweep, write_text
+from dyzoo.locks import RunLock
 from dyzoo.recipe import ResolvedConfig, TrainConfig, parse_save_every
 from dyzoo.reporting import REPORT_NAME, write_report
-from dyzoo.training.checkpoint import LABELS, Checkpoints, check_settings, load_parts
+from dyzoo.training.checkpoint import FOLDER_NAME, LABELS, Checkpoints, check_settings, load_parts
 from dyzoo.training.defaults import resolve
 from dyzoo.training.display import Display, EpochTable
 from dyzoo.training.engine import Engine, NotFiniteError, StepOutcome
@@ -34,6 +34,12 @@ from dyzoo.training.signals import StopRequest, departure
 from dyzoo.training.stages import FrozenStages
 from dyzoo.training.transfer import Transfer, start_from
 from dyzoo.zoo import BEST_NAME
+
+EVALUATION_NAME = "evaluation"
+NOT_FINITE_NAME = "not_finite"
+WRITTEN_FOLDERS = (FOLDER_NAME, BEST_NAME, EVALUATION_NAME, f"{NOT_FINITE_NAME}/*")  # patterns below the run's
+
+T = TypeVar("T")
 
 
 def train(config: TrainConfig) -> Evaluation:
@@ -56,26 +62,44 @@ def train(config: TrainConfig) -> Evaluation:
     Raises:
         DatasetError: the dataset cannot be used.
         UnknownModelError: no such model or backbone weights.
-        TrainingError: the folder holds another run or cannot be written to, there is nothing to resume, or the loss is
-            no longer finite.
+        TrainingError: the folder holds another run, is in use by one or cannot be written to, there is nothing to
+            resume, the loss is no longer finite, or the images have gone or the processes that read them have died.
+            The last three lose no whole step: `resume` goes on behind it.
         KeyboardInterrupt, SystemExit: after Ctrl-C and after SIGTERM (code 143), with everything saved.
     """
-    return Trainer(config).run()
+    processes, checkpoints = Processes(config.device), Checkpoints(config.folder, config.keep)
+
+    def begin() -> None:
+        with checkpoints.writing():
+            lock.take()
+            written = (place for pattern in WRITTEN_FOLDERS for place in config.folder.glob(pattern))
+            for place in (config.folder, *written):
+                sweep(place)
+
+    with RunLock(config.folder) as lock:
+        processes.on_main(begin)
+        return Trainer(config, processes).run()
 
 
 class Trainer:
-    """Everything one run holds, from the settings to the progress made."""
+    """Everything one run holds, from the settings to the progress made.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Args:
+        config: the settings.
+        processes: that train together; None: as they were launched.
+    """
+
+    def __init__(self, config: TrainConfig, processes: Processes | None = None) -> None:
         self.folder = config.folder
-        self.processes = Processes(config.device)
+        self.processes = processes or Processes(config.device)
         self.console = self.processes.console
         self.checkpoints = Checkpoints(self.folder, config.keep)
         self.progression = Progression()
         self._random: dict[str, Any] | None = None  # of a checkpoint, until the batches of its epoch are under way
+        self._saved_steps = 0
         if not config.resume and self.processes.on_main(self.checkpoints.paths):
             raise TrainingError(f"{self.folder} holds a run already: go on with --resume, or choose another --out")
-        torch.manual_seed(config.seed)
+        seed_process(config.seed)
         self.train_set, self.val_set = open_splits(config, self.console)
         self.train_description = description(self.train_set)
         source = starting_detector(config)
@@ -107,6 +131,13 @@ class Trainer:
 
     def run(self) -> Evaluation:
         """Train what is left, then evaluate the best detector."""
+        try:
+            self._train()
+            return self._evaluate_best()
+        except (DatasetError, WorkerError) as error:
+            raise TrainingError(f"{error}; {self.processes.on_main(self.checkpoints.kept)}") from error
+
+    def _train(self) -> None:
         self.processes.on_main(self._begin_files)
         self.report = self._open_report() if self.processes.is_main else None
         self.table = EpochTable(self.config.epochs, self.console)
@@ -122,7 +153,6 @@ class Trainer:
         finally:
             if self.report is not None:
                 self.report.close()
-        return self._evaluate_best()
 
     def _resolved(self, config: TrainConfig, source: Detector | None) -> ResolvedConfig:
         """With what the settings leave open; the main process's choice, as the others may have less memory free."""
@@ -173,7 +203,7 @@ class Trainer:
         if is_evaluated := epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             try:
                 row.update(self._validate(epoch, self.engine.evaluated_model))
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit, DatasetError):
                 self._save()
                 raise
         self.progression.add_validation(time.perf_counter() - start_s if is_evaluated else 0.0)
@@ -196,14 +226,15 @@ class Trainer:
                 self._restore_random()
         # Draws from PyTorch's generator: without workers in every epoch, with them in the first of the process only,
         # which in a resumed run is one draw too many.
-        batches = iter(self.loader)
+        batches = self._read(lambda: iter(self.loader))
         self._restore_random()
         saved_s = time.monotonic()
         with Display(self.console, epoch, self.config.epochs, len(self.loader), progression) as display:
             while progression.batches_done < len(self.loader):
                 start_s = time.perf_counter()
                 left = len(self.loader) - progression.batches_done
-                group = list(islice(batches, min(self.config.accumulate, left)))
+                count = min(self.config.accumulate, left)
+                group = self._read(lambda count=count: list(islice(batches, count)))  # type: ignore[misc]
                 waited_s = time.perf_counter() - start_s
                 due = self._save_is_due(time.monotonic() - saved_s)
                 outcome = self._step(group, due)
@@ -217,13 +248,32 @@ class Trainer:
                     saved_s = time.monotonic()
                     self._leave_if_asked()
 
+    def _read(self, action: Callable[[], T]) -> T:
+        """What `action` reads of the data; if it fails on one process, all save what they have learnt and leave.
+
+        Raises:
+            DatasetError, WorkerError: what the first process that failed has to say, on all of them.
+        """
+        result: T | None = None
+        failure: DyzooError | None = None
+        try:
+            result = action()
+        except (DatasetError, WorkerError) as error:
+            failure = error
+        if self.processes.any(failure is not None):
+            failures = gather_everywhere(failure)
+            if self.progression.steps_done > self._saved_steps:
+                self._save()
+            raise failure or next(filter(None, failures))
+        return cast(T, result)
+
     def _step(self, group: list[Batch], save: bool) -> StepOutcome:
         try:
             return self.engine.step(group, stop=bool(self.stop.received), save=save)
         except NotFiniteError as error:
             paths = {sample.image_id: sample.image_path for sample in self.train_set.samples}
             step, index = self.progression.steps_done + 1, self.processes.index
-            kept = keep_batches(self.folder / "not_finite", group, paths, self.model.labels, str(error), step, index)
+            kept = keep_batches(self.folder / NOT_FINITE_NAME, group, paths, self.model.labels, str(error), step, index)
             raise TrainingError(f"{error}; the images of step {step} are in {kept}" if kept else str(error)) from error
 
     def _restore_random(self) -> None:
@@ -292,6 +342,7 @@ class Trainer:
             )
 
         self.processes.on_main(write)
+        self._saved_steps = self.progression.steps_done
 
     def _resume(self) -> None:
         notes: list[str] = []
@@ -300,7 +351,9 @@ class Trainer:
             self.console.print(note)
         check_settings(state, self._settings())
         load_parts(state, self.engine.parts())
-        self.progression = Progression(**state["progress"])
+        self.progression = progression = Progression(**state["progress"])
+        self._saved_steps = progression.steps_done
+        self.console.print(f"resuming from {state['path'].name}: {self._place()}")
         if len(state["random"]) == self.processes.count:
             self._random = state["random"][self.processes.index]
         else:
@@ -309,6 +362,14 @@ class Trainer:
                 "the batches stay the same, other random numbers are drawn afresh"
             )
             seed_process(self.config.seed, self.processes.index, self.progression.steps_done)
+
+    def _place(self) -> str:
+        """Where the training goes on, in words."""
+        progression, epochs = self.progression, self.config.epochs
+        if progression.epochs_done >= epochs:
+            return f"after step {progression.steps_done}, the last of {epochs} epochs"
+        batch = f"batch {progression.batches_done + 1} of {len(self.loader)}"
+        return f"after step {progression.steps_done}, with {batch} of epoch {progression.epochs_done + 1} of {epochs}"
 
     def _evaluate_best(self) -> Evaluation:
         if self.processes.is_main:
@@ -321,7 +382,7 @@ class Trainer:
         def write() -> None:
             with self.checkpoints.writing():
                 assert evaluation is not None
-                evaluation.save(self.folder / "evaluation")
+                evaluation.save(self.folder / EVALUATION_NAME)
                 title = f"{best.config.architecture} on {self.config.data.resolve().name}"
                 record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
                 page = self.folder / REPORT_NAME

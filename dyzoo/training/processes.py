@@ -115,6 +115,12 @@ class Processes:
         """The mean over the processes of each value."""
         return sum_over_processes(values) / self.count if self.count > 1 else values
 
+    def any(self, value: bool) -> bool:
+        """Whether it holds on one of the processes; the same answer on all."""
+        if self.count == 1:
+            return value
+        return bool(sum_over_processes(torch.tensor(float(value), device=self.device)) > 0)
+
     def on_main(self, action: Callable[[], T]) -> T:
         """Do it on the main process alone; every process gets its result, or raises its error.
 
