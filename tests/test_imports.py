@@ -23,7 +23,7 @@ LAYERS = (
     ("preprocess", "architectures", "cards"),
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("detector",),
-    ("zoo", "evaluation", "complexity", "checkpoints"),
+    ("zoo", "evaluation", "complexity", "checkpoints", "fixed_size"),
     ("reporting",),
     ("training",),
     ("cli",),
