@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch.nn.functional as F
+from timm.models.mobilevit import MobileVitV2Block
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
@@ -53,6 +54,23 @@ def pad_swin_blocks(model: nn.Module) -> None:
     for block in model.modules():
         if type(block) is SwinTransformerBlock:
             block.__class__ = _PaddedSwinBlock
+
+
+class _SizeKeepingMobileViTBlock(MobileVitV2Block):
+    """A MobileViT v2 block whose map is as large as an input that is no multiple of a patch, as in version 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        if output.shape[-2:] == x.shape[-2:]:
+            return output
+        return F.interpolate(output, size=x.shape[-2:], mode="bilinear", align_corners=True)  # as on the way in
+
+
+def keep_mobilevit_sizes(model: nn.Module) -> None:
+    """Put `_SizeKeepingMobileViTBlock` in the place of MobileViT v2's blocks; parameters keep their names."""
+    for block in model.modules():
+        if type(block) is MobileVitV2Block:
+            block.__class__ = _SizeKeepingMobileViTBlock
 
 
 def move_stride_to_first_conv(model: nn.Module) -> None:
