@@ -86,6 +86,7 @@ def test_an_image_without_detections() -> None:
     assert not found.scores.any()
 
 
+@pytest.mark.slow
 def test_an_exported_program_detects_what_the_model_does() -> None:
     """Other pictures of the size it was exported for, other image sizes."""
     model = small_detector(HEADS["atss"])
@@ -95,6 +96,7 @@ def test_an_exported_program_detects_what_the_model_does() -> None:
     assert_same(exported(*prepared(model, others)), model(others), 300)
 
 
+@pytest.mark.slow
 def test_a_compiled_detector_is_one_graph() -> None:
     model = small_detector(HEADS["atss"])
     torch.compiler.reset()

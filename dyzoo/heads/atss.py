@@ -36,7 +36,6 @@ class ATSSHead(DenseHead):
     def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
         self.config: ATSSConfig = config
-        self.clip_before_nms = config.clip_before_nms
         self.cls = prediction_conv(channels, num_classes, config.kernel_size, bias=prior_bias(config.prior_probability))
         self.box = prediction_conv(channels, 4, config.kernel_size)
         self.centerness = prediction_conv(channels, 1, config.kernel_size)
@@ -85,6 +84,10 @@ class ATSSHead(DenseHead):
             "loss_box": config.box_loss_weight * loss_box,
             "loss_centerness": loss_centerness / num_positives,
         }
+
+    @property
+    def clip_before_nms(self) -> bool:
+        return self.config.clip_before_nms
 
     def candidates(self, raw: Raw) -> Candidates:
         """What may be detected in every image; a score is class probability times centerness, without a square root."""

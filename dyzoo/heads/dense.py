@@ -59,14 +59,14 @@ class Candidates(NamedTuple):
 
 
 class DenseHead(Head):
-    """A head that scores every anchor, so that what it may detect has a size which depends on the images' size alone.
-
-    Attributes:
-        clip_before_nms: see `suppress`; so do `config.nms_threshold` and `config.max_detections`.
-    """
+    """A head that scores every anchor: how many candidates it has depends on the size of the images alone."""
 
     config: ATSSConfig | RetinaNetConfig | FCOSConfig
-    clip_before_nms: bool
+
+    @property
+    @abstractmethod
+    def clip_before_nms(self) -> bool:
+        """See `suppress`; so do `nms_threshold` and `max_detections` of the configuration."""
 
     @abstractmethod
     def candidates(self, raw: Raw) -> Candidates:

@@ -32,10 +32,11 @@ class FCOSHead(DenseHead):
         strides_px: of each level, finest first.
     """
 
+    clip_before_nms = True
+
     def __init__(self, config: FCOSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
         self.config: FCOSConfig = config
-        self.clip_before_nms = True
         self.cls_tower = conv_tower(channels, config.num_convs, group_norm=True)
         self.box_tower = conv_tower(channels, config.num_convs, group_norm=True)
         self.cls = prediction_conv(channels, num_classes, 3, bias=prior_bias(config.prior_probability))

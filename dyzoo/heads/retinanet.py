@@ -43,10 +43,11 @@ class RetinaNetHead(DenseHead):
 
     loss_normalizer: Tensor
 
+    clip_before_nms = False
+
     def __init__(self, config: RetinaNetConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
         self.config: RetinaNetConfig = config
-        self.clip_before_nms = False
         self.anchors_per_position = config.octave_scales * len(config.aspect_ratios)
         self.cls_tower = conv_tower(channels, config.num_convs)
         self.box_tower = conv_tower(channels, config.num_convs)
