@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dyzoo.detections import Detections as Detections
     from dyzoo.detector import Detector as Detector
     from dyzoo.evaluation import evaluate as evaluate
+    from dyzoo.fixed_size import FixedSizeDetector as FixedSizeDetector
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo import create_model as create_model
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Detections": "dyzoo.detections",
     "Detector": "dyzoo.detector",
+    "FixedSizeDetector": "dyzoo.fixed_size",
     "TrainConfig": "dyzoo.training",
     "convert_checkpoint": "dyzoo.checkpoints",
     "create_model": "dyzoo.zoo",

@@ -24,7 +24,7 @@ LAYERS = (
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
     ("prediction",),
     ("detector",),
-    ("zoo", "evaluation", "complexity", "checkpoints"),
+    ("zoo", "evaluation", "complexity", "checkpoints", "fixed_size"),
     ("reporting",),
     ("training",),
     ("cli",),

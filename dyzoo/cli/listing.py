@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dyzoo.cli.terminal import plain, say, show, show_table
 from dyzoo.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from dyzoo.backbones.families import Family
 
 LEGEND = """\
 parameters  with COCO's 80 classes, in millions; frozen norms are not counted
@@ -18,15 +21,24 @@ weights     a checkpoint that loads by name, or others' weights that `dyzoo conv
 
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Shell wildcards, in quotes.")] = "*",
+    backbones: Annotated[bool, typer.Option("--backbones", help="timm's backbones instead, and which of them fit.")] = (
+        False
+    ),
 ) -> None:
     """List the trained checkpoints and the architectures; of a single one, say more.
+
+    With --backbones: the families of timm's models, or with a PATTERN the models.
 
     \b
     Examples:
       dyzoo list
       dyzoo list '*swin*'
       dyzoo list official_atss_r50
+      dyzoo list --backbones
+      dyzoo list --backbones 'convnext*'
     """
+    if backbones:
+        return _list_backbones(pattern)
     from rich import box
     from rich.table import Table
 
@@ -63,6 +75,37 @@ def list_models(
         _print_more(names(pattern)[0])
     elif designs.row_count:
         show(LEGEND)
+
+
+def _list_backbones(pattern: str) -> None:
+    from fnmatch import fnmatchcase
+
+    import timm
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from dyzoo.backbones.families import families, family_of
+
+    known = families()
+    if pattern == "*":
+        table = Table("family", "tried", "fits", box=box.SIMPLE_HEAD)
+        for name, family in known.items():
+            table.add_row(name.partition("/")[2], family.example, _fits(family))
+    else:
+        table = Table("backbone", "fits", box=box.SIMPLE_HEAD)
+        for model in filter(lambda model: fnmatchcase(model, pattern), timm.list_models()):
+            table.add_row(model, _fits(known.get(family_of(model))))
+    if not table.row_count:
+        raise UnknownModelError(f"no backbone is called {pattern!r}: `dyzoo list --backbones` shows their families")
+    table.columns[-2].no_wrap = True
+    Console().print(table)
+
+
+def _fits(family: Family | None) -> str:
+    if family is None:
+        return "not tried"
+    return f"no: {family.reason}" if family.refusal else "yes"
 
 
 def _weights(architecture: str) -> str:

@@ -13,14 +13,14 @@ from dyzoo.config import ATSSConfig
 from dyzoo.distributed import joint_normalizer
 from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.heads.assignment import assign_atss
-from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, prediction_conv, prior_bias
-from dyzoo.heads.dense import detect, flatten_levels, gather_positives
+from dyzoo.heads.base import ImageSizes, Raw, Targets, prediction_conv, prior_bias
+from dyzoo.heads.dense import Candidates, DenseHead, flatten_levels, gather_positives, strongest_candidates
 from dyzoo.losses import focal_loss, giou_loss
 
 SMALLEST_SUM = torch.finfo(torch.float32).eps  # keeps 0 / 0 out of a batch without objects
 
 
-class ATSSHead(Head):
+class ATSSHead(DenseHead):
     """Class, box and centerness of one square anchor per position of every level.
 
     Losses and decoding follow microsoft/DynamicHead's `extra/atss.py`; `config` also reaches mmdetection's
@@ -35,7 +35,7 @@ class ATSSHead(Head):
 
     def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
-        self.config = config
+        self.config: ATSSConfig = config
         self.cls = prediction_conv(channels, num_classes, config.kernel_size, bias=prior_bias(config.prior_probability))
         self.box = prediction_conv(channels, 4, config.kernel_size)
         self.centerness = prediction_conv(channels, 1, config.kernel_size)
@@ -85,18 +85,12 @@ class ATSSHead(Head):
             "loss_centerness": loss_centerness / num_positives,
         }
 
-    @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image; a score is class probability times centerness, without a square root.
+    @property
+    def clip_before_nms(self) -> bool:
+        return self.config.clip_before_nms
 
-        Args:
-            raw: what `forward` returned for N images.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
-
-        Returns:
-            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
-            first, and "labels" (M,) int64.
-        """
+    def candidates(self, raw: Raw) -> Candidates:
+        """What may be detected in every image; a score is class probability times centerness, without a square root."""
         cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
         config, grids = self.config, self.anchor_grids(raw)
         probability = cls.sigmoid()  # (N, S, K)
@@ -104,16 +98,12 @@ class ATSSHead(Head):
         passes = probability > config.score_threshold
         ranks = (score if config.rank_by == "product" else probability).masked_fill(~passes, -1.0)
         anchors = all_boxes(grids, cls.device)
-        return detect(
+        return strongest_candidates(
             score,
             ranks,
             lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
-            image_sizes,
             level_sizes=[len(grid) for grid in grids],
             candidates_per_level=config.candidates_per_level,
-            clip_before_nms=config.clip_before_nms,
-            nms_threshold=config.nms_threshold,
-            max_detections=config.max_detections,
         )
 
     def anchor_grids(self, raw: Raw) -> list[AnchorGrid]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from dyzoo.heads.base import Detected, ImageSizes, Targets
+from dyzoo.config import ATSSConfig, FCOSConfig, RetinaNetConfig
+from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets
 
 
 def flatten_levels(maps: Sequence[Tensor], anchors_per_position: int = 1) -> Tensor:
@@ -47,47 +49,78 @@ def gather_positives(assigned: Tensor, targets: Targets) -> Positives:
     return Positives(image, anchor, boxes, labels)
 
 
-def detect(
+class Candidates(NamedTuple):
+    """The pairs of anchor and class that may become detections, T of every image, in no particular order."""
+
+    boxes_xyxy: Tensor  # (N, T, 4) float32 pixels, not clipped
+    scores: Tensor  # (N, T) float32
+    labels: Tensor  # (N, T) int64
+    present: Tensor  # (N, T) bool; where not, an image has fewer
+
+
+class DenseHead(Head):
+    """A head that scores every anchor: how many candidates it has depends on the size of the images alone."""
+
+    config: ATSSConfig | RetinaNetConfig | FCOSConfig
+
+    @property
+    @abstractmethod
+    def clip_before_nms(self) -> bool:
+        """See `suppress`; so do `nms_threshold` and `max_detections` of the configuration."""
+
+    @abstractmethod
+    def candidates(self, raw: Raw) -> Candidates:
+        """What of the N images that `forward` has seen takes part in suppression."""
+
+    @torch.no_grad()
+    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
+        """Detections of every image; `candidates` says what a score is.
+
+        Args:
+            raw: what `forward` returned for N images.
+            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
+
+        Returns:
+            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
+            first, and "labels" (M,) int64.
+        """
+        if not image_sizes:
+            return []
+        return suppress_batch(
+            self.candidates(raw),
+            image_sizes,
+            clip_before_nms=self.clip_before_nms,
+            nms_threshold=self.config.nms_threshold,
+            max_detections=self.config.max_detections,
+        )
+
+
+def strongest_candidates(
     scores: Tensor,
     ranks: Tensor,
-    boxes_of: Callable[[int, Tensor], Tensor],
-    image_sizes: ImageSizes,
+    boxes_of: Callable[[Tensor, Tensor], Tensor],
     *,
     level_sizes: Sequence[int],
     candidates_per_level: int,
-    clip_before_nms: bool,
-    nms_threshold: float,
-    max_detections: int,
-) -> list[Detected]:
-    """Detections of every image from the scores of its anchors.
+) -> Candidates:
+    """The highest-ranking pairs of anchor and class.
 
     Args:
         scores: (N, S, K).
         ranks: (N, S, K) that candidates are ranked by; negative where a pair of anchor and class is none.
-        boxes_of: the boxes (T, 4) of T anchors of an image; called with the image and their indices (T,).
-        image_sizes: (H, W) of each image without the padding of the batch, in pixels.
+        boxes_of: the boxes (N, T, 4) of anchors (N, T); called with the images (N, 1) and the anchors' indices.
         level_sizes: anchors of each level, S in all.
         candidates_per_level: the highest-ranking pairs of a level that take part.
-        clip_before_nms, nms_threshold, max_detections: see `suppress`.
     """
     chosen = strongest_per_level(ranks, level_sizes, candidates_per_level)  # (N, T)
-    is_candidate = ranks.flatten(1).gather(1, chosen) >= 0
-    detections = []
-    for image, image_size in enumerate(image_sizes):
-        pairs = chosen[image, is_candidate[image]]
-        anchor, label = pairs // scores.shape[2], pairs % scores.shape[2]
-        detections.append(
-            suppress(
-                boxes_of(image, anchor),
-                scores[image, anchor, label],
-                label,
-                image_size,
-                clip_before_nms=clip_before_nms,
-                nms_threshold=nms_threshold,
-                max_detections=max_detections,
-            )
-        )
-    return detections
+    anchor = chosen // scores.shape[2]
+    image = torch.arange(len(scores), device=scores.device)[:, None]
+    return Candidates(
+        boxes_of(image, anchor),
+        scores.flatten(1).gather(1, chosen),
+        chosen % scores.shape[2],
+        ranks.flatten(1).gather(1, chosen) >= 0,
+    )
 
 
 def strongest_per_level(ranks: Tensor, level_sizes: Sequence[int], count: int) -> Tensor:
@@ -107,6 +140,31 @@ def strongest_per_level(ranks: Tensor, level_sizes: Sequence[int], count: int) -
         chosen.append(start + pairs.topk(min(count, pairs.shape[1]), dim=1, sorted=False).indices)
         start += pairs.shape[1]
     return torch.cat(chosen, dim=1)
+
+
+def suppress_batch(
+    candidates: Candidates,
+    image_sizes: ImageSizes,
+    *,
+    clip_before_nms: bool,
+    nms_threshold: float,
+    max_detections: int,
+) -> list[Detected]:
+    """The candidates of every image -> its detections; see `suppress`."""
+    detections = []
+    for boxes, scores, labels, present, image_size in zip(*candidates, image_sizes, strict=True):
+        detections.append(
+            suppress(
+                boxes[present],
+                scores[present],
+                labels[present],
+                image_size,
+                clip_before_nms=clip_before_nms,
+                nms_threshold=nms_threshold,
+                max_detections=max_detections,
+            )
+        )
+    return detections
 
 
 def suppress(

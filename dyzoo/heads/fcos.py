@@ -13,12 +13,12 @@ from dyzoo.config import FCOSConfig
 from dyzoo.distributed import joint_normalizer
 from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.heads.assignment import assign_fcos
-from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
-from dyzoo.heads.dense import detect, flatten_levels, gather_positives
+from dyzoo.heads.base import ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
+from dyzoo.heads.dense import Candidates, DenseHead, flatten_levels, gather_positives, strongest_candidates
 from dyzoo.losses import focal_loss, giou_loss
 
 
-class FCOSHead(Head):
+class FCOSHead(DenseHead):
     """Class, edge distances and centerness of every position of every level.
 
     Layers, losses and decoding follow `torchvision.models.detection.fcos`, with DyHead's blocks in the place of its
@@ -32,9 +32,11 @@ class FCOSHead(Head):
         strides_px: of each level, finest first.
     """
 
+    clip_before_nms = True
+
     def __init__(self, config: FCOSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
-        self.config = config
+        self.config: FCOSConfig = config
         self.cls_tower = conv_tower(channels, config.num_convs, group_norm=True)
         self.box_tower = conv_tower(channels, config.num_convs, group_norm=True)
         self.cls = prediction_conv(channels, num_classes, 3, bias=prior_bias(config.prior_probability))
@@ -85,31 +87,17 @@ class FCOSHead(Head):
             "loss_centerness": loss_centerness / num_positives,
         }
 
-    @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image; a score is the square root of class probability times centerness.
-
-        Args:
-            raw: what `forward` returned for N images.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
-
-        Returns:
-            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
-            first, and "labels" (M,) int64.
-        """
+    def candidates(self, raw: Raw) -> Candidates:
+        """What may be detected in every image; a score is the square root of class probability times centerness."""
         cls, distances_px, centerness_logits, points = self._flatten(raw)
         config = self.config
         score = (cls.sigmoid() * centerness_logits.sigmoid()).sqrt()  # (N, S, K)
-        return detect(
+        return strongest_candidates(
             score,
             torch.where(score > config.score_threshold, score, -1.0),
             lambda image, position: boxes_from_distances(points[position], distances_px[image, position]),
-            image_sizes,
             level_sizes=[len(grid) for grid in self.grids(raw)],
             candidates_per_level=config.candidates_per_level,
-            clip_before_nms=True,
-            nms_threshold=config.nms_threshold,
-            max_detections=config.max_detections,
         )
 
     def grids(self, raw: Raw) -> list[AnchorGrid]:

@@ -12,8 +12,8 @@ from dyzoo.boxes import decode_boxes, encode_boxes
 from dyzoo.config import RetinaNetConfig
 from dyzoo.distributed import joint_normalizer, process_count
 from dyzoo.heads.anchors import AnchorGrid, all_boxes, anchor_grids
-from dyzoo.heads.base import Detected, Head, ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
-from dyzoo.heads.dense import detect, flatten_levels, gather_positives
+from dyzoo.heads.base import ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
+from dyzoo.heads.dense import Candidates, DenseHead, flatten_levels, gather_positives, strongest_candidates
 from dyzoo.heads.matching import assign_by_iou
 from dyzoo.losses import IGNORED, focal_loss
 
@@ -21,7 +21,7 @@ NORMALIZER_START = 100.0  # positive anchors of a batch; any number that is not 
 NORMALIZER_MOMENTUM = 0.9
 
 
-class RetinaNetHead(Head):
+class RetinaNetHead(DenseHead):
     """Class and box of A anchors per position of every level.
 
     Layers, losses and decoding follow detectron2's `RetinaNet` as microsoft/DynamicHead's
@@ -43,9 +43,11 @@ class RetinaNetHead(Head):
 
     loss_normalizer: Tensor
 
+    clip_before_nms = False
+
     def __init__(self, config: RetinaNetConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
-        self.config = config
+        self.config: RetinaNetConfig = config
         self.anchors_per_position = config.octave_scales * len(config.aspect_ratios)
         self.cls_tower = conv_tower(channels, config.num_convs)
         self.box_tower = conv_tower(channels, config.num_convs)
@@ -103,35 +105,22 @@ class RetinaNetHead(Head):
         normalizer = self._normalizer(len(anchor))
         return {"loss_cls": loss_cls / normalizer, "loss_box": loss_box / normalizer}
 
-    @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image; a score is the class probability.
+    def candidates(self, raw: Raw) -> Candidates:
+        """What may be detected in every image; a score is the class probability.
 
         Of the pairs of anchor and class above the threshold, the highest `candidates_per_level` of each level take
         part, as in detectron2's present code; its first releases took no more from a level than it has anchors.
-
-        Args:
-            raw: what `forward` returned for N images.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
-
-        Returns:
-            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
-            first, and "labels" (M,) int64.
         """
         cls, deltas = self._flatten(raw)
         config, grids = self.config, self.anchor_grids(raw)
         anchors = all_boxes(grids, cls.device)
         probability = cls.sigmoid()  # (N, S, K)
-        return detect(
+        return strongest_candidates(
             probability,
             torch.where(probability > config.score_threshold, probability, -1.0),
             lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
-            image_sizes,
             level_sizes=[len(grid) for grid in grids],
             candidates_per_level=config.candidates_per_level,
-            clip_before_nms=False,
-            nms_threshold=config.nms_threshold,
-            max_detections=config.max_detections,
         )
 
     def anchor_grids(self, raw: Raw) -> list[AnchorGrid]:

@@ -152,7 +152,7 @@ class _Axis(NamedTuple):
 
     @classmethod
     def of(cls, position: Tensor, last: Tensor) -> _Axis:
-        low = position.floor().nan_to_num_()  # a NaN must not become an address
+        low = position.floor().nan_to_num_(nan=-2.0)  # a NaN must not become an address: it lies off the map
         fraction = position.sub_(low)
         high = low + 1
         pixels = [torch.minimum(corner.clamp(min=0), last) for corner in (low, high)]

@@ -137,6 +137,16 @@ def test_list_names_every_model_and_filters(cli: Cli) -> None:
     assert outcome.err == "error: no model is called 'nothing*': `dyzoo list` shows all of them\n"
 
 
+def test_list_says_which_backbones_fit(cli: Cli) -> None:
+    everything = " ".join(cli("list", "--backbones").out.split())
+    assert "resnet resnet10t yes" in everything
+    assert "vit vit_tiny_patch16_224 no: has maps of strides [16, 16, 16]" in everything
+    assert "resnet50d yes" in " ".join(cli("list", "--backbones", "resnet5*").out.split())
+    outcome = cli("list", "--backbones", "nothing*")
+    assert outcome.code == 1
+    assert outcome.err == "error: no backbone is called 'nothing*': `dyzoo list --backbones` shows their families\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_examples(cli: Cli, command: str) -> None:
     outcome = cli(command, "--help")

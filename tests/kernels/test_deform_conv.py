@@ -191,15 +191,37 @@ def test_offsets_that_scatter_over_the_whole_image() -> None:
     assert_all_near(forward_and_gradients(modulated_deform_conv2d, tensors, padding=1), expected, torch.float32)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_an_offset_that_is_no_number_spoils_only_its_own_position(bad: float) -> None:
+every_bad_offset = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@every_bad_offset
+def test_an_offset_that_is_no_number_spoils_only_its_own_position(bad: float, backend: str) -> None:
     tensors = {name: t.detach() for name, t in Case().tensors(torch.float32).items()}
-    sound = modulated_deform_conv2d(**tensors, padding=1, backend="torch")
+    sound = modulated_deform_conv2d(**tensors, padding=1, backend=backend)
     tensors["offset"][1, 4, 2, 3] = bad
-    output = modulated_deform_conv2d(**tensors, padding=1, backend="torch")
+    output = modulated_deform_conv2d(**tensors, padding=1, backend=backend)
     assert output[1, :, 2, 3].isnan().all()
     output[1, :, 2, 3] = sound[1, :, 2, 3]
     assert torch.equal(output, sound)
+
+
+@every_bad_offset
+def test_gradients_of_an_offset_that_is_no_number(bad: float) -> None:
+    """The forms agree on which gradients it spoils, and on the others."""
+    tensors = {name: t.detach() for name, t in Case().tensors(torch.float32).items()}
+    tensors["offset"][1, 4, 2, 3] = bad
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    found, expected = (
+        forward_and_gradients(modulated_deform_conv2d, tensors, padding=1, backend=backend)
+        for backend in ("torch", "reference")
+    )
+    assert expected["offset"].isnan().any()
+    for name, value in expected.items():
+        assert torch.equal(found[name].isnan(), value.isnan()), name
+        kind = "forward" if name == "output" else "gradient"
+        assert_near(found[name].nan_to_num(), value.nan_to_num(), torch.float32, kind, name)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])

@@ -248,6 +248,19 @@ def test_many_small_chunks_give_the_same() -> None:
     assert_all_near(forward_and_gradients(pyramid, parameters, **options, backend="torch"), expected, torch.float32)
 
 
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_an_image_that_is_no_number_spoils_only_itself(backend: str) -> None:
+    """Its offsets are none either, and are no addresses."""
+    pyramid, parameters = random_pyramid(THREE_LEVELS), random_parameters()
+    options = {"offset_mode": "resize", "norm_groups": 4, "backend": backend}
+    with torch.no_grad():
+        sound = dyhead_block(pyramid, parameters, **options).values
+        pyramid.values[0] = float("nan")
+        spoilt = dyhead_block(pyramid, parameters, **options).values
+    assert spoilt[0].isnan().all()
+    torch.testing.assert_close(spoilt[1], sound[1])
+
+
 def test_training_after_inference_mode_at_the_same_shapes() -> None:
     pyramid, parameters = random_pyramid(((6, 14), (3, 7))), random_parameters()
     options = {"offset_mode": "resize", "norm_groups": 4}

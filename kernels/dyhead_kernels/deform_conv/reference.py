@@ -67,6 +67,9 @@ def _pixel(input: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The pixels at whole (y, x); zero outside the map."""
     height, width = input.shape[-2:]
     inside = ((y >= 0) & (y < height) & (x >= 0) & (x < width)).unsqueeze(2)
-    index = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
+    line, column = (  # a NaN must not become an address: its share of the blend is NaN already
+        position.nan_to_num(0.0).clamp(0, length - 1).long() for position, length in ((y, height), (x, width))
+    )
+    index = line * width + column
     index = index.unsqueeze(2).flatten(3).expand(-1, -1, input.shape[2], -1)
     return input.flatten(3).gather(3, index).unflatten(3, y.shape[-2:]) * inside

@@ -12,7 +12,9 @@ from dyzoo.errors import UnknownModelError
 from dyzoo.fpn import FPN
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "convnext_atto", "swin_tiny_patch4_window7_224", "mobilevitv2_050", "swinv2_cr_tiny_224"]
+)
 def test_maps_have_strides_8_16_32_at_a_size_the_model_was_not_made_for(name: str) -> None:
     backbone = Backbone(BackboneConfig(name)).eval()
     with torch.inference_mode():
@@ -98,6 +100,9 @@ def test_norms_that_do_not_follow_the_batch(norm: str, learns: bool) -> None:
     [
         ("resnet51", "did you mean resnet"),
         ("vit_tiny_patch16_224", "expected 8, 32 too"),
+        ("pit_ti_224", "cannot take an image of 96 x 160"),
+        ("mvitv2_tiny", "cannot take an image of 64 x 1056"),  # whose positions end at the size it was made for
+        ("inception_v3", "makes maps of 9 x 17, 4 x 8, 1 x 3 from an image of 96 x 160, expected 12 x 20, 6 x 10"),
     ],
 )
 def test_an_unfit_backbone_is_refused_in_one_line(name: str, message: str) -> None:
