@@ -80,7 +80,7 @@ def test_the_detections_of_the_model_in_a_fixed_number_of_places(head: HeadConfi
 
 
 def test_an_image_without_detections() -> None:
-    model = small_detector(replace(HEADS["atss"], score_threshold=2.0))
+    model = small_detector(replace(HEADS["atss"], score_threshold=1.0))
     found = FixedSizeDetector(model)(*prepared(model, pictures()))
     assert found.counts.tolist() == [0, 0]
     assert not found.scores.any()
