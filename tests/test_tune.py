@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from dyhead_kernels import tuning
+from dyhead_kernels.launch import tuning
 from dyhead_kernels.static import Job, Resources
 
 from benchmarks.command import main
@@ -269,7 +269,7 @@ def test_a_compiler_that_crashes_or_hangs_stops_nobody() -> None:
 def test_candidates_are_compiled_in_other_processes_for_a_gpu_that_need_not_be_there(tmp_path: Path) -> None:
     code = """
 import time, torch
-from dyhead_kernels import tuning
+from dyhead_kernels.launch import tuning
 from benchmarks.tune.compiling import Compiler
 from benchmarks.tune.problem import Problem
 from benchmarks.tune.run import _starts

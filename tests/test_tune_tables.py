@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dyhead_kernels import tuning
+from dyhead_kernels.launch import tuning
 
 from benchmarks.tune.space import Parameters
 from benchmarks.tune.table import merge

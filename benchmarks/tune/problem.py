@@ -12,11 +12,12 @@ from itertools import pairwise
 
 import torch
 from dyhead_kernels import BlockParameters
+from dyhead_kernels.deform_conv.packed import triton as conv
+from dyhead_kernels.dyhead_block import _block_launches as block
 from dyhead_kernels.dyhead_block.layout import Layout
-from dyhead_kernels.triton_kernels import block, conv
-from dyhead_kernels.triton_kernels.block_tables import BlockTables, block_tables
-from dyhead_kernels.triton_kernels.launching import Launch, launch, recording
-from dyhead_kernels.triton_kernels.tables import Tables
+from dyhead_kernels.dyhead_block.tables import BlockTables, block_tables
+from dyhead_kernels.launch.launching import Launch, launch, recording
+from dyhead_kernels.launch.tables import Tables
 from torch import Tensor
 
 from ..work import TAPS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import typer
-from dyhead_kernels import tuning
+from dyhead_kernels.launch import tuning
 from rich.console import Console
 
 from dyzoo.errors import first_line

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from .triton_kernels.launching import Launch
+    from .launch.launching import Launch
 
 TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -87,11 +87,11 @@ class Job:
 
 def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
     """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic."""
-    from . import tuning
     from .dyhead_block import triton as form
     from .dyhead_block.layout import Layout
     from .dyhead_block.parameters import BlockParameters
-    from .triton_kernels.launching import recording
+    from .launch import tuning
+    from .launch.launching import recording
 
     layout = Layout(((100, 168), (50, 84), (25, 42), (13, 21), (7, 11)))
     positions = sum(height * width for height, width in layout.shapes)

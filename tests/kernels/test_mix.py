@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from dyhead_kernels.dyhead_block.coefficients import Coefficients, Moments, fold, fold_backward
+from dyhead_kernels.dyhead_block.attention.torch import Coefficients, Moments, fold, fold_backward
 from dyhead_kernels.dyhead_block.layout import BRANCHES, Layout
-from dyhead_kernels.dyhead_block.mix import mix_branches, mix_branches_backward, moments_of
+from dyhead_kernels.dyhead_block.mix.torch import mix_branches, mix_branches_backward, moments_of
 from test_dyhead_block import PYRAMIDS, Shapes, every_pyramid, random_parameters
 from tolerances import assert_near
 from torch import Tensor

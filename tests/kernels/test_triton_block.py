@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dyhead_kernels import BlockParameters, Pyramid, dyhead_block, tuning
+from dyhead_kernels import BlockParameters, Pyramid, dyhead_block
+from dyhead_kernels.launch import tuning
 from test_dyhead_block import (
     MODES,
     PYRAMIDS,

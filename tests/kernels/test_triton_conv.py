@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from dyhead_kernels import modulated_deform_conv2d, tuning
+from dyhead_kernels import modulated_deform_conv2d
+from dyhead_kernels.launch import tuning
 from test_deform_conv import CASES, Case, forward_and_gradients
 from tolerances import assert_as_good
 from torch import Tensor

@@ -15,10 +15,9 @@ from test_triton_block import tiles
 
 pytest.importorskip("triton")
 
-from dyhead_kernels import tuning
 from dyhead_kernels.dyhead_block.layout import HIGH, LOW, MID, Layout
-from dyhead_kernels.triton_kernels import launching
-from dyhead_kernels.triton_kernels.block_tables import BlockTables, block_tables
+from dyhead_kernels.dyhead_block.tables import BlockTables, block_tables
+from dyhead_kernels.launch import launching, tuning
 
 SHAPES = ((9, 6), (5, 3), (3, 2))
 CPU = torch.device("cpu")
@@ -150,7 +149,7 @@ def test_blocks_are_powers_of_two_that_hold_all(size: int, block: int) -> None:
 def test_float32_products_follow_pytorch_s_switches(switch: str, precision: str) -> None:
     """In a process of their own: PyTorch refuses old and new switches in one."""
     code = (
-        f"import torch; {switch}; from dyhead_kernels.triton_kernels.launching import dot_precision as dot;"
+        f"import torch; {switch}; from dyhead_kernels.launch.launching import dot_precision as dot;"
         "print(dot(), dot(exact=True))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -178,8 +177,11 @@ def test_parameters_can_be_overridden_for_one_kernel() -> None:
 
 
 def test_importing_the_operators_does_not_define_kernels() -> None:
-    code = "import sys, dyhead_kernels; sys.exit('dyhead_kernels.triton_kernels' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = "import sys, dyhead_kernels; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = [name for name in done.stdout.split() if name.startswith("dyhead_kernels.")]
+    assert "dyhead_kernels.dyhead_block.op" in own
+    assert not [name for name in own if name.endswith((".triton", "kernels", ".launching", ".columns"))]
 
 
 def test_a_batch_too_large_for_a_launch_is_named() -> None:

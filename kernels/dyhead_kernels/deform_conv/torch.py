@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..precision import sampling_dtype
-from ..sampled_conv import Samples, sampled_conv, sampled_conv_backward
-from ..sampling import OutputMap, sampling_grid
+from .packed.sampling import OutputMap, sampling_grid
+from .packed.torch import Samples, sampled_conv, sampled_conv_backward
 
 Pair = tuple[int, int]
 

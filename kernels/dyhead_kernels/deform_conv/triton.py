@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..triton_kernels import conv
-from ..triton_kernels.conv import Convolution, Operands
-from ..triton_kernels.tables import Maps, Segment
+from ..launch.tables import Maps, Segment
+from .packed import triton as conv
+from .packed.triton import Convolution, Operands
 
 Pair = tuple[int, int]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sampling import OutputMap, SamplingGrid, sampling_grid
+from ..deform_conv.packed.sampling import OutputMap, SamplingGrid, sampling_grid
 
 HIGH, MID, LOW = BRANCHES = range(3)
 

@@ -10,7 +10,7 @@ from ..deform_conv.reference import modulated_deform_conv2d
 from ..precision import to_common_dtype
 from ..pyramid import Pyramid
 from .layout import HIGH, LOW, MID
-from .offset_modes import high_branch_steering
+from .offsets.reference import high_branch_steering
 from .parameters import BlockParameters, OffsetMode
 
 GROUP_NORM_EPS = 1e-5

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..deform_conv.packed.torch import Samples, sampled_conv, sampled_conv_backward
 from ..precision import sampling_dtype
 from ..pyramid import Pyramid
-from ..sampled_conv import Samples, sampled_conv, sampled_conv_backward
-from .coefficients import Moments
+from .attention.torch import Moments
 from .layout import BRANCHES, HIGH, LOW, MID, Layout
-from .mix import mix_branches, mix_branches_backward, moments_of
-from .offset_modes import high_branch_steering, high_branch_steering_backward
+from .mix.torch import mix_branches, mix_branches_backward, moments_of
+from .offsets.reference import high_branch_steering, high_branch_steering_backward
 from .parameters import OFFSETS, BlockParameters, OffsetMode
 
 

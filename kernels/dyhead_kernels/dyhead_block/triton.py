@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..triton_kernels import block, conv
-from ..triton_kernels.block_tables import BlockTables, block_tables
-from ..triton_kernels.conv import Convolution, Operands
+from ..deform_conv.packed import triton as conv
+from ..deform_conv.packed.triton import Convolution, Operands
+from . import _block_launches as block
 from .layout import BRANCHES, Layout
 from .parameters import BlockParameters, OffsetMode
+from .tables import BlockTables, block_tables
 
 
 class State(NamedTuple):

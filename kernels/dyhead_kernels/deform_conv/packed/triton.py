@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import sampled_conv, sampled_conv_backward
-from .launching import block_size, dot_precision, launch, parameters, parts_table
-from .tables import Maps, Tables
+from ...launch.launching import block_size, dot_precision, launch, parameters, parts_table
+from ...launch.tables import Maps, Tables
+from . import kernels as sampled_conv
+from . import kernels_backward as sampled_conv_backward
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..dyhead_block.reference import GROUP_NORM_EPS
-from .apply import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
+from ..mix.kernels import HIGH, ROWS, SHIFT, SHIFT1, SHIFT2, SLOPE1, SLOPE2
+from ..reference import GROUP_NORM_EPS
 
 EPSILON = tl.constexpr(GROUP_NORM_EPS)
 

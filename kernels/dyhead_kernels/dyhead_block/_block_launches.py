@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..dyhead_block.parameters import STEERING, BlockParameters
-from . import apply, coefficients, moments, steering
-from .block_tables import BlockTables
-from .launching import (
+from ..launch.launching import (
     block_size,
     dot_precision,
     launch,
@@ -18,7 +15,13 @@ from .launching import (
     parts_table,
     power_of_two,
 )
-from .tables import Tables
+from ..launch.tables import Tables
+from .attention import kernels as coefficients
+from .attention import tile_kernels as moments
+from .mix import kernels as apply
+from .offsets import kernels as steering
+from .parameters import STEERING, BlockParameters
+from .tables import BlockTables
 
 MEMBERS = 4096  # elements of the matrix that says which channel is in which group
 MATRIX_VALUES = 16384  # of a weight matrix that a program holds at a time: 64 for each thread of eight warps

@@ -10,8 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..dyhead_block import parameters
-from .columns import (
+from ...launch.columns import (
     COARSE_HEIGHT,
     COARSE_WIDTH,
     HEIGHT,
@@ -23,7 +22,8 @@ from .columns import (
     if_any,
     tile_positions,
 )
-from .products import add_product
+from ...launch.products import add_product
+from .. import parameters
 
 OFFSETS = tl.constexpr(parameters.OFFSETS)
 CHANNELS = tl.constexpr(parameters.STEERING)

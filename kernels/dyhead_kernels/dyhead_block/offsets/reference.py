@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .parameters import OffsetMode
+from ..parameters import OffsetMode
 
 
 def high_branch_steering(

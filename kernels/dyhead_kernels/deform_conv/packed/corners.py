@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .columns import (
+from ...launch.columns import (
     MASK_START,
     OFFSET_START,
     SOURCE_HEIGHT,

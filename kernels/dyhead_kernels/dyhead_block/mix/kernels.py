@@ -13,8 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..dyhead_block import layout
-from .columns import (
+from ...launch.columns import (
     COARSE_HEIGHT,
     COARSE_WIDTH,
     HEIGHT,
@@ -26,6 +25,7 @@ from .columns import (
     if_any,
     tile_positions,
 )
+from .. import layout
 
 ROWS = tl.constexpr(8)
 HIGH, MID, LOW = tl.constexpr(layout.HIGH), tl.constexpr(layout.MID), tl.constexpr(layout.LOW)

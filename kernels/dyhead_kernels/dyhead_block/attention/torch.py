@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..precision import without_autocast
-from .layout import BRANCHES, Layout
-from .parameters import BlockParameters
-from .reference import GROUP_NORM_EPS, hard_sigmoid
+from ...precision import without_autocast
+from ..layout import BRANCHES, Layout
+from ..parameters import BlockParameters
+from ..reference import GROUP_NORM_EPS, hard_sigmoid
 
 
 class Moments(NamedTuple):

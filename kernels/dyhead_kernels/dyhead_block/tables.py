@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..dyhead_block.layout import BRANCHES, HIGH, LOW, MID, Layout
-from ..dyhead_block.parameters import OFFSETS, STEERING
-from .tables import Level, Maps, Segment, Tables, int_table, to_device
+from ..launch.tables import Level, Maps, Segment, Tables, int_table, to_device
+from .layout import BRANCHES, HIGH, LOW, MID, Layout
+from .parameters import OFFSETS, STEERING
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..tuning import launch_parameters
 from .tables import int_table
+from .tuning import launch_parameters
 
 SMALLEST_BLOCK = 16
 """Of a matrix product in Triton."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parent / "configs"
+FOLDER = Path(__file__).parents[1] / "configs"
 DEFAULT = "default"
 
 KINDS = ("half", "float32", "any")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .columns import HEIGHT, SEGMENT_COLUMNS, WIDTH, column
+from ...launch.columns import HEIGHT, SEGMENT_COLUMNS, WIDTH, column
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .columns import (
+from ...launch.columns import (
     SEGMENT_COLUMNS,
     SHARE_X,
     SHARE_Y,
@@ -23,8 +23,8 @@ from .columns import (
     first_row,
     tile_positions,
 )
+from ...launch.products import add_product
 from .corners import blend, find_corners
-from .products import add_product
 
 
 @triton.jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .columns import (
+from ...launch.columns import (
     GRAD_MASK_START,
     GRAD_OFFSET_START,
     HEIGHT,
@@ -16,8 +16,8 @@ from .columns import (
     first_row,
     tile_positions,
 )
+from ...launch.products import add_product
 from .corners import blend, find_corners, load_rows
-from .products import add_product
 
 
 @triton.jit

@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .coefficients import Coefficients, Moments, fold, fold_backward
-from .layout import HIGH, LOW, MID, Layout
-from .parameters import BlockParameters
+from ..attention.torch import Coefficients, Moments, fold, fold_backward
+from ..layout import HIGH, LOW, MID, Layout
+from ..parameters import BlockParameters
 
 Maps = dict[tuple[int, int], Tensor]  # (branch, level) -> (N, H * W, C)
 
