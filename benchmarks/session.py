@@ -1,4 +1,4 @@
-"""What the commands do: choose cases and providers, measure them one by one, keep and show the rows."""
+"""The commands' work: choose cases and providers, measure them one by one, keep and show the rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from rich.console import Console
 
 from . import rows as results
 from .cases import CASES, Setup
-from .command import CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES
 from .machine import OP as MACHINE
 from .machine import machine, peaks
-from .options import device_of, size_of
+from .options import CASE_ALIASES, CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES, device_of, size_of
 from .plot import save_plot
 from .precision import ALIASES, PRECISIONS
 from .providers import PROVIDERS, Provider
@@ -47,7 +46,7 @@ def run(
     device = device_of(device_name)
     on_gpu = device.type == "cuda"
     defaults: dict[str, Any] = GPU_DEFAULTS if on_gpu else CPU_DEFAULTS
-    names = [_choose(name, CASES, "CASE") for name in cases or defaults["cases"]]
+    names = [_choose(CASE_ALIASES.get(name, name), CASES, "CASE") for name in cases or defaults["cases"]]
     shapes = [size_of(text) for text in sizes or [defaults["size"]]]
     precisions = [
         PRECISIONS[_choose(ALIASES.get(name, name), PRECISIONS, "--dtype")] for name in dtypes or [defaults["dtype"]]
@@ -113,7 +112,9 @@ def plot(
     Cases that are no longer measured appear only if named, or if there are no others.
     """
     found = results.latest(results.read(path))
-    wanted = cases or [name for name in CASES if any(row.op == name for row in found)]
+    wanted = [CASE_ALIASES.get(name, name) for name in cases or []] or [
+        name for name in CASES if any(row.op == name for row in found)
+    ]
     rows = [
         row
         for row in found

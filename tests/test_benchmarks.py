@@ -13,7 +13,7 @@ import torchvision
 from benchmarks import rows as results
 from benchmarks.cases import Case, Operators, Setup
 from benchmarks.cases.blocks import block, head
-from benchmarks.cases.convolution import convolution
+from benchmarks.cases.deform_conv import deform_conv
 from benchmarks.cases.detector import detector
 from benchmarks.gate import WrongResult, check, truth
 from benchmarks.machine import Machine
@@ -23,7 +23,7 @@ from benchmarks.providers import BASELINE, PROVIDERS, Provider, exact_way
 from benchmarks.report import markdown
 from benchmarks.runner import PASSES, Skipped, measure
 from benchmarks.timing import Clock, percentiles, take_turns
-from benchmarks.work import blocks_work, convolution_work, level_shapes
+from benchmarks.work import blocks_work, deform_conv_work, level_shapes
 
 CPU = torch.device("cpu")
 HERE = Machine("Some CPU", 1, "2.0", "", "abc")
@@ -60,7 +60,7 @@ def test_work_is_that_of_the_paper_s_head() -> None:
     six = blocks_work(2, shapes, 256, 6, value_bytes=2)
     assert six.flop == pytest.approx(2 * 254e9, rel=3e-3)
     assert six.of("training step").flop == 3 * six.flop
-    assert convolution_work(1, (80, 100), 256, 4).flop == pytest.approx(9.44e9, rel=1e-3)
+    assert deform_conv_work(1, (80, 100), 256, 4).flop == pytest.approx(9.44e9, rel=1e-3)
 
 
 def test_the_detector_s_work_is_that_of_its_network_and_its_blocks() -> None:
@@ -70,7 +70,7 @@ def test_the_detector_s_work_is_that_of_its_network_and_its_blocks() -> None:
     assert case.work.bytes is None
 
 
-@pytest.mark.parametrize("make", [convolution, block])
+@pytest.mark.parametrize("make", [deform_conv, block])
 @pytest.mark.parametrize("pass_", PASSES)
 def test_providers_are_timed_side_by_side(make: Callable[..., Case], pass_: str) -> None:
     case = tiny(make)
@@ -106,7 +106,7 @@ def test_half_precision_has_the_official_way_in_float32_beside_it(pass_: str) ->
 
 
 def test_a_provider_for_half_precision_has_no_part_in_float32() -> None:
-    assert measured(tiny(convolution), PROVIDERS["official"]) == ([], [])
+    assert measured(tiny(deform_conv), PROVIDERS["official"]) == ([], [])
 
 
 @pytest.mark.parametrize("pass_", PASSES)
@@ -130,9 +130,9 @@ def spoilt(spoil: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Provi
         way = exact_way(chain)
 
         def changed(input, offset, mask, weight, bias, stride=1):
-            return spoil(way.convolution(input, offset, mask, weight, bias, stride), weight)
+            return spoil(way.deform_conv(input, offset, mask, weight, bias, stride), weight)
 
-        return replace(way, convolution=changed)
+        return replace(way, deform_conv=changed)
 
     return Provider("spoilt", "spoilt", operators)
 
@@ -147,7 +147,7 @@ def spoilt(spoil: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Provi
     ],
 )
 def test_a_wrong_provider_is_not_timed_and_stops_nobody(spoil, pass_: str, what: str) -> None:
-    rows, skipped = measured(tiny(convolution), spoilt(spoil), PROVIDERS["official-float32"], pass_=pass_)
+    rows, skipped = measured(tiny(deform_conv), spoilt(spoil), PROVIDERS["official-float32"], pass_=pass_)
     assert [row.provider for row in rows] == [BASELINE]
     (entry,) = skipped
     assert (entry.provider, entry.pass_, entry.wrong) == ("spoilt", pass_, True)
@@ -156,7 +156,7 @@ def test_a_wrong_provider_is_not_timed_and_stops_nobody(spoil, pass_: str, what:
 
 def test_half_precision_is_no_excuse() -> None:
     wrong = replace(spoilt(lambda output, weight: output * 1.2), in_float32=True)
-    rows, skipped = measured(tiny(convolution, "bfloat16"), wrong)
+    rows, skipped = measured(tiny(deform_conv, "bfloat16"), wrong)
     assert rows == []
     assert skipped[0].reason == "wrong: output 0 is off by 2.0e-01 of its norm, tolerance 1e-01"
 
@@ -187,7 +187,7 @@ def test_a_provider_that_fails_is_listed_with_the_reason(error: Exception, reaso
     def fail(chain: torch.dtype) -> Operators:
         raise error
 
-    rows, skipped = measured(tiny(convolution), Provider("failing", "failing", fail), PROVIDERS["official-float32"])
+    rows, skipped = measured(tiny(deform_conv), Provider("failing", "failing", fail), PROVIDERS["official-float32"])
     assert [row.provider for row in rows] == [BASELINE]
     assert [(entry.provider, entry.reason, entry.wrong) for entry in skipped] == [("failing", reason, False)]
 
@@ -195,7 +195,7 @@ def test_a_provider_that_fails_is_listed_with_the_reason(error: Exception, reaso
 @pytest.mark.parametrize(("key", "module"), [("deformops", "deformops"), ("mmcv", "mmcv")])
 def test_a_package_that_is_not_installed_is_skipped(monkeypatch: pytest.MonkeyPatch, key: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    rows, skipped = measured(tiny(convolution), PROVIDERS[key])
+    rows, skipped = measured(tiny(deform_conv), PROVIDERS[key])
     assert rows == []
     assert skipped[0].reason.startswith(f"{module} is not installed: ")
 
@@ -285,7 +285,7 @@ def test_tables_compare_with_the_official_way() -> None:
 def test_the_plot_is_a_png_whatever_the_rows(tmp_path: Path) -> None:
     rows = [
         some_row(op=op, pass_=pass_, shape=shape, provider=provider.name(PRECISIONS["bfloat16"]), p50_ms=1.2)
-        for op in ("convolution", "head", "an old case")
+        for op in ("deform_conv", "head", "an old case")
         for pass_ in PASSES
         for shape in ("1x64x64px", "8x64x64px")
         for provider in PROVIDERS.values()

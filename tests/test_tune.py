@@ -32,7 +32,7 @@ SHAPES = ((4, 5), (2, 3))
 CHANNELS = 16
 EVER = 1e6  # seconds: a busy machine must not matter
 DEFAULT = tuning.load_table(tuning.DEFAULT)
-KERNEL = "apply_forward"
+KERNEL = "mix_forward"
 TINY = Space({"BLOCK_P": (16, 32, 64), "num_warps": (2, 4)}, {"TILE_W": (4, 8)})
 ROOT = Path(__file__).parents[1]
 
@@ -202,7 +202,7 @@ def test_every_kernel_of_the_default_table_can_be_tuned(monkeypatch: pytest.Monk
         best = table[kernel]["any" if SPACES[kernel].every_dtype else "half"]
         assert changed.items() <= best.items(), kernel
     with tuning.overriding(search.chosen):
-        run = record(OPERATIONS["sampled_conv_forward"], search.problem, ("merge_moments",))
+        run = record(OPERATIONS["deform_conv_forward"], search.problem, ("attention_moments",))
     assert (run.launches[0].constants["TILE_H"], run.launches[0].constants["TILE_W"]) == (4, 4)
 
 
@@ -241,7 +241,7 @@ def test_the_spaces_are_those_of_the_table() -> None:
                 assert candidate.keys() - set(tuning.OPTIONAL) == entry.keys() - set(tuning.OPTIONAL)
                 assert candidate.get("TILE_W", 1) <= candidate.get("BLOCK_P", 1)
     large = {"BLOCK_P": 128, "BLOCK_O": 256, "num_warps": 4}
-    forward = first_candidates(SPACES["sampled_conv_forward"], dict(DEFAULT["sampled_conv_forward"]["half"]))
+    forward = first_candidates(SPACES["deform_conv_forward"], dict(DEFAULT["deform_conv_forward"]["half"]))
     assert not any(large.items() <= candidate.items() for candidate in forward)
 
 
@@ -278,11 +278,11 @@ from benchmarks.tune.problem import OPERATIONS
 from benchmarks.tune.space import SPACES
 if __name__ == "__main__":
     sketch = Problem(((4, 5), (2, 3)), 16, torch.bfloat16, torch.device("meta"))
-    default = _starts("apply_forward", "half", tuning.load_table(tuning.DEFAULT), {})[0]
+    default = _starts("mix_forward", "half", tuning.load_table(tuning.DEFAULT), {})[0]
     candidates = [default, {**default, "num_warps": 2}, {**default, "BLOCK_P": 12}]
     with Compiler(1) as compiler:
         search = Search(sketch, sketch, "sm_90", 200_000, compiler, None, print, print)
-        one = _Kernel(search, "apply_forward", SPACES["apply_forward"], OPERATIONS["apply_forward"], default)
+        one = _Kernel(search, "mix_forward", SPACES["mix_forward"], OPERATIONS["mix_forward"], default)
         print(one.fitting(candidates, time.monotonic() + 100) == candidates[:2])
 """
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
@@ -322,7 +322,7 @@ def test_the_command_writes_the_table_and_shows_it(
         command.run(*arguments)
     with pytest.raises(typer.BadParameter, match="share the entries 'half'"):
         command.run(*arguments[:3], ["bf16", "fp16"], *arguments[4:])
-    with pytest.raises(typer.BadParameter, match="'gemm' is none of steering_forward, "):
+    with pytest.raises(typer.BadParameter, match="'gemm' is none of offsets_forward, "):
         command.run(["gemm"], *arguments[1:])
 
 

@@ -12,29 +12,28 @@ from benchmarks.tune.table import merge
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DEFAULT = tuning.load_table(tuning.DEFAULT)
-KERNEL = "apply_forward"
+KERNEL = "mix_forward"
 
 
 def test_merging_keeps_other_kernels_and_dtypes(tmp_path: Path) -> None:
     path = tmp_path / "new" / "gpu.json"
-    half, other = DEFAULT["sampled_conv_forward"]["half"], DEFAULT["sampled_conv_forward"]["float32"]
-    merge(path, {"sampled_conv_forward": {"half": {**half, "maxnreg": 128}}})
-    merge(path, {"steering_pointwise": {"any": {"BLOCK_P": 64, "TILE_W": 4, "num_warps": 2}}})
-    merge(path, {"sampled_conv_forward": {"float32": {**other, "num_warps": 4}}, KERNEL: {"half": _applied(2)}})
+    half, other = DEFAULT["deform_conv_forward"]["half"], DEFAULT["deform_conv_forward"]["float32"]
+    merge(path, {"deform_conv_forward": {"half": {**half, "maxnreg": 128}}})
+    merge(path, {"offsets_pointwise": {"any": {"BLOCK_P": 64, "TILE_W": 4, "num_warps": 2}}})
+    merge(path, {"deform_conv_forward": {"float32": {**other, "num_warps": 4}}, KERNEL: {"half": _applied(2)}})
     assert json.loads(path.read_text()) == {
-        "sampled_conv_forward": {"half": {**half, "maxnreg": 128}, "float32": {**other, "num_warps": 4}},
-        "steering_pointwise": {"any": {"BLOCK_P": 64, "TILE_W": 4, "num_warps": 2}},
+        "deform_conv_forward": {"half": {**half, "maxnreg": 128}, "float32": {**other, "num_warps": 4}},
+        "offsets_pointwise": {"any": {"BLOCK_P": 64, "TILE_W": 4, "num_warps": 2}},
         KERNEL: {"half": _applied(2)},
     }
     assert list(path.parent.iterdir()) == [path]
     table = tuning.load_table("gpu", path.parent)
     with tuning.overriding(table):
-        assert tuning.launch_parameters("sampled_conv_forward", torch.float16, DEVICE)["maxnreg"] == 128
+        assert tuning.launch_parameters("deform_conv_forward", torch.float16, DEVICE)["maxnreg"] == 128
         assert tuning.launch_parameters(KERNEL, torch.bfloat16, DEVICE) == _applied(2)
         assert tuning.launch_parameters(KERNEL, torch.float32, DEVICE) == DEFAULT[KERNEL]["any"]
         assert (
-            tuning.launch_parameters("steering_forward", torch.float32, DEVICE)
-            == DEFAULT["steering_forward"]["float32"]
+            tuning.launch_parameters("offsets_forward", torch.float32, DEVICE) == DEFAULT["offsets_forward"]["float32"]
         )
 
 
@@ -49,23 +48,23 @@ def _applied(warps: int) -> Parameters:
         ("\x00\xff", "is not JSON"),
         ("[1, 2]", "is an object of kernels, this is a list"),
         ('{"gemm": {}}', "there is no kernel 'gemm', expected some of "),
-        ('{"steering_pointwise": 3}', "steering_pointwise has no entries"),
-        ('{"steering_pointwise": {"bf16": {}}}', "steering_pointwise has an entry 'bf16', expected some of half"),
-        ('{"steering_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8}}}', "steering_pointwise, any, lacks num_warps"),
-        ('{"steering_pointwise": {"any": 7}}', "steering_pointwise, any, lacks BLOCK_P, TILE_W, num_warps"),
+        ('{"offsets_pointwise": 3}', "offsets_pointwise has no entries"),
+        ('{"offsets_pointwise": {"bf16": {}}}', "offsets_pointwise has an entry 'bf16', expected some of half"),
+        ('{"offsets_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8}}}', "offsets_pointwise, any, lacks num_warps"),
+        ('{"offsets_pointwise": {"any": 7}}', "offsets_pointwise, any, lacks BLOCK_P, TILE_W, num_warps"),
         (
-            '{"steering_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8, "num_warps": 4, "BLOCK_M": 1}}}',
+            '{"offsets_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8, "num_warps": 4, "BLOCK_M": 1}}}',
             "any, has BLOCK_M, which",
         ),
         (
-            '{"steering_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8, "num_warps": "4"}}}',
+            '{"offsets_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8, "num_warps": "4"}}}',
             "num_warps is '4', expected a positive",
         ),
         (
-            '{"steering_pointwise": {"any": {"BLOCK_P": 0, "TILE_W": 8, "num_warps": 4}}}',
+            '{"offsets_pointwise": {"any": {"BLOCK_P": 0, "TILE_W": 8, "num_warps": 4}}}',
             "BLOCK_P is 0, expected a positive",
         ),
-        ('{"steering_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 32, "num_warps": 4}}}', "no multiple of TILE_W"),
+        ('{"offsets_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 32, "num_warps": 4}}}', "no multiple of TILE_W"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""What the command does: tune kernel by kernel, keep what is found, show it."""
+"""The command's work: tune kernel by kernel, keep what is found, show it."""
 
 from __future__ import annotations
 

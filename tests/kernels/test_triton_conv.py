@@ -24,9 +24,9 @@ TRITON_CASES = {
 SMALL_BLOCKS = {
     name: {"any": {"BLOCK_P": 16, "TILE_W": 4, "BLOCK_C": 16, "BLOCK_O": 16, "num_warps": 4, **more}}
     for name, more in {
-        "sampled_conv_forward": {"ASYNC_CORNERS": 1},
-        "sampled_conv_backward": {},
-        "sampled_conv_weight_backward": {},
+        "deform_conv_forward": {"ASYNC_CORNERS": 1},
+        "deform_conv_backward": {},
+        "deform_conv_weight_backward": {},
     }.items()
 }
 
@@ -128,7 +128,7 @@ class TestDeterminism:
         found = []
         for width in (2, 8):
             table = {"any": {"BLOCK_P": 16, "TILE_W": width, "BLOCK_C": 16, "BLOCK_O": 16, "num_warps": 4}}
-            with tuning.overriding({"sampled_conv_backward_fixed_point": table}):
+            with tuning.overriding({"deform_conv_backward_fixed_point": table}):
                 found.append(forward_and_gradients(modulated_deform_conv2d, tensors, padding=1, backend="triton"))
         assert torch.equal(found[0]["input"], found[1]["input"])
 

@@ -162,18 +162,18 @@ def test_an_unknown_gpu_gets_the_defaults_and_one_warning(monkeypatch: pytest.Mo
     tuning._table_of.cache_clear()
     device = torch.device("cuda", 0)
     with pytest.warns(UserWarning, match=r"Unheard Of 9000.*python -m benchmarks tune"):
-        first = tuning.launch_parameters("apply_forward", torch.float32, device)
-    assert first == tuning.load_table(tuning.DEFAULT)["apply_forward"]["any"]
-    assert tuning.launch_parameters("apply_forward", torch.float32, device) == first  # and no second warning
+        first = tuning.launch_parameters("mix_forward", torch.float32, device)
+    assert first == tuning.load_table(tuning.DEFAULT)["mix_forward"]["any"]
+    assert tuning.launch_parameters("mix_forward", torch.float32, device) == first  # and no second warning
     tuning._table_of.cache_clear()
 
 
 def test_parameters_can_be_overridden_for_one_kernel() -> None:
-    other = {"apply_forward": {"any": {"BLOCK_P": 64, "TILE_W": 8, "BLOCK_C": 16, "num_warps": 2}}}
+    other = {"mix_forward": {"any": {"BLOCK_P": 64, "TILE_W": 8, "BLOCK_C": 16, "num_warps": 2}}}
     with tuning.overriding(other):
-        assert tuning.launch_parameters("apply_forward", torch.float32, CPU)["BLOCK_P"] == 64
-        assert tuning.launch_parameters("apply_backward", torch.float32, CPU)["BLOCK_P"] != 64
-    assert tuning.launch_parameters("apply_forward", torch.float32, CPU)["BLOCK_P"] != 64
+        assert tuning.launch_parameters("mix_forward", torch.float32, CPU)["BLOCK_P"] == 64
+        assert tuning.launch_parameters("mix_backward", torch.float32, CPU)["BLOCK_P"] != 64
+    assert tuning.launch_parameters("mix_forward", torch.float32, CPU)["BLOCK_P"] != 64
 
 
 def test_importing_the_operators_does_not_define_kernels() -> None:

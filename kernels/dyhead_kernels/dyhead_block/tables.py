@@ -1,35 +1,35 @@
-"""Tables of one DyHead block: where its three branches read steering and maps, and where they write."""
+"""Tables of one DyHead block: where its three branches read offsets and maps, and where they write."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..launch.launching import block_size, parameters
 from ..launch.tables import Level, Maps, Segment, Tables, int_table, to_device
-from .layout import BRANCHES, HIGH, LOW, MID, Layout
-from .parameters import OFFSETS, STEERING
+from .layout import BRANCHES, HIGH, LOW, MID, Layout, line_weights
+from .parameters import OFFSETS, OFFSETS_AND_MASKS, OffsetMode
 
 
 @dataclass(frozen=True, eq=False)
 class BlockTables:
-    """Of one pyramid and offset mode.
+    """Tables for one pyramid and offset mode.
 
-    Results of all branches share a buffer of rows: high of all images, then mid, then low. Steering of an image is
-    (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
+    Results of all branches share a buffer of rows: high of all images, then mid, then low. Offsets and masks of an
+    image are (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
     """
 
     layout: Layout
-    offset_mode: str
+    offset_mode: OffsetMode
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """First packed position of each level, S at the end."""
-        return tuple(accumulate((height * width for height, width in self.layout.shapes), initial=0))
+        """First packed position of each level, and S at the end."""
+        return self.layout.starts
 
     @property
     def packed_rows(self) -> int:
@@ -43,22 +43,22 @@ class BlockTables:
 
     @property
     def rows(self) -> int:
-        """Of all branches, for each image."""
+        """Rows of an image in all branches together."""
         return self.packed_rows + 2 * self.coarse_rows
 
     @property
-    def steering_size(self) -> int:
-        """Elements of an image's steering."""
-        return STEERING * (self.packed_rows + (self.coarse_rows if self.offset_mode == "resize" else 0))
+    def offset_mask_size(self) -> int:
+        """Elements of an image's offsets and masks."""
+        return OFFSETS_AND_MASKS * (self.packed_rows + (self.coarse_rows if self.offset_mode == "resize" else 0))
 
     @property
-    def branch_steering_size(self) -> int:
-        """Elements of the branches' own steering gradients of an image."""
-        return STEERING * (self.packed_rows + 2 * self.coarse_rows)
+    def branch_offset_mask_size(self) -> int:
+        """Elements of an image's gradients of each branch's own offsets and masks."""
+        return OFFSETS_AND_MASKS * self.rows
 
     @cached_property
     def levels(self) -> Maps:
-        """What the kernels over levels look up."""
+        """Maps of the kernels over levels."""
         coarser = [*self.layout.shapes[1:], (0, 0)]
         return Maps(
             tuple(
@@ -69,7 +69,7 @@ class BlockTables:
 
     @cached_property
     def segments(self) -> Maps:
-        """Of the grouped deformable convolution, in the order of `branch_levels`."""
+        """Maps of the grouped deformable convolution, in the order of `branch_levels`."""
         return Maps(tuple(self._segment(branch, level) for branch, level in self.branch_levels))
 
     @cached_property
@@ -95,16 +95,16 @@ class BlockTables:
         within = self.starts[output] - (0 if branch == MID else self.starts[1])
         before = {HIGH: 0, MID: self.coarse_rows, LOW: self.coarse_rows + self.packed_rows}[branch]
 
-        offset_start = STEERING * self.starts[level]
+        offset_start = OFFSETS_AND_MASKS * self.starts[level]
         mask_start = offset_start + OFFSETS * fine_area
         channel, line = fine_area, fine_width
         if branch == HIGH and self.offset_mode != "crop":
             channel, line = area, width
             if self.offset_mode == "resize":
-                offset_start = STEERING * (self.packed_rows + within)
+                offset_start = OFFSETS_AND_MASKS * (self.packed_rows + within)
                 mask_start = offset_start + OFFSETS * area
-        grad_start = STEERING * (before + within)
-        shares_start = self._shares_start[branch, level]
+        grad_start = OFFSETS_AND_MASKS * (before + within)
+        first_weight = self._first_weight[branch, level]
         return Segment(
             height=height,
             width=width,
@@ -118,17 +118,17 @@ class BlockTables:
             stride_x=2 if branch == LOW else 1,
             offset_start=offset_start,
             mask_start=mask_start,
-            steering_channel=channel,
-            steering_line=line,
+            offset_channel=channel,
+            offset_line=line,
             grad_offset_start=grad_start,
             grad_mask_start=grad_start + OFFSETS * area,
             weight=branch,
-            share_y=shares_start,
-            share_x=shares_start + height,
+            mean_weight_y=first_weight,
+            mean_weight_x=first_weight + height,
         )
 
     @cached_property
-    def _shares_start(self) -> dict[tuple[int, int], int]:
+    def _first_weight(self) -> dict[tuple[int, int], int]:
         position, starts = 0, {}
         for branch, level in self.branch_levels:
             starts[branch, level] = position
@@ -136,32 +136,28 @@ class BlockTables:
         return starts
 
     @cached_property
-    def _shares(self) -> Tensor:
+    def _mean_weights(self) -> Tensor:
         parts = []
         for branch, level in self.branch_levels:
-            for small, large in zip(
-                self.layout.shapes[self.layout.output(branch, level)], self.layout.shapes[level], strict=True
-            ):
-                eye = torch.eye(small, dtype=torch.float64)[None]
-                spread = F.interpolate(eye, large, mode="linear", align_corners=True) if branch == HIGH else eye
-                parts.append(spread[0].mean(dim=1))
+            sizes = zip(self.layout.shapes[self.layout.output(branch, level)], self.layout.shapes[level], strict=True)
+            parts += [line_weights(small, large if branch == HIGH else small) for small, large in sizes]
         return torch.cat(parts)
 
     @cache  # noqa: B019  (plans live as long as the process)
-    def shares(self, device: torch.device) -> Tensor:
-        """Of each line and each column of every segment in the mean of what is added to its level; float32."""
-        return to_device(self._shares.float(), device)
+    def mean_weights(self, device: torch.device) -> Tensor:
+        """Weight of each line and each column of every segment in the mean of what is added to its level; float32."""
+        return to_device(self._mean_weights.float(), device)
 
     @cache  # noqa: B019
-    def tile_shares(self, conv_tables: Tables) -> Tensor:
-        """Of each tile in that mean: (tiles,) float32."""
-        shares, found = self._shares.tolist(), []
+    def tile_mean_weights(self, conv_tables: Tables) -> Tensor:
+        """Weight of each tile in that mean: (tiles,) float32."""
+        weights, found = self._mean_weights.tolist(), []
         for segment in (self._segment(*place) for place in self.branch_levels):
             lines, columns = (
-                [sum(shares[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
+                [sum(weights[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
                 for start, size, step in (
-                    (segment.share_y, segment.height, conv_tables.tile_height),
-                    (segment.share_x, segment.width, conv_tables.tile_width),
+                    (segment.mean_weight_y, segment.height, conv_tables.tile_height),
+                    (segment.mean_weight_x, segment.width, conv_tables.tile_width),
                 )
             )
             found += [line * column for line in lines for column in columns]
@@ -179,8 +175,15 @@ class BlockTables:
         """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
         return int_table([(first,) for first in level_tables.first_tile], 1, level_tables.tiles.device)
 
+    def launch_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Tables]:
+        """Launch parameters, the block of channels no larger than needed, and the levels' tiles."""
+        options = parameters(kernel, like)
+        if "BLOCK_C" in options:
+            options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
+        return options, self.levels.tables(options["BLOCK_P"] // options["TILE_W"], options["TILE_W"], like.device)
+
 
 @cache  # a graph that was captured holds addresses of these tables: they are never given up
-def block_tables(layout: Layout, offset_mode: str) -> BlockTables:
+def block_tables(layout: Layout, offset_mode: OffsetMode) -> BlockTables:
     """The same object for equal arguments, so that its tables are made once."""
     return BlockTables(layout, offset_mode)

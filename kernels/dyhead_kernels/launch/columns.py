@@ -1,4 +1,4 @@
-"""How kernels read the tables of `tables.py`. Both kinds of map begin with height and width."""
+"""Access of kernels to the tables of `tables.py`. Both kinds of map begin with height and width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import fields
 import triton
 import triton.language as tl
 
-from .tables import Level, Segment
+from .tables import PART, TILE, Level, Segment
 
 _SEGMENT = [field.name for field in fields(Segment)]
 _LEVEL = [field.name for field in fields(Level)]
@@ -26,13 +26,21 @@ STRIDE_Y = tl.constexpr(_SEGMENT.index("stride_y"))
 STRIDE_X = tl.constexpr(_SEGMENT.index("stride_x"))
 OFFSET_START = tl.constexpr(_SEGMENT.index("offset_start"))
 MASK_START = tl.constexpr(_SEGMENT.index("mask_start"))
-STEERING_CHANNEL = tl.constexpr(_SEGMENT.index("steering_channel"))
-STEERING_LINE = tl.constexpr(_SEGMENT.index("steering_line"))
+OFFSET_CHANNEL = tl.constexpr(_SEGMENT.index("offset_channel"))
+OFFSET_LINE = tl.constexpr(_SEGMENT.index("offset_line"))
 GRAD_OFFSET_START = tl.constexpr(_SEGMENT.index("grad_offset_start"))
 GRAD_MASK_START = tl.constexpr(_SEGMENT.index("grad_mask_start"))
 WEIGHT = tl.constexpr(_SEGMENT.index("weight"))
-SHARE_Y = tl.constexpr(_SEGMENT.index("share_y"))
-SHARE_X = tl.constexpr(_SEGMENT.index("share_x"))
+MEAN_WEIGHT_Y = tl.constexpr(_SEGMENT.index("mean_weight_y"))
+MEAN_WEIGHT_X = tl.constexpr(_SEGMENT.index("mean_weight_x"))
+
+TILE_COLUMNS = tl.constexpr(len(TILE))
+TILE_MAP, TILE_Y, TILE_X = (tl.constexpr(TILE.index(name)) for name in ("map", "y", "x"))
+
+PART_COLUMNS = tl.constexpr(len(PART))
+PART_FIRST_TILE = tl.constexpr(PART.index("first_tile"))
+PART_TILE_COUNT = tl.constexpr(PART.index("tile_count"))
+PART_LOW, PART_HIGH = tl.constexpr(PART.index("low")), tl.constexpr(PART.index("high"))
 
 LEVEL_COLUMNS = tl.constexpr(len(_LEVEL))
 START = tl.constexpr(_LEVEL.index("start"))
@@ -48,11 +56,11 @@ def column(map_ptr, index: tl.constexpr):
 
 @triton.jit
 def tile_positions(tiles_ptr, maps_ptr, tile, COLUMNS: tl.constexpr, BLOCK_P: tl.constexpr, TILE_W: tl.constexpr):
-    """The map's row, and of each position of the tile: line, column, number in the map, whether it exists."""
-    map_ptr = maps_ptr + tl.load(tiles_ptr + tile * 3) * COLUMNS
+    """The map's row in its table; line, column and number of each position of the tile, and whether it exists."""
+    map_ptr = maps_ptr + tl.load(tiles_ptr + tile * TILE_COLUMNS + TILE_MAP) * COLUMNS
     position = tl.arange(0, BLOCK_P)
-    y = tl.load(tiles_ptr + tile * 3 + 1) + position // TILE_W
-    x = tl.load(tiles_ptr + tile * 3 + 2) + position % TILE_W
+    y = tl.load(tiles_ptr + tile * TILE_COLUMNS + TILE_Y) + position // TILE_W
+    x = tl.load(tiles_ptr + tile * TILE_COLUMNS + TILE_X) + position % TILE_W
     width = column(map_ptr, WIDTH)
     inside = (y < column(map_ptr, HEIGHT)) & (x < width)
     return map_ptr, y, x, y * width + x, inside

@@ -1,4 +1,4 @@
-"""What every launch has in common: parameters, precision, the device, parts of a long sum."""
+"""Services to every launch: parameters, precision, the device, parts of a long sum."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .tables import int_table
+from .tables import PART, int_table
 from .tuning import launch_parameters
 
 SMALLEST_BLOCK = 16
-"""Of a matrix product in Triton."""
+"""Least side of a block in a matrix product."""
 
 MOST_PROGRAMS = 65_535
-"""Along the second and the third axis of a CUDA grid; images are on one of them."""
+"""Programs along the second and the third axis of a CUDA grid; images are on one of them."""
 
 MOST_PARTS = 12
-"""Into which the tiles of one gradient sum are divided; with taps and channel blocks they fill a GPU."""
+"""Parts into which the tiles of one gradient sum are divided; with taps and channel blocks they fill a GPU."""
 
 
 def parameters(kernel: str, like: Tensor) -> dict[str, int]:
@@ -41,7 +41,7 @@ def power_of_two(size: int) -> int:
 
 
 def dot_precision(exact: bool = False) -> str:
-    """How products of float32 are taken: by TF32 where PyTorch's matrix products may, else by three of them.
+    """Precision of products of float32: TF32 where PyTorch's matrix products may, else by three of them.
 
     Three TF32 products carry 21 bits of each factor, as good as float32 sums of products are, and run on matrix units;
     AMD's have float32 of their own. `exact`: never by a single TF32 product, for what moves sampling positions.
@@ -95,7 +95,7 @@ class Parts:
     """A sum over tiles in parts.
 
     Attributes:
-        table: (parts, 4) int32: first tile and tile count of the group, then the part's range of tiles times images.
+        table: (parts, 4) int32, the columns of `PART`.
         of_group: the parts of each group.
     """
 
@@ -116,4 +116,4 @@ def parts_table(groups: tuple[tuple[int, int], ...], images: int, device: torch.
         bounds = [count * part // parts for part in range(parts + 1)] if parts else [0]
         rows += ((first, max(1, end - first), low, high) for low, high in pairwise(bounds))
         of_group.append(slice(start, len(rows)))
-    return Parts(int_table(rows, 4, device), tuple(of_group))
+    return Parts(int_table(rows, len(PART), device), tuple(of_group))

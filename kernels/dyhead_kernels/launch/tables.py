@@ -1,4 +1,4 @@
-"""What one launch does where: maps, and their tiles, all as small tables on the device.
+"""Maps that one launch serves, and their tiles, as small tables on the device.
 
 A grouped kernel serves many maps at once. A program looks up its tile, that is a map and a corner in it, and the map's
 sizes, strides and start addresses. The host makes a table once per layout and caches it.
@@ -12,12 +12,18 @@ from dataclasses import astuple, dataclass, field, fields
 import torch
 from torch import Tensor
 
+TILE = ("map", "y", "x")
+"""Columns of the table of tiles: the map, the first line, the first column."""
+
+PART = ("first_tile", "tile_count", "low", "high")
+"""Columns of the table of parts of a sum: the tiles of its group, and the part's range of tiles times images."""
+
 
 @dataclass(frozen=True)
 class Segment:
-    """A map of a sampled convolution's outputs, the map that it samples, and where its steering and results lie.
+    """A map of a deformable convolution's outputs, the map it samples, and where its offsets, masks and results lie.
 
-    Starts of steering count elements from the beginning of an image's offsets (or masks); rows are pixels of C
+    Starts of offsets and masks count elements from the beginning of an image's offsets (or masks); rows are pixels of C
     channels. The order of the fields is the order of the table's columns, see `columns.py`.
     """
 
@@ -33,13 +39,13 @@ class Segment:
     stride_x: int = 1
     offset_start: int = 0
     mask_start: int = 0
-    steering_channel: int = 0  # elements from one steering channel to the next
-    steering_line: int = 0
-    grad_offset_start: int = 0  # of the steering's gradient: dense, (channels, height, width)
+    offset_channel: int = 0  # elements from one channel of offsets (or masks) to the next
+    offset_line: int = 0
+    grad_offset_start: int = 0  # gradients of offsets and masks are dense, (channels, height, width)
     grad_mask_start: int = 0
     weight: int = 0  # which of the stacked weights
-    share_y: int = 0  # of the shares of each line and each column in the weighted mean
-    share_x: int = 0
+    mean_weight_y: int = 0  # first of the weights that each line and each column has in the weighted mean
+    mean_weight_x: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Maps:
             first_tile.append(len(rows))
         return Tables(
             int_table([astuple(each) for each in self.maps], len(fields(self.maps[0])), device),
-            int_table(rows, 3, device),
+            int_table(rows, len(TILE), device),
             tuple(first_tile),
             tile_height,
             tile_width,

@@ -73,7 +73,7 @@ def architecture_table(architecture: str) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """What a file has, and no more.
+    """The entries that a file has, and no more.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,7 +90,7 @@ def read_table(path: Path) -> Table:
 
 
 def _fault(table: object) -> str | None:
-    """What is wrong with a table, None if nothing is."""
+    """The first fault of a table, None if it has none."""
     default = load_table(DEFAULT)
     if not isinstance(table, dict):
         return f"a table of launch parameters is an object of kernels, this is a {type(table).__name__}"
@@ -133,7 +133,7 @@ def launch_parameters(kernel: str, dtype: torch.dtype, device: torch.device) -> 
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """Which entry maps of a dtype take, if there is no "any"."""
+    """Name of the entry that maps of a dtype take, if there is no "any"."""
     return "float32" if dtype == torch.float32 else "half"
 
 

@@ -5,7 +5,8 @@
 with x bilinear. No column buffer exists: a program blends a block of columns in registers and multiplies it at once.
 The map is channels last, so that a corner is one contiguous read.
 
-Channels of one weight group and one offset group form a run; DyHead has a single run of all channels.
+Channels of one weight group and one offset group form a run; DyHead has a single run of all channels. CONV is a
+`triton.Constants`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import triton
 import triton.language as tl
 
 from ...launch.columns import (
+    MEAN_WEIGHT_X,
+    MEAN_WEIGHT_Y,
     SEGMENT_COLUMNS,
-    SHARE_X,
-    SHARE_Y,
     SOURCE_WIDTH,
     WEIGHT,
     column,
@@ -28,7 +29,7 @@ from .corners import blend, find_corners
 
 
 @triton.jit
-def _sampled_conv_forward_kernel(
+def _deform_conv_forward_kernel(
     output_ptr,
     moments_ptr,
     values_ptr,
@@ -38,17 +39,11 @@ def _sampled_conv_forward_kernel(
     bias_ptr,
     tiles_ptr,
     segments_ptr,
-    shares_ptr,
+    mean_weights_ptr,
     values_image,
     offset_image,
     mask_image,
-    C_IN: tl.constexpr,
-    C_OUT: tl.constexpr,
-    GROUPS: tl.constexpr,
-    OFFSET_GROUPS: tl.constexpr,
-    RUN: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    CONV: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_MOMENTS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -63,9 +58,12 @@ def _sampled_conv_forward_kernel(
     With HAS_MOMENTS it also writes, per tile and channel, the mean and the sums of squared and of weighted deviations
     from it, (N, tiles, 3, C_OUT) float32: what the statistics of a segment are merged from.
     """
-    TAPS: tl.constexpr = GEOMETRY[0]
-    GROUP_IN: tl.constexpr = C_IN // GROUPS
-    GROUP_OUT: tl.constexpr = C_OUT // GROUPS
+    TAPS: tl.constexpr = CONV.taps
+    C_IN: tl.constexpr = CONV.in_channels
+    C_OUT: tl.constexpr = CONV.out_channels
+    RUN: tl.constexpr = CONV.run
+    GROUP_IN: tl.constexpr = C_IN // CONV.groups
+    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
     OUT_BLOCKS: tl.constexpr = (GROUP_OUT + BLOCK_O - 1) // BLOCK_O
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
     tile = tl.program_id(0)
@@ -88,7 +86,7 @@ def _sampled_conv_forward_kernel(
     total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for run in range(GROUP_IN // RUN):
         first_channel = group * GROUP_IN + run * RUN
-        offset_group = first_channel // (C_IN // OFFSET_GROUPS)
+        offset_group = first_channel // (C_IN // CONV.offset_groups)
         for tap in range(TAPS):
             corners = find_corners(
                 offset_ptr,
@@ -99,8 +97,7 @@ def _sampled_conv_forward_kernel(
                 inside,
                 tap,
                 offset_group,
-                GEOMETRY,
-                HAS_MASK,
+                CONV,
             )
             for block in range((RUN + BLOCK_C - 1) // BLOCK_C):
                 run_channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -131,13 +128,13 @@ def _sampled_conv_forward_kernel(
         mask=inside[:, None] & output_exists[None, :],
     )
     if HAS_MOMENTS:
-        share_y = tl.load(shares_ptr + column(segment_ptr, SHARE_Y) + y, mask=inside, other=0.0)
-        share_x = tl.load(shares_ptr + column(segment_ptr, SHARE_X) + x, mask=inside, other=0.0)
+        weight_y = tl.load(mean_weights_ptr + column(segment_ptr, MEAN_WEIGHT_Y) + y, mask=inside, other=0.0)
+        weight_x = tl.load(mean_weights_ptr + column(segment_ptr, MEAN_WEIGHT_X) + x, mask=inside, other=0.0)
         exists = inside.to(tl.float32)
         mean = tl.sum(total * exists[:, None], axis=0) / tl.sum(exists, axis=0)
         deviation = (total - mean[None, :]) * exists[:, None]
         moments_ptr += ((image * tl.num_programs(0) + tile) * 3) * C_OUT + output_channel
         tl.store(moments_ptr, mean, mask=output_exists)
         tl.store(moments_ptr + C_OUT, tl.sum(deviation * deviation, axis=0), mask=output_exists)
-        weighted = tl.sum(deviation * (share_y * share_x)[:, None], axis=0)
+        weighted = tl.sum(deviation * (weight_y * weight_x)[:, None], axis=0)
         tl.store(moments_ptr + 2 * C_OUT, weighted, mask=output_exists)

@@ -1,4 +1,4 @@
-"""Gradients of the sampled convolution of `sampled_conv.py`: of maps, of where they are sampled, of weights."""
+"""Gradients of the convolution of `kernels.py`: of maps, of where they are sampled, of weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from ...launch.columns import (
     GRAD_MASK_START,
     GRAD_OFFSET_START,
     HEIGHT,
+    PART_COLUMNS,
+    PART_FIRST_TILE,
+    PART_HIGH,
+    PART_LOW,
+    PART_TILE_COUNT,
     SEGMENT_COLUMNS,
     WEIGHT,
     WIDTH,
@@ -32,7 +37,7 @@ def _add_rows(
 
 
 @triton.jit
-def _sampled_conv_backward_kernel(
+def _deform_conv_backward_kernel(
     grad_values_ptr,
     grad_offset_ptr,
     grad_mask_ptr,
@@ -49,15 +54,9 @@ def _sampled_conv_backward_kernel(
     mask_image,
     grad_offset_image,
     grad_mask_image,
-    C_IN: tl.constexpr,
-    C_OUT: tl.constexpr,
-    GROUPS: tl.constexpr,
-    OFFSET_GROUPS: tl.constexpr,
-    RUN: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    CONV: tl.constexpr,
     NEEDS_VALUES: tl.constexpr,
-    NEEDS_STEERING: tl.constexpr,
+    NEEDS_OFFSET: tl.constexpr,
     FIXED_POINT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -69,18 +68,21 @@ def _sampled_conv_backward_kernel(
 
     Grid: (tiles x offset groups x taps, 1, images); the taps of a tile run side by side and share the cache.
 
-    With G = W^T dY, the gradient of a column, and v_ij a corner's values, all that steering needs is the four sums over
-    channels s_ij = sum_c G v_ij: the derivative of sum_ij share_ij s_ij by the shares.
+    With G = W^T dY, the gradient of a column, and v_ij a corner's values, offsets and masks need but the four sums over
+    channels s_ij = sum_c G v_ij: the derivative of sum_ij w_ij s_ij by the bilinear weights w.
     """
-    TAPS: tl.constexpr = GEOMETRY[0]
-    GROUP_IN: tl.constexpr = C_IN // GROUPS
-    GROUP_OUT: tl.constexpr = C_OUT // GROUPS
-    OFFSET_RUN: tl.constexpr = C_IN // OFFSET_GROUPS
+    TAPS: tl.constexpr = CONV.taps
+    C_IN: tl.constexpr = CONV.in_channels
+    C_OUT: tl.constexpr = CONV.out_channels
+    RUN: tl.constexpr = CONV.run
+    GROUP_IN: tl.constexpr = C_IN // CONV.groups
+    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
+    OFFSET_RUN: tl.constexpr = C_IN // CONV.offset_groups
     RUN_BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
     tap = tl.program_id(0) % TAPS
-    offset_group = tl.program_id(0) // TAPS % OFFSET_GROUPS
-    tile = tl.program_id(0) // (TAPS * OFFSET_GROUPS)
+    offset_group = tl.program_id(0) // TAPS % CONV.offset_groups
+    tile = tl.program_id(0) // (TAPS * CONV.offset_groups)
     image = tl.program_id(2).to(tl.int64)
     segment_ptr, y, x, position, inside = tile_positions(
         tiles_ptr, segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
@@ -98,10 +100,10 @@ def _sampled_conv_backward_kernel(
         inside,
         tap,
         offset_group,
-        GEOMETRY,
-        HAS_MASK,
+        CONV,
     )
-    row, next_line, top_left, top_right, bottom_left, bottom_right, below, right, modulation = corners
+    row, next_line = corners.row, corners.next_line
+    below, right = corners.below, corners.right
     above, left = 1 - below, 1 - right
     scale = tl.load(scale_ptr) if FIXED_POINT else 1.0
 
@@ -133,37 +135,45 @@ def _sampled_conv_backward_kernel(
             )
             grad = add_product(grad, grad_output, weights, PRECISION)
 
-        if NEEDS_STEERING:
-            corner = load_rows(values_ptr, row, top_left, channel, channel_exists, C_IN, EVEN)
+        if NEEDS_OFFSET:
+            corner = load_rows(values_ptr, row, corners.top_left, channel, channel_exists, C_IN, EVEN)
             sum_top_left += tl.sum(grad * corner, axis=1)
-            corner = load_rows(values_ptr, row + 1, top_right, channel, channel_exists, C_IN, EVEN)
+            corner = load_rows(values_ptr, row + 1, corners.top_right, channel, channel_exists, C_IN, EVEN)
             sum_top_right += tl.sum(grad * corner, axis=1)
-            corner = load_rows(values_ptr, row + next_line, bottom_left, channel, channel_exists, C_IN, EVEN)
+            corner = load_rows(values_ptr, row + next_line, corners.bottom_left, channel, channel_exists, C_IN, EVEN)
             sum_bottom_left += tl.sum(grad * corner, axis=1)
-            corner = load_rows(values_ptr, row + next_line + 1, bottom_right, channel, channel_exists, C_IN, EVEN)
+            corner = load_rows(
+                values_ptr, row + next_line + 1, corners.bottom_right, channel, channel_exists, C_IN, EVEN
+            )
             sum_bottom_right += tl.sum(grad * corner, axis=1)
         if NEEDS_VALUES:
-            grad *= modulation[:, None]
+            grad *= corners.modulation[:, None]
             rows = grad * (above * left)[:, None]
-            _add_rows(grad_values_ptr, row, top_left, rows, scale, channel, channel_exists, C_IN, FIXED_POINT)
+            _add_rows(grad_values_ptr, row, corners.top_left, rows, scale, channel, channel_exists, C_IN, FIXED_POINT)
             rows = grad * (above * right)[:, None]
-            _add_rows(grad_values_ptr, row + 1, top_right, rows, scale, channel, channel_exists, C_IN, FIXED_POINT)
+            _add_rows(
+                grad_values_ptr, row + 1, corners.top_right, rows, scale, channel, channel_exists, C_IN, FIXED_POINT
+            )
             rows = grad * (below * left)[:, None]
             low = row + next_line
-            _add_rows(grad_values_ptr, low, bottom_left, rows, scale, channel, channel_exists, C_IN, FIXED_POINT)
+            _add_rows(
+                grad_values_ptr, low, corners.bottom_left, rows, scale, channel, channel_exists, C_IN, FIXED_POINT
+            )
             rows = grad * (below * right)[:, None]
-            _add_rows(grad_values_ptr, low + 1, bottom_right, rows, scale, channel, channel_exists, C_IN, FIXED_POINT)
+            _add_rows(
+                grad_values_ptr, low + 1, corners.bottom_right, rows, scale, channel, channel_exists, C_IN, FIXED_POINT
+            )
 
-    if NEEDS_STEERING:
+    if NEEDS_OFFSET:
         grad_y = left * (sum_bottom_left - sum_top_left) + right * (sum_bottom_right - sum_top_right)
         grad_x = above * (sum_top_right - sum_top_left) + below * (sum_bottom_right - sum_bottom_left)
         channel_step = column(segment_ptr, HEIGHT) * column(segment_ptr, WIDTH)
         tap_channel = (offset_group * TAPS + tap).to(tl.int64)
         at = grad_offset_ptr + image * grad_offset_image + column(segment_ptr, GRAD_OFFSET_START)
         at += 2 * tap_channel * channel_step + position
-        tl.store(at, grad_y * modulation, mask=inside)
-        tl.store(at + channel_step, grad_x * modulation, mask=inside)
-        if HAS_MASK:
+        tl.store(at, grad_y * corners.modulation, mask=inside)
+        tl.store(at + channel_step, grad_x * corners.modulation, mask=inside)
+        if CONV.has_mask:
             grad_mask = above * (left * sum_top_left + right * sum_top_right)
             grad_mask += below * (left * sum_bottom_left + right * sum_bottom_right)
             at = grad_mask_ptr + image * grad_mask_image + column(segment_ptr, GRAD_MASK_START)
@@ -171,7 +181,7 @@ def _sampled_conv_backward_kernel(
 
 
 @triton.jit
-def _sampled_conv_weight_backward_kernel(
+def _deform_conv_weight_backward_kernel(
     grad_weight_ptr,
     grad_output_ptr,
     values_ptr,
@@ -184,13 +194,7 @@ def _sampled_conv_weight_backward_kernel(
     values_image,
     offset_image,
     mask_image,
-    C_IN: tl.constexpr,
-    C_OUT: tl.constexpr,
-    GROUPS: tl.constexpr,
-    OFFSET_GROUPS: tl.constexpr,
-    RUN: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    CONV: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -202,9 +206,12 @@ def _sampled_conv_weight_backward_kernel(
     Grid: (parts, taps x runs x blocks of their channels, blocks of a group's output channels). The sums of the parts
     are added in a fixed order afterwards, so this gradient is the same in every run.
     """
-    TAPS: tl.constexpr = GEOMETRY[0]
-    GROUP_IN: tl.constexpr = C_IN // GROUPS
-    GROUP_OUT: tl.constexpr = C_OUT // GROUPS
+    TAPS: tl.constexpr = CONV.taps
+    C_IN: tl.constexpr = CONV.in_channels
+    C_OUT: tl.constexpr = CONV.out_channels
+    RUN: tl.constexpr = CONV.run
+    GROUP_IN: tl.constexpr = C_IN // CONV.groups
+    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
     RUN_BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
     tap, block = tl.program_id(1) % TAPS, tl.program_id(1) // TAPS
@@ -212,15 +219,15 @@ def _sampled_conv_weight_backward_kernel(
     run_channel = block % RUN_BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
     channel = run_start + run_channel
     channel_exists = run_channel < RUN
-    group, offset_group = run_start // GROUP_IN, run_start // (C_IN // OFFSET_GROUPS)
+    group, offset_group = run_start // GROUP_IN, run_start // (C_IN // CONV.offset_groups)
     group_output = tl.program_id(2) * BLOCK_O + tl.arange(0, BLOCK_O)
     output_exists = group_output < GROUP_OUT
     output_channel = group * GROUP_OUT + group_output
 
-    part_ptr = parts_ptr + tl.program_id(0) * 4
-    first_tile, tile_count = tl.load(part_ptr), tl.load(part_ptr + 1)
+    part_ptr = parts_ptr + tl.program_id(0) * PART_COLUMNS
+    first_tile, tile_count = column(part_ptr, PART_FIRST_TILE), column(part_ptr, PART_TILE_COUNT)
     total = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
-    for index in range(tl.load(part_ptr + 2), tl.load(part_ptr + 3)):
+    for index in range(column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH)):
         image = (index // tile_count).to(tl.int64)
         tile = first_tile + index % tile_count
         segment_ptr, y, x, position, inside = tile_positions(
@@ -235,8 +242,7 @@ def _sampled_conv_weight_backward_kernel(
             inside,
             tap,
             offset_group,
-            GEOMETRY,
-            HAS_MASK,
+            CONV,
         )
         columns = blend(
             values_ptr + image * values_image,

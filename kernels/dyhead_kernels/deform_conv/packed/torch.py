@@ -1,4 +1,4 @@
-"""The heavy step of the CPU path: blend corner rows into columns, multiply by a matrix; chunk by chunk.
+"""Deformable convolution of packed maps in plain PyTorch: blend corner rows into columns, multiply by a matrix.
 
 A column buffer is K times its map, and whole it costs more in page faults and cache misses than the blending
 itself. So a chunk of columns lives just long enough to be multiplied, and the backward pass makes it again.
@@ -23,7 +23,7 @@ MIN_CONV_ROWS = 512
 
 
 class Samples(NamedTuple):
-    """What a sampled convolution reads, and where.
+    """Rows that a deformable convolution reads, and where.
 
     Attributes:
         rows: (N * S, C) packed maps of N images, contiguous, in the dtype of `offset`.
@@ -43,7 +43,7 @@ class Samples(NamedTuple):
         return Corners(self.grid, self.offset, self.mask, len(self.rows) // images if images else 0)
 
 
-def sampled_conv(samples: Samples, matrix: Tensor, output: Tensor) -> None:
+def forward(samples: Samples, matrix: Tensor, output: Tensor) -> None:
     """y(n, p) = sum over taps k: W_k (mask(n, p, k) * values blended at grid(p, k) + offset(n, p, k)).
 
     Args:
@@ -59,20 +59,20 @@ def sampled_conv(samples: Samples, matrix: Tensor, output: Tensor) -> None:
         output_rows[chunk] = _multiply(columns.to(matrix.dtype), matrix)
 
 
-def sampled_conv_backward(
+def backward(
     grad_output: Tensor,
     samples: Samples,
     matrix: Tensor,
     grad_rows: Tensor | None,
-    steering_needed: bool,
+    offset_needed: bool,
     matrix_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of `sampled_conv`.
+    """Gradients of `forward`.
 
     Args:
         grad_output: (N, P, C_out) in the dtype of `matrix`.
         grad_rows: like `samples.rows`; their gradient is added to it. None where it is not wanted.
-        steering_needed: whether the gradients of offset and mask are wanted.
+        offset_needed: whether the gradients of offset and mask are wanted.
         matrix_needed: whether the gradient of the matrix is.
 
     Returns:
@@ -83,7 +83,7 @@ def sampled_conv_backward(
     corners = samples.corners()
     index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
     grad_output = grad_output.flatten(0, 1)
-    grad_weight = torch.empty_like(weight) if steering_needed else None
+    grad_weight = torch.empty_like(weight) if offset_needed else None
     grad_matrix_t = torch.zeros_like(matrix_t, dtype=rows.dtype) if matrix_needed else None
     for chunk in _chunks(len(index), len(matrix_t) * rows.element_size()):
         grad_chunk = grad_output[chunk].contiguous()

@@ -1,24 +1,40 @@
-"""Launches of the sampled convolution: one or many maps, forward and backward."""
+"""Launches of the deformable convolution of one or many maps, forward and backward."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...launch.launching import block_size, dot_precision, launch, parameters, parts_table
 from ...launch.tables import Maps, Tables
-from . import kernels as sampled_conv
-from . import kernels_backward as sampled_conv_backward
+from . import kernels, kernels_backward
+
+
+class Constants(NamedTuple):
+    """Numbers that every kernel is compiled for; `run`: channels that share a weight group and an offset group."""
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    offset_groups: int
+    run: int
+    taps: int
+    kernel_width: int
+    padding_y: int
+    padding_x: int
+    dilation_y: int
+    dilation_x: int
+    has_mask: bool
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """What does not depend on the tensors. Kernel, padding and dilation are (y, x)."""
+    """Description of a convolution, whatever the tensors. Kernel, padding and dilation are (y, x)."""
 
     in_channels: int
     out_channels: int
@@ -31,7 +47,7 @@ class Convolution:
 
     @property
     def taps(self) -> int:
-        """Of the kernel."""
+        """Number of taps of the kernel."""
         return self.kernel[0] * self.kernel[1]
 
     @property
@@ -40,22 +56,25 @@ class Convolution:
         return math.gcd(self.in_channels // self.groups, self.in_channels // self.offset_groups)
 
     @property
-    def constants(self) -> dict[str, Any]:
-        """What every kernel is specialised for."""
-        return {
-            "C_IN": self.in_channels,
-            "C_OUT": self.out_channels,
-            "GROUPS": self.groups,
-            "OFFSET_GROUPS": self.offset_groups,
-            "RUN": self.run,
-            "GEOMETRY": (self.taps, self.kernel[1], *self.padding, *self.dilation),
-            "HAS_MASK": self.has_mask,
-        }
+    def constants(self) -> Constants:
+        """The constants of the kernels."""
+        return Constants(
+            self.in_channels,
+            self.out_channels,
+            self.groups,
+            self.offset_groups,
+            self.run,
+            self.taps,
+            self.kernel[1],
+            *self.padding,
+            *self.dilation,
+            self.has_mask,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """Inputs of a sampled convolution, all contiguous.
+    """Inputs of a convolution, all contiguous.
 
     Attributes:
         values: (N, S, C_in), packed maps.
@@ -77,21 +96,21 @@ class Operands:
 
 
 def forward(
-    conv: Convolution, operands: Operands, bias: Tensor | None, output: Tensor, shares: Tensor | None
+    conv: Convolution, operands: Operands, bias: Tensor | None, output: Tensor, mean_weights: Tensor | None
 ) -> Tensor:
     """Write `output`, rows of C_out channels in the dtype of `values`.
 
-    With `shares`, the weights of lines and columns in the weighted means, also give the statistics of each tile of
+    With `mean_weights`, of lines and columns in the weighted means, also give the statistics of each tile of
     `forward_tables`, (N, tiles, 3, C_out) float32: mean, sum of squared deviations, weighted sum. Else an empty tensor.
     """
     values = operands.values
-    options = _options("sampled_conv_forward", conv, operands)
+    options = _options("deform_conv_forward", conv, operands)
     table = _tables(operands, options)
-    tiles = 0 if shares is None else table.tile_count
+    tiles = 0 if mean_weights is None else table.tile_count
     moments = values.new_empty(len(values), tiles, 3, conv.out_channels, dtype=torch.float32)
     blocks = -(-conv.out_channels // conv.groups // options["BLOCK_O"])
     launch(
-        sampled_conv._sampled_conv_forward_kernel,
+        kernels._deform_conv_forward_kernel,
         (table.tile_count, conv.groups * blocks, len(values)),
         output,
         moments,
@@ -102,11 +121,11 @@ def forward(
         output if bias is None else bias,
         table.tiles,
         table.maps,
-        table.maps if shares is None else shares,
+        table.maps if mean_weights is None else mean_weights,
         *operands.image_strides,
-        **conv.constants,
+        CONV=conv.constants,
         HAS_BIAS=bias is not None,
-        HAS_MOMENTS=shares is not None,
+        HAS_MOMENTS=mean_weights is not None,
         PRECISION=dot_precision(),
         **options,
     )
@@ -115,12 +134,12 @@ def forward(
 
 def forward_tables(conv: Convolution, operands: Operands) -> Tables:
     """The tiles of `forward`."""
-    return _tables(operands, _options("sampled_conv_forward", conv, operands))
+    return _tables(operands, _options("deform_conv_forward", conv, operands))
 
 
 @dataclass(frozen=True, eq=False)
 class ValuesGradient:
-    """Where gradients of values are added up: floats in any order, or a count that comes out the same every time.
+    """A buffer to add up gradients of values: floats in any order, or a count that comes out the same every time.
 
     Attributes:
         buffer: (N, S, C_in), zero at first: float32, or int64 counting multiples of 1 / scale.
@@ -137,7 +156,7 @@ class ValuesGradient:
         if not torch.are_deterministic_algorithms_enabled() or grad_output.numel() == 0:
             return cls(torch.zeros_like(values, dtype=torch.float32), None)
         # The gradient of a column is at most max |dY| times the largest sum of weights that one of its channels meets,
-        # and a pixel gets no more than one share of each position and tap, of each branch.
+        # and a pixel gets no more than one part of each position and tap, of each branch.
         largest = operands.weight.float().abs().sum(dim=1).amax() * _largest(grad_output)
         if conv.has_mask and not masks_below_one:
             largest *= _largest(operands.mask)
@@ -165,10 +184,10 @@ def backward(
     """
     values = operands.values
     fixed_point = total is not None and total.scale is not None
-    options = _options("sampled_conv_backward" + ("_fixed_point" if fixed_point else ""), conv, operands)
+    options = _options("deform_conv_backward" + ("_fixed_point" if fixed_point else ""), conv, operands)
     table = _tables(operands, options)
     launch(
-        sampled_conv_backward._sampled_conv_backward_kernel,
+        kernels_backward._deform_conv_backward_kernel,
         (table.tile_count * conv.offset_groups * conv.taps, 1, len(values)),
         values if total is None else total.buffer,
         values if grad_offset is None else grad_offset,
@@ -184,9 +203,9 @@ def backward(
         *operands.image_strides,
         0 if grad_offset is None else math.prod(grad_offset.shape[1:]),
         0 if grad_mask is None else math.prod(grad_mask.shape[1:]),
-        **conv.constants,
+        CONV=conv.constants,
         NEEDS_VALUES=total is not None,
-        NEEDS_STEERING=grad_offset is not None,
+        NEEDS_OFFSET=grad_offset is not None,
         FIXED_POINT=fixed_point,
         PRECISION=dot_precision(),
         **options,
@@ -196,14 +215,14 @@ def backward(
 def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) -> Tensor:
     """The gradient of `weight`, float32."""
     values = operands.values
-    options = _options("sampled_conv_weight_backward", conv, operands)
+    options = _options("deform_conv_weight_backward", conv, operands)
     table = _tables(operands, options)
     parts = parts_table(_tiles_by_weight(operands.segments, table, len(operands.weight)), len(values), values.device)
     shape = (conv.out_channels, conv.taps, conv.in_channels // conv.groups)
     sums = values.new_empty(len(parts.table), *shape, dtype=torch.float32)
     blocks = conv.in_channels // conv.run * -(-conv.run // options["BLOCK_C"])
     launch(
-        sampled_conv_backward._sampled_conv_weight_backward_kernel,
+        kernels_backward._deform_conv_weight_backward_kernel,
         (len(sums), conv.taps * blocks, -(-conv.out_channels // conv.groups // options["BLOCK_O"])),
         sums,
         grad_output,
@@ -215,7 +234,7 @@ def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) 
         table.maps,
         len(values),
         *operands.image_strides,
-        **conv.constants,
+        CONV=conv.constants,
         PRECISION=dot_precision(),
         **options,
     )

@@ -1,7 +1,7 @@
 """The offset convolution of a block over all levels, its resized form for the `high` branch, and their gradients.
 
-Steering of one image is a float32 buffer in which a level is (27, H, W): 18 offsets, then 9 masks, after the sigmoid;
-levels follow each other, finest first. So every way of reading it, also the `flat` one, is a start and two strides.
+Offsets and masks of one image are a float32 buffer in which a level is (27, H, W): 18 offsets, then 9 masks, after the
+sigmoid; levels follow each other, finest first. So every way of reading it, also `flat`, is a start and two strides.
 Positions are sensitive to rounding: products of half-precision maps take the weights as a sum of two halves.
 """
 
@@ -15,6 +15,11 @@ from ...launch.columns import (
     COARSE_WIDTH,
     HEIGHT,
     LEVEL_COLUMNS,
+    PART_COLUMNS,
+    PART_FIRST_TILE,
+    PART_HIGH,
+    PART_LOW,
+    PART_TILE_COUNT,
     START,
     WIDTH,
     aligned_step,
@@ -25,21 +30,22 @@ from ...launch.columns import (
 from ...launch.products import add_product
 from .. import parameters
 
+TAPS = tl.constexpr(parameters.TAPS)
 OFFSETS = tl.constexpr(parameters.OFFSETS)
-CHANNELS = tl.constexpr(parameters.STEERING)
+CHANNELS = tl.constexpr(parameters.OFFSETS_AND_MASKS)
 PADDED = tl.constexpr(32)
 
 
 @triton.jit
-def _steering_forward_kernel(
-    steering_ptr,
+def _offsets_forward_kernel(
+    offset_mask_ptr,
     values_ptr,
     weight_ptr,
     bias_ptr,
     tiles_ptr,
     levels_ptr,
     values_image,
-    steering_image,
+    offset_mask_image,
     C_IN: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -60,7 +66,7 @@ def _steering_forward_kernel(
     channel_out = output % PADDED
 
     total = tl.zeros((BLOCK_P, COLUMNS), tl.float32)
-    for step in range(9 * BLOCKS):
+    for step in range(TAPS * BLOCKS):
         tap = step // BLOCKS
         channel = step % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
         source_y, source_x = y + tap // 3 - 1, x + tap % 3 - 1
@@ -72,7 +78,7 @@ def _steering_forward_kernel(
             other=0.0,
         )
         weights = tl.load(
-            weight_ptr + (channel_out * (9 * C_IN) + tap * C_IN)[None, :] + channel[:, None],
+            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[None, :] + channel[:, None],
             mask=(channel_out < CHANNELS)[None, :] & (channel < C_IN)[:, None],
             other=0.0,
         ).to(tl.float32)
@@ -88,23 +94,23 @@ def _steering_forward_kernel(
     exists = channel_out < CHANNELS
     total += tl.load(bias_ptr + channel_out, mask=exists, other=0.0).to(tl.float32)[None, :]
     total = tl.where((channel_out < OFFSETS)[None, :], total, tl.sigmoid(total))
-    at = steering_ptr + image * steering_image + start * CHANNELS
+    at = offset_mask_ptr + image * offset_mask_image + start * CHANNELS
     at += (channel_out * height * width)[None, :] + position[:, None]
     tl.store(at, total, mask=inside[:, None] & exists[None, :])
 
 
 @triton.jit
-def _steering_resize_kernel(
-    steering_ptr,
+def _offsets_resize_kernel(
+    offset_mask_ptr,
     tiles_ptr,
     levels_ptr,
-    steering_image,
+    offset_mask_image,
     first_tile,
     packed_rows,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
-    """Steering of each level but the last on the grid of the coarser one, bilinear with aligned corners.
+    """Offsets and masks of each level but the last on the grid of the coarser one, bilinear with aligned corners.
 
     Offsets are divided by the ratio of the sizes. Written behind the `packed_rows` positions of the levels themselves.
     Grid: (tiles of the levels but the finest, images).
@@ -114,7 +120,7 @@ def _steering_resize_kernel(
     fine_ptr = level_ptr - LEVEL_COLUMNS
     height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
     fine_height, fine_width = column(fine_ptr, HEIGHT), column(fine_ptr, WIDTH)
-    steering_ptr += tl.program_id(1).to(tl.int64) * steering_image
+    offset_mask_ptr += tl.program_id(1).to(tl.int64) * offset_mask_image
     channel = tl.arange(0, PADDED)
     exists = inside[:, None] & (channel < CHANNELS)[None, :]
 
@@ -125,7 +131,7 @@ def _steering_resize_kernel(
     top, left = tl.minimum(top.to(tl.int32), fine_height - 1), tl.minimum(left.to(tl.int32), fine_width - 1)
     bottom, far = tl.minimum(top + 1, fine_height - 1) * fine_width, tl.minimum(left + 1, fine_width - 1)
     top *= fine_width
-    at = steering_ptr + column(fine_ptr, START) * CHANNELS + (channel * fine_height * fine_width)[None, :]
+    at = offset_mask_ptr + column(fine_ptr, START) * CHANNELS + (channel * fine_height * fine_width)[None, :]
     upper = tl.load(at + (top + left)[:, None], mask=exists, other=0.0) * (1 - right)
     upper += tl.load(at + (top + far)[:, None], mask=exists, other=0.0) * right
     lower = tl.load(at + (bottom + left)[:, None], mask=exists, other=0.0) * (1 - right)
@@ -133,32 +139,32 @@ def _steering_resize_kernel(
 
     resized = (upper * (1 - below) + lower * below) * _per_pixel(channel, height, width, fine_height, fine_width)
     coarse_start = start - column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
-    at = steering_ptr + (packed_rows + coarse_start) * CHANNELS
+    at = offset_mask_ptr + (packed_rows + coarse_start) * CHANNELS
     tl.store(at + (channel * height * width)[None, :] + position[:, None], resized, mask=exists)
 
 
 @triton.jit
 def _per_pixel(channel, height, width, fine_height, fine_width):
-    """What turns offsets in fine pixels into coarse ones, (1, channels): 1 for masks."""
+    """Factors that turn offsets in fine pixels into coarse ones, (1, channels): 1 for masks."""
     scale_y, scale_x = height.to(tl.float32) / fine_height, width.to(tl.float32) / fine_width
     return tl.where(channel < OFFSETS, tl.where(channel % 2 == 0, scale_y, scale_x), 1.0)[None, :]
 
 
 @triton.jit
-def _steering_backward_kernel(
+def _offsets_backward_kernel(
     grad_ptr,
     branch_ptr,
-    steering_ptr,
+    offset_mask_ptr,
     tiles_ptr,
     levels_ptr,
     packed_rows,
     coarse_rows,
-    steering_image,
+    offset_mask_image,
     MODE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
 ):
-    """The gradient before the sigmoid, laid out like the steering, from those of the branches' own steering.
+    """The gradient before the sigmoid, laid out like the offsets, from those of each branch's own offsets and masks.
 
     Of each image `branch_ptr` holds high, mid and low one after the other. Grid: (tiles, images).
     """
@@ -202,22 +208,22 @@ def _steering_backward_kernel(
         near_x = tl.floor(x / tl.maximum(ratio_x, 1.0) + 0.5).to(tl.int32)
         for i in range(9):
             coarse_y, coarse_x = near_y + i // 3 - 1, near_x + i % 3 - 1
-            share = tl.maximum(1 - tl.abs(coarse_y * ratio_y - y), 0.0)
-            share *= tl.maximum(1 - tl.abs(coarse_x * ratio_x - x), 0.0)
+            weight = tl.maximum(1 - tl.abs(coarse_y * ratio_y - y), 0.0)
+            weight *= tl.maximum(1 - tl.abs(coarse_x * ratio_x - x), 0.0)
             shown = (coarse_y >= 0) & (coarse_y < coarse_height) & (coarse_x >= 0) & (coarse_x < coarse_width)
             at = high_ptr + (channel * coarse_area)[None, :] + (coarse_y * coarse_width + coarse_x)[:, None]
-            high = tl.load(at, mask=exists_high & (shown & (share > 0))[:, None], other=0.0)
-            grad += high * per_pixel * share[:, None]
+            high = tl.load(at, mask=exists_high & (shown & (weight > 0))[:, None], other=0.0)
+            grad += high * per_pixel * weight[:, None]
 
-    at = steering_ptr + image * steering_image + start * CHANNELS + in_level
+    at = offset_mask_ptr + image * offset_mask_image + start * CHANNELS + in_level
     mask = tl.load(at, mask=exists & (channel >= OFFSETS)[None, :], other=0.0)
     grad = tl.where((channel < OFFSETS)[None, :], grad, grad * mask * (1 - mask))
     tl.store(grad_ptr + image * (packed_rows * CHANNELS) + start * CHANNELS + in_level, grad, mask=exists)
 
 
 @triton.jit
-def _load_steering_grad(grad_ptr, level_ptr, y, x, inside):
-    """(P, 32) of the steering gradient of an image at (y, x); zero outside the map."""
+def _load_grad(grad_ptr, level_ptr, y, x, inside):
+    """(P, 32) of an image's gradient of the offset convolution at (y, x); zero outside the map."""
     height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
     exists = (y >= 0) & (y < height) & (x >= 0) & (x < width) & inside
     channel = tl.arange(0, PADDED)
@@ -226,7 +232,7 @@ def _load_steering_grad(grad_ptr, level_ptr, y, x, inside):
 
 
 @triton.jit
-def _steering_values_backward_kernel(
+def _offsets_values_backward_kernel(
     grad_values_ptr,
     added_ptr,
     grad_ptr,
@@ -250,14 +256,14 @@ def _steering_values_backward_kernel(
     )
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < C_IN
-    steering = tl.arange(0, PADDED)
+    channel_out = tl.arange(0, PADDED)
     grad_ptr += image * (packed_rows * CHANNELS)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for tap in range(9):
-        grad = _load_steering_grad(grad_ptr, level_ptr, y - tap // 3 + 1, x - tap % 3 + 1, inside)
+    for tap in range(TAPS):
+        grad = _load_grad(grad_ptr, level_ptr, y - tap // 3 + 1, x - tap % 3 + 1, inside)
         weights = tl.load(
-            weight_ptr + (steering * (9 * C_IN) + tap * C_IN)[:, None] + channel[None, :],
-            mask=(steering < CHANNELS)[:, None] & exists[None, :],
+            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[:, None] + channel[None, :],
+            mask=(channel_out < CHANNELS)[:, None] & exists[None, :],
             other=0.0,
         ).to(tl.float32)
         total = add_product(total, grad, weights, PRECISION)
@@ -269,7 +275,7 @@ def _steering_values_backward_kernel(
 
 
 @triton.jit
-def _steering_weight_backward_kernel(
+def _offsets_weight_backward_kernel(
     grad_weight_ptr,
     grad_bias_ptr,
     grad_ptr,
@@ -285,19 +291,19 @@ def _steering_weight_backward_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Sums over parts of the tiles: (parts, 27, 9, C_IN) and (parts, 27) float32. Grid: (parts, taps x blocks)."""
-    tap, block = tl.program_id(1) % 9, tl.program_id(1) // 9
+    tap, block = tl.program_id(1) % TAPS, tl.program_id(1) // TAPS
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < C_IN
-    part_ptr = parts_ptr + tl.program_id(0) * 4
-    first_tile, tile_count = tl.load(part_ptr), tl.load(part_ptr + 1)
+    part_ptr = parts_ptr + tl.program_id(0) * PART_COLUMNS
+    first_tile, tile_count = column(part_ptr, PART_FIRST_TILE), column(part_ptr, PART_TILE_COUNT)
     total = tl.zeros((PADDED, BLOCK_C), tl.float32)
     bias = tl.zeros((PADDED,), tl.float32)
-    for index in range(tl.load(part_ptr + 2), tl.load(part_ptr + 3)):
+    for index in range(column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH)):
         image = (index // tile_count).to(tl.int64)
         level_ptr, y, x, _, inside = tile_positions(
             tiles_ptr, levels_ptr, first_tile + index % tile_count, LEVEL_COLUMNS, BLOCK_P, TILE_W
         )
-        grad = _load_steering_grad(grad_ptr + image * (packed_rows * CHANNELS), level_ptr, y, x, inside)
+        grad = _load_grad(grad_ptr + image * (packed_rows * CHANNELS), level_ptr, y, x, inside)
         height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
         source_y, source_x = y + tap // 3 - 1, x + tap % 3 - 1
         seen = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width) & inside
@@ -307,8 +313,8 @@ def _steering_weight_backward_kernel(
         ).to(tl.float32)
         total = add_product(total, tl.trans(grad), rows, PRECISION)
         bias += tl.sum(grad, axis=0)
-    steering = tl.arange(0, PADDED)
-    at = (tl.program_id(0) * CHANNELS + steering)[:, None] * (9 * C_IN) + tap * C_IN + channel[None, :]
-    tl.store(grad_weight_ptr + at, total, mask=(steering < CHANNELS)[:, None] & exists[None, :])
+    channel_out = tl.arange(0, PADDED)
+    at = (tl.program_id(0) * CHANNELS + channel_out)[:, None] * (TAPS * C_IN) + tap * C_IN + channel[None, :]
+    tl.store(grad_weight_ptr + at, total, mask=(channel_out < CHANNELS)[:, None] & exists[None, :])
     if tl.program_id(1) == 0:
-        tl.store(grad_bias_ptr + tl.program_id(0) * CHANNELS + steering, bias, mask=steering < CHANNELS)
+        tl.store(grad_bias_ptr + tl.program_id(0) * CHANNELS + channel_out, bias, mask=channel_out < CHANNELS)

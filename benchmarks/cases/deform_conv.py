@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..work import TAPS, convolution_work, level_shapes
+from ..work import TAPS, deform_conv_work, level_shapes
 from .case import CHANNELS, Case, Exchangeable, Setup, rounded
 
 
@@ -23,10 +23,10 @@ class DeformableConvolution(Exchangeable):
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) -> the same, alone in a tuple."""
         assert self.operators is not None
-        return (self.operators.convolution(input, offset, mask, self.weight, self.bias),)
+        return (self.operators.deform_conv(input, offset, mask, self.weight, self.bias),)
 
 
-def convolution(setup: Setup, channels: int = CHANNELS) -> Case:
+def deform_conv(setup: Setup, channels: int = CHANNELS) -> Case:
     """The map of stride 8, offsets of about a pixel."""
     generator = torch.Generator().manual_seed(0)
     height, width = level_shapes(setup.height_px, setup.width_px)[0]
@@ -40,5 +40,5 @@ def convolution(setup: Setup, channels: int = CHANNELS) -> Case:
         "mask": activation(torch.rand(setup.batch, TAPS, height, width, generator=generator)),
     }
     network = rounded(DeformableConvolution(channels, generator).to(setup.device), setup.precision)
-    work = convolution_work(setup.batch, (height, width), channels, setup.precision.dtype.itemsize)
-    return Case("convolution", setup, network, activations, work)
+    work = deform_conv_work(setup.batch, (height, width), channels, setup.precision.dtype.itemsize)
+    return Case("deform_conv", setup, network, activations, work)
