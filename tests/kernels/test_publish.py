@@ -246,7 +246,7 @@ def test_hugging_faces_loader_takes_the_staged_folder(staged: Path, tmp_path: Pa
 
 
 def hub_environment(hub: Hub, folder: Path) -> dict[str, str]:
-    """What makes huggingface_hub use the loopback Hub, and keep its files in `folder`."""
+    """Settings that make huggingface_hub use the loopback Hub, and keep its files in `folder`."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": hub.token,

@@ -1,4 +1,4 @@
-"""What the kernels become on GPUs that are not at hand, kept within a budget. Compiled in a process of its own: here
+"""Resources of the kernels on GPUs that are not at hand, kept within a budget. Compiled in a process of its own: here
 Triton may be interpreting."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRODUCTS = {
     "offsets_values_backward",
     "offsets_weight_backward",
 }
-# Products whose output tile is too narrow for the larger matrix instructions: 32 rows, one per steering channel.
+# Products whose output tile is too narrow for the larger matrix instructions: 32 rows, for 27 offsets and masks.
 NARROW = {"offsets_weight_backward"}
 INSTRUCTIONS = {"sm_80": "mma.sync", "sm_89": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05.mma", "gfx942": "v_mfma"}
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from dyhead_kernels import modulated_deform_conv2d
 from dyhead_kernels.launch import tuning
-from test_deform_conv import CASES, Case, forward_and_gradients
-from tolerances import assert_as_good
 from torch import Tensor
+
+from tests.kernels.conv_cases import CASES, Case, forward_and_gradients
+from tests.kernels.tolerances import assert_as_good
 
 pytest.importorskip("triton")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from dyhead_kernels import BlockParameters, Pyramid, dyhead_block
 from dyhead_kernels.launch import tuning
-from test_dyhead_block import (
+
+from tests.kernels.block_cases import (
     MODES,
     PYRAMIDS,
     THREE_LEVELS,
@@ -18,25 +19,13 @@ from test_dyhead_block import (
     in_float64,
     random_parameters,
     random_pyramid,
+    tiles,
 )
-from tolerances import assert_as_good
+from tests.kernels.tolerances import assert_as_good
 
 pytest.importorskip("triton")
 
 TWO_LEVELS = PYRAMIDS["two levels, odd"]
-
-
-def tiles(block_p: int, tile_w: int, **changes: int) -> tuning.Table:
-    """The default table with other tiles."""
-    default = tuning.load_table(tuning.DEFAULT)
-    tiled = {kernel: kinds for kernel, kinds in default.items() if "BLOCK_P" in next(iter(kinds.values()))}
-    return {
-        kernel: {
-            kind: {**p, "BLOCK_P": block_p, "TILE_W": tile_w, **{n: v for n, v in changes.items() if n in p}}
-            for kind, p in kinds.items()
-        }
-        for kernel, kinds in tiled.items()
-    }
 
 
 @pytest.fixture(autouse=True)

@@ -16,18 +16,18 @@ from benchmarks.cases.blocks import block, head
 from benchmarks.cases.deform_conv import deform_conv
 from benchmarks.cases.detector import detector
 from benchmarks.gate import WrongResult, check, truth
-from benchmarks.machine import Machine
 from benchmarks.plot import save_plot
 from benchmarks.precision import PRECISIONS
 from benchmarks.providers import BASELINE, PROVIDERS, Provider, exact_way
 from benchmarks.report import markdown
+from benchmarks.rows import Machine
 from benchmarks.runner import PASSES, Skipped, measure
 from benchmarks.timing import Clock, percentiles, take_turns
 from benchmarks.work import blocks_work, deform_conv_work, level_shapes
 
 CPU = torch.device("cpu")
 HERE = Machine("Some CPU", 1, "2.0", "", "abc")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def setup(dtype: str = "float32", size: int = 40) -> Setup:

@@ -34,7 +34,7 @@ EVER = 1e6  # seconds: a busy machine must not matter
 DEFAULT = tuning.load_table(tuning.DEFAULT)
 KERNEL = "mix_forward"
 TINY = Space({"BLOCK_P": (16, 32, 64), "num_warps": (2, 4)}, {"TILE_W": (4, 8)})
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def resources(**changes: int) -> Resources:
@@ -61,7 +61,7 @@ class FakeTimer:
 
 @cache
 def prepared() -> Problem:
-    """What comes before `KERNEL` is computed once."""
+    """A problem in which the steps before `KERNEL` are computed once."""
     problem = Problem(SHAPES, CHANNELS, torch.float32, DEVICE)
     results(OPERATIONS[KERNEL], problem)
     return problem
@@ -213,8 +213,8 @@ def test_recorded_launches_write_what_the_operation_gives() -> None:
     output = run.launches[0].arguments[0].fill_(torch.nan)
     run()
     assert torch.equal(output, expected)
-    steering = problem.operands.offset[:, : 18 * 20]  # of the finest level
-    assert 0.5 < steering.std() < 3  # offsets of a pixel or two
+    offsets = problem.operands.offset[:, : 18 * 20]  # of the finest level
+    assert 0.5 < offsets.std() < 3  # offsets of a pixel or two
 
 
 def test_results_agree_up_to_rounding() -> None:
