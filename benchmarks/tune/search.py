@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from math import ceil
 
 import torch
+from dyhead_kernels.launch.tuning import kind_of, overriding
 from dyhead_kernels.static import Job, Resources, job_of
-from dyhead_kernels.tuning import kind_of, overriding
 from torch import Tensor
 
 from dyzoo.errors import first_line
