@@ -114,6 +114,31 @@ def run(
 
 
 @app.command()
+def steps(
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Image size.", show_default="800x1344 on a GPU, else 640x640")
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="T", help="As for run.", show_default="bfloat16 on a GPU, else float32")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1.", show_default="a GPU if there is one")
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds.")] = 5,
+) -> None:
+    """Time the steps of one block: offsets, deform_conv, attention and mix, forward and backward.
+
+    \b
+    Examples:
+      dyzoo bench steps --size 320x320
+    """
+    from . import session
+
+    print(session.steps(size, batch, dtype, device, rounds))
+
+
+@app.command()
 def table(path: FileArgument) -> None:
     """Print the newest rows of a file as Markdown tables.
 

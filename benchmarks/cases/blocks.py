@@ -28,7 +28,7 @@ class Stack(Exchangeable):
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """L maps (N, C, H, W), finest first -> the same."""
         assert self.operators is not None
-        return self.operators.blocks(levels, [_parameters(block) for block in self.blocks])
+        return self.operators.blocks(levels, [parameters_of(block) for block in self.blocks])
 
 
 class StackOfLevels(nn.Module):
@@ -43,7 +43,8 @@ class StackOfLevels(nn.Module):
         return tuple(self.stack(list(levels.values())))
 
 
-def _parameters(block: nn.Module) -> BlockParameters:
+def parameters_of(block: nn.Module) -> BlockParameters:
+    """The parameters of a `DyHeadBlock`."""
     return BlockParameters(**{"conv_bias": None, **dict(block.named_parameters(recurse=False))})  # type: ignore[arg-type]
 
 
