@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 CASE_NAMES = ("deform_conv", "block", "head", "detector")
-CASE_ALIASES = {"convolution": "deform_conv"}
+CASE_ALIASES = {"convolution": "deform_conv"}  # former names, in commands and in files of results
 CPU_DEFAULTS = {"cases": ("deform_conv", "head"), "size": "640x640", "dtype": "float32", "rounds": 3}
 GPU_DEFAULTS = {"cases": CASE_NAMES, "size": "800x1344", "dtype": "bfloat16", "rounds": 10}
 PASS_NAMES = {"forward": "forward", "training": "training step", "training step": "training step"}

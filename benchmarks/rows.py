@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dyzoo.errors import DyzooError
 
+from .options import CASE_ALIASES
 from .timing import Percentiles
 
 CHECKOUT_RESULTS = Path(__file__).parent / "results"
@@ -157,6 +158,7 @@ def _parse(path: Path, line: int, values: list[str]) -> Row:
         named = dict(zip(HEADER, values, strict=True))
         numbers = {name: float(text) if text else None for name, text in named.items() if name in _FLOATS}
         text = {name: value for name, value in named.items() if name not in {*_FLOATS, "pass", "threads"}}
+        text["op"] = CASE_ALIASES.get(named["op"], named["op"])
         return Row(**text, **numbers, pass_=named["pass"], threads=int(named["threads"]))  # type: ignore[arg-type]
     except ValueError:
         raise ResultsError(f"{path}, line {line} is no measurement: expected {len(HEADER)} values") from None

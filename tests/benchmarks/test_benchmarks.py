@@ -264,6 +264,11 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
         results.read(path)
 
 
+def test_rows_of_a_case_s_former_name_are_read_under_its_new_one(tmp_path: Path) -> None:
+    path = results.append([some_row(op="convolution"), some_row(op="head")], tmp_path)
+    assert [row.op for row in results.read(path)] == ["deform_conv", "head"]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.csv")), ids=lambda path: path.name)
 def test_the_kept_results_can_be_read_and_shown(path: Path, tmp_path: Path) -> None:
     rows = results.latest(results.read(path))
