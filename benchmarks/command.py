@@ -10,10 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-CASE_NAMES = ("convolution", "block", "head", "detector")
-CPU_DEFAULTS = {"cases": ("convolution", "head"), "size": "640x640", "dtype": "float32", "rounds": 3}
-GPU_DEFAULTS = {"cases": CASE_NAMES, "size": "800x1344", "dtype": "bfloat16", "rounds": 10}
-PASS_NAMES = {"forward": "forward", "training": "training step", "training step": "training step"}
+from .options import CASE_NAMES, device_of, size_of
 
 OutOption = Annotated[
     Path | None,
@@ -60,7 +57,7 @@ def run(
     cases: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CASE", help=f"Some of {', '.join(CASE_NAMES)}; all on a GPU, convolution and head on a CPU."
+            metavar="CASE", help=f"Some of {', '.join(CASE_NAMES)}; all on a GPU, deform_conv and head on a CPU."
         ),
     ] = None,
     size: Annotated[
@@ -106,7 +103,7 @@ def run(
 
     \b
     Examples:
-      dyzoo bench run convolution --rounds 30
+      dyzoo bench run deform_conv --rounds 30
       dyzoo bench run head --dtype bf16 --dtype float32 --batch 8
     """
     from . import session
@@ -114,6 +111,31 @@ def run(
     code = session.run(cases, size, batch, dtype, pass_, provider, device, rounds, compile_, out, save)
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def steps(
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Image size.", show_default="800x1344 on a GPU, else 640x640")
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="T", help="As for run.", show_default="bfloat16 on a GPU, else float32")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1.", show_default="a GPU if there is one")
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds.")] = 5,
+) -> None:
+    """Time the steps of one block: offsets, deform_conv, attention and mix, forward and backward.
+
+    \b
+    Examples:
+      dyzoo bench steps --size 320x320
+    """
+    from . import session
+
+    print(session.steps(size, batch, dtype, device, rounds))
 
 
 @app.command()
@@ -183,9 +205,8 @@ def tune(
     \b
     Examples:
       dyzoo bench tune
-      dyzoo bench tune sampled_conv_forward --dtype bfloat16 --seconds 60
+      dyzoo bench tune deform_conv_forward --dtype bfloat16 --seconds 60
     """
-    from .options import device_of, size_of
     from .tune import check_device
 
     place = device_of(device)

@@ -43,7 +43,7 @@ class WrongResult(Exception):
 
 
 def truth(case: Case, pass_: str) -> Results:
-    """What every exact provider has to compute: the step-by-step chain on torchvision's operator, without TF32."""
+    """The result that every exact provider has to compute: torchvision's operator, step by step, without TF32."""
     cheap = case.work.of(pass_).flop <= CHEAP_FLOP[case.setup.device.type]
     with tf32(matmul=False, cudnn=False):
         if cheap:

@@ -1,10 +1,9 @@
-"""What rows are measured on, and how fast it is at its best: a large matrix product and a large copy."""
+"""The machine that rows are measured on, and its best speed: a large matrix product and a large copy."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .precision import Precision, tf32
-from .rows import Row
+from .rows import Machine, Row
 from .timing import Clock, percentiles
 
 OP = "machine"
@@ -21,24 +20,13 @@ COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 RUNS = 5
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The columns that all rows of a run share."""
-
-    device: str
-    threads: int
-    torch: str
-    triton: str
-    commit: str
-
-
 def machine(device: torch.device) -> Machine:
     """This machine, these versions."""
     return Machine(device_name(device), torch.get_num_threads(), torch.__version__, _version("triton"), _commit())
 
 
 def device_name(device: torch.device) -> str:
-    """As the vendor calls it."""
+    """The vendor's name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -1,19 +1,29 @@
-"""What options mean, for all commands. Imports no part of a benchmark."""
+"""Choices, defaults and meanings of the options of all commands. Imports no part of a benchmark, and torch late."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import torch
 import typer
 
 from dyzoo.errors import first_line
 
+if TYPE_CHECKING:
+    import torch
+
+CASE_NAMES = ("deform_conv", "block", "head", "detector")
+CASE_ALIASES = {"convolution": "deform_conv"}  # former names, in commands and in files of results
+CPU_DEFAULTS = {"cases": ("deform_conv", "head"), "size": "640x640", "dtype": "float32", "rounds": 3}
+GPU_DEFAULTS = {"cases": CASE_NAMES, "size": "800x1344", "dtype": "bfloat16", "rounds": 10}
+PASS_NAMES = {"forward": "forward", "training": "training step", "training step": "training step"}
 LEAST_PX = 8
 
 
 def device_of(name: str | None) -> torch.device:
     """The device of that name, made the current one; without a name a GPU if there is one."""
+    import torch
+
     try:
         device = torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts

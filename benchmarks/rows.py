@@ -7,20 +7,28 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dyzoo.errors import DyzooError
 
+from .options import CASE_ALIASES
 from .timing import Percentiles
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 CHECKOUT_RESULTS = Path(__file__).parent / "results"
 
 
 class ResultsError(DyzooError, ValueError):
     """A file of results that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The columns that all rows of a run share."""
+
+    device: str
+    threads: int
+    torch: str
+    triton: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Row:
         p20_ms, p50_ms, p80_ms: percentiles of the time of one run.
         peak_mib: most memory allocated during a run, beyond what was there before; None where nothing counts it.
         tflop_per_s, gb_per_s: the operations and bytes that the case cannot do without, over the median.
-        commit: of the checkout, or the version of the installed package.
+        commit: the checkout's commit, or the version of the installed package.
     """
 
     op: str
@@ -90,7 +98,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
-        """What was measured; a later row of the same key replaces an earlier one in tables and plots."""
+        """Identity of a measurement: in tables and plots a later row of the same key replaces an earlier one."""
         return self.op, self.pass_, self.shape, self.dtype, self.provider
 
 
@@ -150,6 +158,7 @@ def _parse(path: Path, line: int, values: list[str]) -> Row:
         named = dict(zip(HEADER, values, strict=True))
         numbers = {name: float(text) if text else None for name, text in named.items() if name in _FLOATS}
         text = {name: value for name, value in named.items() if name not in {*_FLOATS, "pass", "threads"}}
+        text["op"] = CASE_ALIASES.get(named["op"], named["op"])
         return Row(**text, **numbers, pass_=named["pass"], threads=int(named["threads"]))  # type: ignore[arg-type]
     except ValueError:
         raise ResultsError(f"{path}, line {line} is no measurement: expected {len(HEADER)} values") from None

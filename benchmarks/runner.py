@@ -11,11 +11,10 @@ from dyzoo.errors import first_line
 
 from . import gate
 from .cases import Case
-from .machine import Machine
 from .precision import tf32
 from .providers import Provider, Unavailable
 from .providers.prepare import Run, prepare
-from .rows import Row
+from .rows import Machine, Row
 from .timing import Clock, free, graph_pool_bytes, peak_mib, percentiles, take_turns
 
 PASSES = ("forward", "training step")

@@ -1,4 +1,4 @@
-"""What the commands do: choose cases and providers, measure them one by one, keep and show the rows."""
+"""The commands' work: choose cases and providers, measure them one by one, keep and show the rows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from rich.console import Console
 
 from . import rows as results
+from . import steps as block_steps
 from .cases import CASES, Setup
-from .command import CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES
 from .machine import OP as MACHINE
 from .machine import machine, peaks
-from .options import device_of, size_of
+from .options import CASE_ALIASES, CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES, device_of, size_of
 from .plot import save_plot
-from .precision import ALIASES, PRECISIONS
+from .precision import ALIASES, PRECISIONS, Precision, tf32
 from .providers import PROVIDERS, Provider
 from .report import markdown
 from .runner import PASSES, Skipped, measure
@@ -47,13 +48,9 @@ def run(
     device = device_of(device_name)
     on_gpu = device.type == "cuda"
     defaults: dict[str, Any] = GPU_DEFAULTS if on_gpu else CPU_DEFAULTS
-    names = [_choose(name, CASES, "CASE") for name in cases or defaults["cases"]]
+    names = [_choose(CASE_ALIASES.get(name, name), CASES, "CASE") for name in cases or defaults["cases"]]
     shapes = [size_of(text) for text in sizes or [defaults["size"]]]
-    precisions = [
-        PRECISIONS[_choose(ALIASES.get(name, name), PRECISIONS, "--dtype")] for name in dtypes or [defaults["dtype"]]
-    ]
-    if not on_gpu and any(precision.name == "tf32" for precision in precisions):
-        raise typer.BadParameter("tf32 is a rounding of GPUs: choose float32", param_hint="--dtype")
+    precisions = [_precision(name, device) for name in dtypes or [defaults["dtype"]]]
     chosen_passes = [PASS_NAMES[_choose(name, PASS_NAMES, "--pass")] for name in passes or PASSES]
     chosen, left_out = _providers(providers, on_gpu)
     folder = out or results.default_folder()
@@ -101,6 +98,20 @@ def run(
     return _report_wrong(skipped, chosen)
 
 
+def steps(size: str | None, batch: int, dtype: str | None, device_name: str | None, rounds: int) -> str:
+    """Time the steps of one block and give a Markdown table.
+
+    Raises:
+        typer.BadParameter: an option names what there is not.
+    """
+    device = device_of(device_name)
+    defaults: dict[str, Any] = GPU_DEFAULTS if device.type == "cuda" else CPU_DEFAULTS
+    height, width = size_of(size or defaults["size"])
+    precision = _precision(dtype or defaults["dtype"], device)
+    with tf32(precision.tf32_matmul, precision.tf32_cudnn):
+        return block_steps.table(block_steps.measure(Setup(height, width, batch, precision, device), rounds))
+
+
 def plot(
     path: Path,
     out: Path | None = None,
@@ -113,7 +124,9 @@ def plot(
     Cases that are no longer measured appear only if named, or if there are no others.
     """
     found = results.latest(results.read(path))
-    wanted = cases or [name for name in CASES if any(row.op == name for row in found)]
+    wanted = [CASE_ALIASES.get(name, name) for name in cases or []] or [
+        name for name in CASES if any(row.op == name for row in found)
+    ]
     rows = [
         row
         for row in found
@@ -127,6 +140,13 @@ def plot(
     except ValueError as error:
         raise results.ResultsError(f"{path}: {error}") from None
     return target
+
+
+def _precision(name: str, device: torch.device) -> Precision:
+    precision = PRECISIONS[_choose(ALIASES.get(name, name), PRECISIONS, "--dtype")]
+    if device.type != "cuda" and precision.name == "tf32":
+        raise typer.BadParameter("tf32 is a rounding of GPUs: choose float32", param_hint="--dtype")
+    return precision
 
 
 def _compiles(wanted: bool | None, on_gpu: bool) -> bool:

@@ -24,7 +24,7 @@ L2_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of the time of one run, in milliseconds."""
+    """Percentiles of the time of one run, in milliseconds."""
 
     p20: float
     p50: float
@@ -125,7 +125,7 @@ def percentiles(values_ms: list[float]) -> Percentiles:
 
 
 def peak_mib(run: Callable[[], object], device: torch.device, pools_before: int) -> float | None:
-    """What a run allocates at its peak beyond what was there before, results included, MiB; None on a CPU.
+    """Memory that a run allocates at its peak beyond what was there before, results included, MiB; None on a CPU.
 
     A CUDA graph keeps its memory in a pool of its own, which counts whole.
 

@@ -1,4 +1,4 @@
-"""How many operations and bytes a case cannot do without: what achieved TFLOP/s and GB/s are counted from.
+"""Operations and bytes that a case cannot do without: achieved TFLOP/s and GB/s are counted from them.
 
 A training step is counted as three forward passes, in operations (the products of the forward pass, of the inputs'
 gradient and of the weights' gradient) and in bytes (the backward pass reads and writes about twice as much).
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dyhead_kernels.dyhead_block.parameters import OFFSETS_AND_MASKS, TAPS, parameter_shapes
 from dyhead_kernels.flops import convolutions_flop
 
-TAPS = 9
-STEERING = 3 * TAPS  # channels of offsets and masks
+NORM_GROUPS = 16
 TRAINING_FACTOR = 3
 
 Shapes = Sequence[tuple[int, int]]
@@ -40,10 +40,10 @@ def level_shapes(height_px: int, width_px: int, levels: int = 5) -> tuple[tuple[
     return tuple(shapes)
 
 
-def convolution_work(batch: int, shape: tuple[int, int], channels: int, value_bytes: int) -> Work:
+def deform_conv_work(batch: int, shape: tuple[int, int], channels: int, value_bytes: int) -> Work:
     """One 3x3 convolution, C to C: map in, offsets and masks in, weights in, map out."""
     positions = batch * shape[0] * shape[1]
-    values = positions * (2 * channels + STEERING) + TAPS * channels * channels
+    values = positions * (2 * channels + OFFSETS_AND_MASKS) + TAPS * channels * channels
     return Work(2.0 * positions * TAPS * channels**2, float(values * value_bytes))
 
 
@@ -55,8 +55,9 @@ def blocks_work(batch: int, shapes: Shapes, channels: int, blocks: int, value_by
     coarser one's grid.
     """
     sizes = [batch * height * width for height, width in shapes]
-    steered, convolved = sum(sizes), sum(sizes) + 2 * sum(sizes[1:])
-    flop = convolutions_flop(sizes, (STEERING, channels, 3, 3), (3, channels, channels, 3, 3))
-    values = 2 * steered * channels + 2 * convolved * channels + 2 * steered * STEERING
-    values += TAPS * channels * (3 * channels + STEERING)
+    positions, convolved = sum(sizes), sum(sizes) + 2 * sum(sizes[1:])
+    weights = parameter_shapes(channels, channels, 1)
+    flop = convolutions_flop(sizes, weights["offset_weight"], weights["conv_weight"])
+    values = 2 * positions * channels + 2 * convolved * channels + 2 * positions * OFFSETS_AND_MASKS
+    values += TAPS * channels * (3 * channels + OFFSETS_AND_MASKS)
     return Work(float(blocks * flop), float(blocks * values * value_bytes))

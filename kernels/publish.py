@@ -34,12 +34,12 @@ STAGED = ("LICENSE", "README.md", "build")  # all that a staged folder holds, so
 
 
 class PublishError(Exception):
-    """What a user can set right; its text is one line."""
+    """A mistake that a user can set right; its text is one line."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What build.toml says: `version` counts incompatible changes, `suffixes` are the kinds of file to ship."""
+    """Contents of build.toml: `version` counts incompatible changes, `suffixes` are the kinds of file to ship."""
 
     name: str
     version: int

@@ -1,4 +1,4 @@
-"""What is measured, by name."""
+"""Cases to measure, by name: steps of the chain, blocks, a detector."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from .blocks import block, head
 from .case import Case, Operators, Setup
-from .convolution import convolution
+from .deform_conv import deform_conv
 from .detector import detector
 
 CASES: dict[str, Callable[[Setup], Case]] = {
-    "convolution": convolution,
+    "deform_conv": deform_conv,
     "block": block,
     "head": head,
     "detector": detector,

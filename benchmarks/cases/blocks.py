@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from dyhead_kernels import BlockParameters
+from dyhead_kernels import BlockParameters, OffsetMode
 from torch import Tensor, nn
 
 from dyzoo.dyhead import DyHeadBlock
@@ -14,7 +14,8 @@ from dyzoo.dyhead import DyHeadBlock
 from ..work import TAPS, blocks_work, level_shapes
 from .case import BLOCKS, CHANNELS, Case, Exchangeable, Setup, rounded
 
-OFFSET_MODE = "flat"  # what both published code bases compute; also the least work for an operator made of steps
+# what both published code bases compute; also the least work for an operator made of steps
+OFFSET_MODE: OffsetMode = "flat"
 
 
 class Stack(Exchangeable):
@@ -27,7 +28,7 @@ class Stack(Exchangeable):
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """L maps (N, C, H, W), finest first -> the same."""
         assert self.operators is not None
-        return self.operators.blocks(levels, [_parameters(block) for block in self.blocks])
+        return self.operators.blocks(levels, [parameters_of(block) for block in self.blocks])
 
 
 class StackOfLevels(nn.Module):
@@ -42,7 +43,8 @@ class StackOfLevels(nn.Module):
         return tuple(self.stack(list(levels.values())))
 
 
-def _parameters(block: nn.Module) -> BlockParameters:
+def parameters_of(block: nn.Module) -> BlockParameters:
+    """The parameters of a `DyHeadBlock`."""
     return BlockParameters(**{"conv_bias": None, **dict(block.named_parameters(recurse=False))})  # type: ignore[arg-type]
 
 
@@ -85,7 +87,7 @@ def _stack(op: str, setup: Setup, count: int, channels: int) -> Case:
         activations[f"level{index}"] = drawn.to(setup.precision.dtype).float().to(setup.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        blocks = [DyHeadBlock(channels, channels, OFFSET_MODE) for _ in range(count)]  # type: ignore[arg-type]
+        blocks = [DyHeadBlock(channels, channels, OFFSET_MODE) for _ in range(count)]
     stir(blocks)
     network = rounded(StackOfLevels(Stack(blocks)).to(setup.device), setup.precision)
     work = blocks_work(setup.batch, shapes, channels, count, setup.precision.dtype.itemsize)

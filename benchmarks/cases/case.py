@@ -16,10 +16,9 @@ from ..work import Work
 
 CHANNELS = 256
 BLOCKS = 6
-NORM_GROUPS = 16
 
 
-class Convolution(Protocol):
+class DeformConv(Protocol):
     """A modulated deformable 3x3 convolution with padding 1, shapes as in `torchvision.ops.deform_conv2d`."""
 
     def __call__(
@@ -36,13 +35,13 @@ Blocks = Callable[[Sequence[Tensor], Sequence[BlockParameters]], list[Tensor]]
 class Operators:
     """One way of computing what is measured."""
 
-    convolution: Convolution
+    deform_conv: DeformConv
     blocks: Blocks
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a case is built for: an image size, a batch, a dtype, a device."""
+    """An image size, a batch, a dtype and a device to build a case for."""
 
     height_px: int
     width_px: int
@@ -52,7 +51,7 @@ class Setup:
 
     @property
     def shape(self) -> str:
-        """As a row has it: batch, height and width."""
+        """Batch, height and width as a row has them."""
         return f"{self.batch}x{self.height_px}x{self.width_px}px"
 
 
@@ -67,11 +66,11 @@ class Case:
     """A network, its input, and what a training step does with its outputs.
 
     Attributes:
-        op: name of what is measured.
+        op: the name of the case.
         setup: size, batch, dtype, device.
         network: float32 parameters that the case's dtype holds exactly; called with the activations, gives a tuple.
         activations: float32 input by name, likewise exact in the case's dtype.
-        work: of a forward pass.
+        work: operations and bytes of a forward pass.
         losses: outputs to losses; without it a training step starts from fixed gradients of the outputs.
         input_gradients: whether a training step also differentiates by the activations.
         is_compared: whether the gate looks at the gradient of the parameter of that name.

@@ -85,10 +85,10 @@ def _targets(setup: Setup, classes: int) -> list[dict[str, Tensor]]:
 def _work(network: nn.Module, images: Tensor, setup: Setup, channels: int, blocks: int) -> Work:
     """The blocks by formula, the rest counted by PyTorch on tensors without values; bytes are not counted."""
 
-    def convolution(*args: Tensor, **kwargs: Tensor) -> Tensor:
+    def deform_conv(*args: Tensor, **kwargs: Tensor) -> Tensor:
         raise NotImplementedError
 
-    idle = Operators(convolution, lambda levels, parameters: list(levels))  # type: ignore[arg-type]
+    idle = Operators(deform_conv, lambda levels, parameters: list(levels))  # type: ignore[arg-type]
     copied = copy.deepcopy(network).to("meta")
     for module in copied.modules():
         if isinstance(module, Exchangeable):

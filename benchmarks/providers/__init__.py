@@ -1,4 +1,4 @@
-"""Who computes a case: every provider by its key."""
+"""Providers that compute a case, each by its key."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def exact_way(chain: torch.dtype) -> Operators:
 
 
 def _official(chain: torch.dtype) -> Operators:
-    """What a user of autocast gets: torchvision registers its operator to run in float32 there."""
+    """The operator that a user of autocast gets: torchvision registers it to run in float32 there."""
     return ways.torchvision(torch.float32, chain)
 
 

@@ -12,7 +12,8 @@ from dyhead_kernels import BlockParameters, Pyramid, dyhead_block, modulated_def
 from torch import Tensor
 
 from ..cases.blocks import OFFSET_MODE
-from ..cases.case import NORM_GROUPS, Operators
+from ..cases.case import Operators
+from ..work import NORM_GROUPS
 from .steps import HIGH, LOW, MID, step_by_step
 
 Call = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
@@ -26,7 +27,7 @@ class Unavailable(Exception):
 def kernels(backend: str) -> Operators:
     """dyhead_kernels' public operators; the levels are packed once, at the first block."""
 
-    def convolution(
+    def deform_conv(
         input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int = 1
     ) -> Tensor:
         return modulated_deform_conv2d(input, offset, weight, bias, stride, 1, mask=mask, backend=backend)
@@ -37,13 +38,13 @@ def kernels(backend: str) -> Operators:
             pyramid = dyhead_block(
                 pyramid,
                 own,
-                offset_mode=OFFSET_MODE,  # type: ignore[arg-type]
+                offset_mode=OFFSET_MODE,
                 norm_groups=NORM_GROUPS,
                 backend=backend,
             )
         return pyramid.levels()
 
-    return Operators(convolution, blocks)
+    return Operators(deform_conv, blocks)
 
 
 def torchvision(dtype: torch.dtype, chain: torch.dtype) -> Operators:
@@ -82,7 +83,7 @@ def dense() -> Operators:
     A level of a block gets its `mid` and `low` and the `high` that is computed on its grid, added up.
     """
 
-    def convolution(
+    def deform_conv(
         input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int = 1
     ) -> Tensor:
         return F.conv2d(input, weight, bias, stride, padding=1)
@@ -100,20 +101,20 @@ def dense() -> Operators:
             levels = outputs
         return levels
 
-    return Operators(convolution, blocks)
+    return Operators(deform_conv, blocks)
 
 
 def _foreign(call: Call, dtype: torch.dtype, chain: torch.dtype) -> Operators:
     """Another package's operator in a dtype that it knows, its result in the chain's, and the chain around it."""
 
-    def convolution(
+    def deform_conv(
         input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int = 1
     ) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
             input, offset, mask, weight, bias = (t.to(dtype) for t in (input, offset, mask, weight, bias))
             return call(input, offset, mask, weight, bias, stride).to(chain)
 
-    return Operators(convolution, step_by_step(convolution))
+    return Operators(deform_conv, step_by_step(deform_conv))
 
 
 def _import(name: str, way_out: str = "") -> ModuleType:

@@ -7,37 +7,37 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from dyhead_kernels import BlockParameters
+from dyhead_kernels.dyhead_block.layout import HIGH, LOW, MID
+from dyhead_kernels.dyhead_block.parameters import OFFSETS
 from torch import Tensor
 
-from ..cases.case import NORM_GROUPS, Blocks, Convolution
-
-HIGH, MID, LOW = range(3)  # the order of `BlockParameters`' stacked tensors
-PAIRS = 18  # offset channels; the masks follow
+from ..cases.case import Blocks, DeformConv
+from ..work import NORM_GROUPS
 
 
-def step_by_step(convolution: Convolution) -> Blocks:
+def step_by_step(deform_conv: DeformConv) -> Blocks:
     """The chain with this deformable convolution in it."""
 
     def blocks(levels: Sequence[Tensor], parameters: Sequence[BlockParameters]) -> list[Tensor]:
         levels = list(levels)
         for own in parameters:
-            levels = _block(convolution, levels, own)
+            levels = _block(deform_conv, levels, own)
         return levels
 
     return blocks
 
 
-def _block(convolution: Convolution, levels: Sequence[Tensor], parameters: BlockParameters) -> list[Tensor]:
+def _block(deform_conv: DeformConv, levels: Sequence[Tensor], parameters: BlockParameters) -> list[Tensor]:
     def branch(which: int, source: Tensor, offset: Tensor, mask: Tensor, stride: int = 1) -> Tensor:
         assert parameters.conv_bias is not None
         weight, bias = parameters.conv_weight[which], parameters.conv_bias[which]
-        convolved = convolution(source, offset, mask, weight, bias, stride)
+        convolved = deform_conv(source, offset, mask, weight, bias, stride)
         return F.group_norm(convolved, NORM_GROUPS, parameters.norm_weight[which], parameters.norm_bias[which])
 
     outputs = []
     for index, level in enumerate(levels):
-        steering = F.conv2d(level, parameters.offset_weight, parameters.offset_bias, padding=1)
-        offset, mask = steering[:, :PAIRS], steering[:, PAIRS:].sigmoid()
+        offset_mask = F.conv2d(level, parameters.offset_weight, parameters.offset_bias, padding=1)
+        offset, mask = offset_mask[:, :OFFSETS], offset_mask[:, OFFSETS:].sigmoid()
         maps = [branch(MID, level, offset, mask)]
         if index > 0:
             maps.append(branch(LOW, levels[index - 1], offset, mask, stride=2))
@@ -51,10 +51,10 @@ def _block(convolution: Convolution, levels: Sequence[Tensor], parameters: Block
     return outputs
 
 
-def _read_flat(steering: Tensor, coarser: Tensor) -> Tensor:
+def _read_flat(maps: Tensor, coarser: Tensor) -> Tensor:
     """The raw buffer of a level's offsets or masks read with the coarser level's height and width."""
     height, width = coarser.shape[2:]
-    return steering.flatten(1)[:, : steering.shape[1] * height * width].unflatten(1, (-1, height, width))
+    return maps.flatten(1)[:, : maps.shape[1] * height * width].unflatten(1, (-1, height, width))
 
 
 def _scale_logit(features: Tensor, parameters: BlockParameters) -> Tensor:

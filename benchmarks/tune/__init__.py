@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
+from dyhead_kernels.backends import kernels_are_interpreted
 
 from dyzoo.errors import DyzooError
 
@@ -24,5 +23,5 @@ def check_device(device: torch.device) -> None:
             "launch parameters can only be measured on the GPU they are for, and there is none here that PyTorch can "
             "use: run this where there is one"
         )
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if kernels_are_interpreted():
         raise TuneError("TRITON_INTERPRET is 1, so nothing would run on the GPU: unset it")

@@ -36,7 +36,7 @@ class Compiler:
         self._stop()
 
     def __call__(self, jobs: Iterable[Job], deadline: float) -> dict[Job, Resources | str]:
-        """What came of each job, in the order given until `time.monotonic()` is `deadline`; later ones are left out."""
+        """Results of the jobs, in the order given until `time.monotonic()` is `deadline`; later ones are left out."""
         wanted = list(dict.fromkeys(jobs))
         waiting = [job for job in reversed(wanted) if job not in self._known]
         attempts = dict.fromkeys(waiting, 0)

@@ -12,17 +12,21 @@ from itertools import pairwise
 
 import torch
 from dyhead_kernels import BlockParameters
+from dyhead_kernels.deform_conv.packed import triton as deform_conv
+from dyhead_kernels.dyhead_block.attention import triton as attention
+from dyhead_kernels.dyhead_block.attention.triton import Attention
 from dyhead_kernels.dyhead_block.layout import Layout
-from dyhead_kernels.triton_kernels import block, conv
-from dyhead_kernels.triton_kernels.block_tables import BlockTables, block_tables
-from dyhead_kernels.triton_kernels.launching import Launch, launch, recording
-from dyhead_kernels.triton_kernels.tables import Tables
+from dyhead_kernels.dyhead_block.mix import triton as mix
+from dyhead_kernels.dyhead_block.offsets import triton as offsets
+from dyhead_kernels.dyhead_block.parameters import OFFSETS_AND_MASKS, OffsetMode
+from dyhead_kernels.dyhead_block.tables import BlockTables, block_tables
+from dyhead_kernels.launch.launching import Launch, launch, recording
+from dyhead_kernels.launch.tables import Tables
 from torch import Tensor
 
-from ..work import TAPS
+from ..work import NORM_GROUPS, TAPS
 
-NORM_GROUPS = 16
-OFFSET_MODE = "resize"  # the one that launches every kernel
+OFFSET_MODE: OffsetMode = "resize"  # the one that launches every kernel
 OFFSET_PX = 1.5  # standard deviation of offsets
 SUFFIX = "_kernel"
 
@@ -50,8 +54,8 @@ class Problem:
         self.values = normal(1, positions, channels).to(dtype)
         self.grad_output = normal(1, positions, channels).to(dtype)
         self.parameters = BlockParameters(
-            offset_weight=weight(3 * TAPS, channels, 3, 3, std=OFFSET_PX),
-            offset_bias=normal(3 * TAPS, std=0.5),
+            offset_weight=weight(OFFSETS_AND_MASKS, channels, 3, 3, std=OFFSET_PX),
+            offset_bias=normal(OFFSETS_AND_MASKS, std=0.5),
             conv_weight=normal(3, channels, channels, 3, 3, std=1 / math.sqrt(TAPS * channels)).to(dtype),
             conv_bias=None,
             norm_weight=normal(3, channels, std=0.2, mean=1.0),
@@ -70,79 +74,79 @@ class Problem:
         return block_tables(self.layout, OFFSET_MODE)
 
     @property
-    def convolution(self) -> conv.Convolution:
+    def convolution(self) -> deform_conv.Convolution:
         """The deformable convolution of the branches."""
-        return conv.Convolution(self.channels, self.channels)
+        return deform_conv.Convolution(self.channels, self.channels)
 
     @property
     def conv_tables(self) -> Tables:
         """Tiles of the forward convolution, as now in force."""
-        return conv.forward_tables(self.convolution, self.operands)
+        return deform_conv.forward_tables(self.convolution, self.operands)
 
     @cached_property
-    def operands(self) -> conv.Operands:
-        """Of the convolution."""
-        steering = block.steer(self.plan, self.values, self.parameters)
+    def operands(self) -> deform_conv.Operands:
+        """Operands of the convolution."""
+        offset_mask = offsets.forward(self.plan, self.values, self.parameters)
         weight = self.parameters.conv_weight.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous()
-        return conv.Operands(self.values, steering, steering, weight, self.plan.segments)
+        return deform_conv.Operands(self.values, offset_mask, offset_mask, weight, self.plan.segments)
 
     def convolve(self) -> tuple[Tensor, Tensor]:
         """Raw convolutions (rows, C), and statistics of their tiles."""
         convolved = self.values.new_empty(self.plan.rows, self.channels)
-        shares = self.plan.shares(self.values.device)
-        return convolved, conv.forward(self.convolution, self.operands, None, convolved, shares)
+        weights = self.plan.mean_weights(self.values.device)
+        return convolved, deform_conv.forward(self.convolution, self.operands, None, convolved, weights)
 
     @cached_property
     def convolved(self) -> tuple[Tensor, Tensor]:
         """`convolve`, kept."""
         return self.convolve()
 
-    def fold(self, partial: Tensor) -> block.Coefficients:
-        """Statistics of tiles to coefficients."""
-        return block.fold(self.plan, partial, self.conv_tables, self.parameters, NORM_GROUPS)
+    def attend(self, partial: Tensor) -> Attention:
+        """Statistics of tiles to moments and coefficients."""
+        return attention.forward(self.plan, partial, self.conv_tables, self.parameters, NORM_GROUPS)
 
     @cached_property
-    def coefficients(self) -> block.Coefficients:
-        """`fold`, kept."""
-        return self.fold(self.convolved[1])
+    def attended(self) -> Attention:
+        """`attend`, kept."""
+        return self.attend(self.convolved[1])
 
     def mix_backward(self) -> tuple[Tensor, Tensor, Tables]:
         """Gradients of the mixed maps, and those of coefficients by tile."""
-        return block.mix_backward(self.plan, self.grad_output, self.convolved[0], self.coefficients)
+        return mix.backward(self.plan, self.grad_output, self.convolved[0], self.attended)
 
     @cached_property
     def mixed_backward(self) -> tuple[Tensor, Tensor, Tables]:
         """`mix_backward`, kept."""
         return self.mix_backward()
 
-    def fold_backward(self, sums: Tensor, tables: Tables) -> tuple[Tensor, dict[str, Tensor]]:
+    def attention_backward(self, sums: Tensor, tables: Tables) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the moments and of parameters."""
-        return block.fold_backward(
-            self.plan, sums, tables, self.conv_tables, self.coefficients, self.parameters, NORM_GROUPS
+        return attention.backward(
+            self.plan, sums, tables, self.conv_tables, self.attended, self.parameters, NORM_GROUPS
         )
 
     @cached_property
     def grad_moments(self) -> Tensor:
-        """Of the statistics."""
+        """Gradients of the moments."""
         _, sums, tables = self.mixed_backward
-        return self.fold_backward(sums, tables)[0]
+        return self.attention_backward(sums, tables)[0]
 
-    def convolved_backward(self) -> Tensor:
+    def branches_backward(self) -> Tensor:
         """The gradient of the raw convolutions."""
         grad_mixed, _, _ = self.mixed_backward
-        return block.convolved_backward(self.plan, grad_mixed, self.convolved[0], self.coefficients, self.grad_moments)
+        return mix.branches_backward(self.plan, grad_mixed, self.convolved[0], self.attended, self.grad_moments)
 
     @cached_property
     def grad_convolved(self) -> Tensor:
-        """`convolved_backward`, kept."""
-        return self.convolved_backward()
+        """`branches_backward`, kept."""
+        return self.branches_backward()
 
     def convolution_backward(self, fixed_point: bool) -> tuple[Tensor, Tensor]:
-        """Gradients of the values, float32, and of the branches' steering."""
+        """Gradients of the values, float32, and of each branch's offsets and masks."""
         with _deterministic(fixed_point):
-            total = conv.ValuesGradient.like(self.convolution, self.operands, self.grad_convolved, True)
-        grad = self.operands.offset.new_empty(1, self.plan.branch_steering_size)
-        conv.backward(self.convolution, self.operands, self.grad_convolved, total, grad, grad)
+            total = deform_conv.ValuesGradient.like(self.convolution, self.operands, self.grad_convolved, True)
+        grad = self.operands.offset.new_empty(1, self.plan.branch_offset_mask_size)
+        deform_conv.backward(self.convolution, self.operands, self.grad_convolved, total, grad, grad)
         return total.total(), grad
 
     @cached_property
@@ -150,14 +154,14 @@ class Problem:
         """`convolution_backward`, kept."""
         return self.convolution_backward(False)
 
-    def steer_backward(self) -> Tensor:
+    def offsets_backward(self) -> Tensor:
         """The gradient of the offset convolution's output."""
-        return block.steer_backward(self.plan, self.grad_branches[1], self.operands.offset)
+        return offsets.backward(self.plan, self.grad_branches[1], self.operands.offset)
 
     @cached_property
-    def grad_steering(self) -> Tensor:
-        """`steer_backward`, kept."""
-        return self.steer_backward()
+    def grad_logits(self) -> Tensor:
+        """`offsets_backward`, kept."""
+        return self.offsets_backward()
 
 
 Results = tuple[Tensor, ...]
@@ -165,7 +169,7 @@ Results = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Operation:
-    """What is run to see a kernel of the table at work.
+    """An operation that shows a kernel of the table at work.
 
     Attributes:
         run: gives results that do not depend on how the work is cut into tiles, but for rounding.
@@ -180,63 +184,63 @@ class Operation:
 
 def _convolve(problem: Problem) -> Results:
     convolved, partial = problem.convolve()
-    return convolved, *problem.fold(partial)
+    return convolved, *problem.attend(partial)
 
 
 def _mix(problem: Problem) -> Results:
     output = torch.empty_like(problem.values)
-    block.mix(problem.plan, problem.convolved[0], problem.coefficients, output)
+    mix.forward(problem.plan, problem.convolved[0], problem.attended, output)
     return (output,)
 
 
 def _mix_backward(problem: Problem) -> Results:
     grad_mixed, sums, tables = problem.mix_backward()
-    grad_moments, _ = problem.fold_backward(sums, tables)
+    grad_moments, _ = problem.attention_backward(sums, tables)
     by_level = torch.stack([sums[:, first:end].sum(dim=1) for first, end in pairwise(tables.first_tile)])
     return grad_mixed, by_level, grad_moments
 
 
-def _fold_backward(problem: Problem) -> Results:
+def _attention_backward(problem: Problem) -> Results:
     _, sums, tables = problem.mixed_backward
-    grad_moments, grads = problem.fold_backward(sums, tables)
+    grad_moments, grads = problem.attention_backward(sums, tables)
     return grad_moments, *(grads[each.name] for each in fields(BlockParameters) if each.name in grads)
 
 
-def _steer_both_ways(problem: Problem) -> Results:
-    return block.steer(problem.plan, problem.values, problem.parameters), problem.steer_backward()
+def _offsets_both_ways(problem: Problem) -> Results:
+    return offsets.forward(problem.plan, problem.values, problem.parameters), problem.offsets_backward()
 
 
-def _steer_values_backward(problem: Problem) -> Results:
+def _offsets_values_backward(problem: Problem) -> Results:
     added, _ = problem.grad_branches
     weight = problem.parameters.offset_weight
-    return (block.steer_values_backward(problem.plan, problem.grad_steering, problem.values, weight, added),)
+    return (offsets.values_backward(problem.plan, problem.grad_logits, problem.values, weight, added),)
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "steering_forward": Operation(
-        lambda problem: (block.steer(problem.plan, problem.values, problem.parameters),), ("steering_forward",)
+    "offsets_forward": Operation(
+        lambda problem: (offsets.forward(problem.plan, problem.values, problem.parameters),), ("offsets_forward",)
     ),
-    "sampled_conv_forward": Operation(_convolve, ("sampled_conv_forward",), ("merge_moments",)),
-    "merge_moments": Operation(lambda problem: problem.fold(problem.convolved[1]), ("merge_moments",)),
-    "coefficients_forward": Operation(lambda problem: problem.fold(problem.convolved[1]), ("coefficients_forward",)),
-    "apply_forward": Operation(_mix, ("apply_forward",)),
-    "apply_backward": Operation(_mix_backward, ("apply_backward",), ("sum_tiles",)),
-    "sum_tiles": Operation(_fold_backward, ("sum_tiles",)),
-    "coefficients_backward": Operation(_fold_backward, ("coefficients_backward",)),
-    "convolved_backward": Operation(lambda problem: (problem.convolved_backward(),), ("convolved_backward",)),
-    "sampled_conv_backward": Operation(lambda problem: problem.convolution_backward(False), ("sampled_conv_backward",)),
-    "sampled_conv_backward_fixed_point": Operation(
-        lambda problem: problem.convolution_backward(True), ("sampled_conv_backward",)
+    "deform_conv_forward": Operation(_convolve, ("deform_conv_forward",), ("attention_moments",)),
+    "attention_moments": Operation(lambda problem: problem.attend(problem.convolved[1]), ("attention_moments",)),
+    "attention_forward": Operation(lambda problem: problem.attend(problem.convolved[1]), ("attention_forward",)),
+    "mix_forward": Operation(_mix, ("mix_forward",)),
+    "mix_backward": Operation(_mix_backward, ("mix_backward",), ("attention_sums",)),
+    "attention_sums": Operation(_attention_backward, ("attention_sums",)),
+    "attention_backward": Operation(_attention_backward, ("attention_backward",)),
+    "mix_branches_backward": Operation(lambda problem: (problem.branches_backward(),), ("mix_branches_backward",)),
+    "deform_conv_backward": Operation(lambda problem: problem.convolution_backward(False), ("deform_conv_backward",)),
+    "deform_conv_backward_fixed_point": Operation(
+        lambda problem: problem.convolution_backward(True), ("deform_conv_backward",)
     ),
-    "sampled_conv_weight_backward": Operation(
-        lambda problem: (conv.weight_backward(problem.convolution, problem.operands, problem.grad_convolved),),
-        ("sampled_conv_weight_backward",),
+    "deform_conv_weight_backward": Operation(
+        lambda problem: (deform_conv.weight_backward(problem.convolution, problem.operands, problem.grad_convolved),),
+        ("deform_conv_weight_backward",),
     ),
-    "steering_pointwise": Operation(_steer_both_ways, ("steering_resize", "steering_backward")),
-    "steering_values_backward": Operation(_steer_values_backward, ("steering_values_backward",)),
-    "steering_weight_backward": Operation(
-        lambda problem: block.steer_weight_backward(problem.plan, problem.grad_steering, problem.values),
-        ("steering_weight_backward",),
+    "offsets_pointwise": Operation(_offsets_both_ways, ("offsets_resize", "offsets_backward")),
+    "offsets_values_backward": Operation(_offsets_values_backward, ("offsets_values_backward",)),
+    "offsets_weight_backward": Operation(
+        lambda problem: offsets.weight_backward(problem.plan, problem.grad_logits, problem.values),
+        ("offsets_weight_backward",),
     ),
 }
 
@@ -248,7 +252,7 @@ class Run:
     launches: tuple[Launch, ...]
 
     def __call__(self) -> None:
-        """Once."""
+        """Launch all of them once."""
         for each in self.launches:
             launch(each.kernel, each.grid, *each.arguments, **each.constants)
 
@@ -262,7 +266,7 @@ def record(operation: Operation, problem: Problem, wanted: Sequence[str]) -> Run
 
 
 def kernel_name(each: Launch) -> str:
-    """`sampled_conv_forward` of `_sampled_conv_forward_kernel`."""
+    """`deform_conv_forward` of `_deform_conv_forward_kernel`."""
     return str(each.kernel.fn.__name__).removeprefix("_").removesuffix(SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""What the command does: tune kernel by kernel, keep what is found, show it."""
+"""The command's work: tune kernel by kernel, keep what is found, show it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import typer
-from dyhead_kernels import tuning
+from dyhead_kernels.launch import tuning
 from rich.console import Console
 
 from dyzoo.errors import first_line

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from math import ceil
 
 import torch
+from dyhead_kernels.launch.tuning import kind_of, overriding
 from dyhead_kernels.static import Job, Resources, job_of
-from dyhead_kernels.tuning import kind_of, overriding
 from torch import Tensor
 
 from dyzoo.errors import first_line
@@ -32,9 +32,9 @@ COMPILING, TIMING = 0.5, 0.85
 """Shares of a kernel's time after which compiling, and the first timing, come to an end."""
 
 NORM_TOLERANCE = {"half": 1e-2, "float32": 1e-3}
-"""Of the difference of two results, relative to the norm: orders of sums differ, and so does what is then rounded."""
+"""Largest difference of two results, relative to the norm: orders of sums differ, and so does what is then rounded."""
 ELEMENT_TOLERANCE, OUTLIERS = {"half": 3e-2, "float32": 3e-3}, 1e-5
-"""Of single elements, relative to the largest one, but for so many: rounding decides which line of a max is larger."""
+"""Largest difference of single elements, relative to the largest, but for so many that rounding decides by a max."""
 
 Compile = Callable[[Iterable[Job], float], dict[Job, Resources | str]]
 Chosen = dict[str, dict[str, Parameters]]
@@ -42,7 +42,7 @@ Chosen = dict[str, dict[str, Parameters]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one kernel: medians in milliseconds of the default (None if it does not run here) and of the best."""
+    """Result for one kernel: medians in milliseconds of the default (None if it does not run here) and of the best."""
 
     kernel: str
     kind: str
@@ -59,11 +59,11 @@ class NothingRunsError(RuntimeError):
 
 @dataclass
 class Search:
-    """What all kernels of a dtype share.
+    """State that all kernels of a dtype share.
 
     Attributes:
         problem, sketch: the block with real tensors, and with meta tensors to compile for.
-        target, shared_bytes: of the GPU, as `static` names it, and what a program may use.
+        target, shared_bytes: the GPU, as `static` names it, and what a program may use.
         warn, note: told of what was dropped for giving wrong results, and of what goes on.
         chosen: what has been found so far; in force from then on.
     """

@@ -1,4 +1,4 @@
-"""What is tried for each kernel of the default table."""
+"""Launch parameters to try for each kernel of the default table."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Space:
 TILES: Axes = {"TILE_W": (4, 8, 16, 32)}
 
 SPACES: dict[str, Space] = {
-    "steering_forward": Space(
+    "offsets_forward": Space(
         {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2, 3)}, TILES
     ),
-    "sampled_conv_forward": Space(
+    "deform_conv_forward": Space(
         {
             "BLOCK_P": (64, 128),
             "BLOCK_C": (32, 64, 128),
@@ -49,18 +49,18 @@ SPACES: dict[str, Space] = {
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_O"),
     ),
-    "merge_moments": Space(
+    "attention_moments": Space(
         {"BLOCK_T": (8, 16, 32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (2, 4, 8)}, every_dtype=True
     ),
-    "coefficients_forward": Space({"MATRIX_ROWS": (16, 32, 64, 128), "num_warps": (4, 8, 16)}, every_dtype=True),
-    "apply_forward": Space({"BLOCK_P": (8, 16, 32, 64), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, TILES),
-    "apply_backward": Space({"BLOCK_P": (16, 32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (2, 4, 8)}, TILES),
-    "sum_tiles": Space(
+    "attention_forward": Space({"MATRIX_ROWS": (16, 32, 64, 128), "num_warps": (4, 8, 16)}, every_dtype=True),
+    "mix_forward": Space({"BLOCK_P": (8, 16, 32, 64), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, TILES),
+    "mix_backward": Space({"BLOCK_P": (16, 32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (2, 4, 8)}, TILES),
+    "attention_sums": Space(
         {"BLOCK_T": (8, 16, 32, 64), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, every_dtype=True
     ),
-    "coefficients_backward": Space({"MATRIX_ROWS": (16, 32, 64), "num_warps": (4, 8, 16)}, every_dtype=True),
-    "convolved_backward": Space({"BLOCK_P": (8, 16, 32), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, TILES),
-    "sampled_conv_backward": Space(
+    "attention_backward": Space({"MATRIX_ROWS": (16, 32, 64), "num_warps": (4, 8, 16)}, every_dtype=True),
+    "mix_branches_backward": Space({"BLOCK_P": (8, 16, 32), "BLOCK_C": (64, 128, 256), "num_warps": (2, 4, 8)}, TILES),
+    "deform_conv_backward": Space(
         {
             "BLOCK_P": (32, 64, 128),
             "BLOCK_C": (16, 32, 64),
@@ -71,12 +71,12 @@ SPACES: dict[str, Space] = {
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_C"),
     ),
-    "sampled_conv_backward_fixed_point": Space(
+    "deform_conv_backward_fixed_point": Space(
         {"BLOCK_P": (32, 64), "BLOCK_C": (16, 32), "BLOCK_O": (32, 64), "num_warps": (4, 8), "num_stages": (1, 2)},
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_C"),
     ),
-    "sampled_conv_weight_backward": Space(
+    "deform_conv_weight_backward": Space(
         {
             "BLOCK_P": (32, 64),
             "BLOCK_C": (32, 64, 128),
@@ -87,13 +87,13 @@ SPACES: dict[str, Space] = {
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_C", "BLOCK_O"),
     ),
-    "steering_pointwise": Space({"BLOCK_P": (16, 32, 64, 128), "num_warps": (2, 4, 8)}, TILES, every_dtype=True),
-    "steering_values_backward": Space(
+    "offsets_pointwise": Space({"BLOCK_P": (16, 32, 64, 128), "num_warps": (2, 4, 8)}, TILES, every_dtype=True),
+    "offsets_values_backward": Space(
         {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
         TILES,
         sums=("BLOCK_P", "BLOCK_C"),
     ),
-    "steering_weight_backward": Space(
+    "offsets_weight_backward": Space(
         {"BLOCK_P": (32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)}, TILES
     ),
 }
@@ -117,7 +117,7 @@ def later_candidates(space: Space, best: Sequence[Parameters]) -> list[Parameter
 
 
 def differences(candidate: Parameters, other: Parameters) -> int:
-    """How many parameters differ."""
+    """Number of parameters that differ."""
     return sum(candidate.get(name) != other.get(name) for name in candidate.keys() | other.keys())
 
 

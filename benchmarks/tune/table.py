@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dyhead_kernels import tuning
+from dyhead_kernels.launch import tuning
 
 from dyzoo.files import write_text
 

@@ -5,6 +5,6 @@ from .dyhead_block.op import dyhead_block
 from .dyhead_block.parameters import BlockParameters, OffsetMode
 from .pyramid import Pyramid
 
-from . import flops as flops  # isort: skip  # what the operators cost; those must be there first
+from . import flops as flops  # isort: skip  # costs of the operators; those must be there first
 
 __all__ = ["BlockParameters", "OffsetMode", "Pyramid", "dyhead_block", "modulated_deform_conv2d"]

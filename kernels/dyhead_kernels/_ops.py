@@ -1,4 +1,4 @@
-"""Where this package's operators are registered: `torch.ops.<the name that the package is imported under>`.
+"""The namespace of this package's operators: `torch.ops.<the name that the package is imported under>`.
 
 Installed, that is `torch.ops.dyhead_kernels`. A copy from the Hugging Face Hub is imported under its build's id, so
 it lives beside an installed package and beside other builds, and none takes the operators of another: PyTorch replaces

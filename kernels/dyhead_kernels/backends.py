@@ -1,4 +1,7 @@
-"""Which form of an operator runs: the argument `backend`, else DYHEAD_KERNELS_BACKEND, else the fastest there is."""
+"""The form of an operator that runs: the argument `backend`, else DYHEAD_KERNELS_BACKEND, else the fastest there is.
+
+The environment is read here and nowhere else in the package.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,11 @@ def resolve_backend(requested: str, device: torch.device) -> Backend:
     return cast(Backend, name)
 
 
+def kernels_are_interpreted() -> bool:
+    """Whether Triton interprets kernels instead of compiling them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def check_triton(device: torch.device, dtype: torch.dtype) -> None:
     """Raise unless the Triton form can compute on `device` with a matrix product in `dtype`.
 
@@ -46,7 +54,7 @@ def check_triton(device: torch.device, dtype: torch.dtype) -> None:
     """
     if not TRITON_IS_INSTALLED:
         raise RuntimeError(f"triton is not installed, expected for backend 'triton': install it, or {WAY_OUT}")
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type != "cuda" and not kernels_are_interpreted():
         raise RuntimeError(
             f"the input is on {device}, expected a CUDA device for backend 'triton': move it there, set "
             f"TRITON_INTERPRET=1 to interpret the kernels (slow), or {WAY_OUT}"

@@ -1,4 +1,4 @@
-"""What the operators cost, for `torch.utils.flop_counter.FlopCounterMode`: the products of their convolutions.
+"""Costs of the operators, for `torch.utils.flop_counter.FlopCounterMode`: the products of their convolutions.
 
 A multiplication and an addition are two operations, as in PyTorch's own formulas. Sampling, statistics and activations
 are left out; PyTorch counts no such things either. A backward pass repeats the products once for what is before the

@@ -1,4 +1,4 @@
-"""Which dtype each part of an operator computes in."""
+"""Dtypes in which the parts of an operator compute."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def matmul_dtype(*operands: Tensor) -> torch.dtype:
 
 
 def sampling_dtype(*operands: Tensor) -> torch.dtype:
-    """Of positions, blending weights and statistics: the operands' common dtype, at least float32."""
+    """Dtype of positions, blending weights and statistics: the operands' common one, at least float32."""
     return torch.promote_types(common_dtype(*operands), torch.float32)
 
 

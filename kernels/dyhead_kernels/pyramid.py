@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 
+def level_starts(shapes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """First packed position of each level of (H, W), and the number of positions at the end."""
+    return tuple(accumulate((height * width for height, width in shapes), initial=0))
+
+
 @dataclass(frozen=True)
 class Pyramid:
     """L levels packed one after the other, finest first.
@@ -49,7 +54,7 @@ class Pyramid:
     @property
     def starts(self) -> tuple[int, ...]:
         """First packed position of each level, and S at the end."""
-        return tuple(accumulate((height * width for height, width in self.shapes), initial=0))
+        return level_starts(self.shapes)
 
     def level(self, index: int) -> Tensor:
         """Level `index` as a zero-copy (N, C, H, W) view in channels-last memory."""

@@ -1,4 +1,4 @@
-"""What the kernels become on GPUs that are not at hand: registers, spills, shared memory, matrix instructions.
+"""Resources of the kernels on GPUs that are not at hand: registers, spills, shared memory, matrix instructions.
 
 `python -m dyhead_kernels.static` compiles every kernel of a DyHead block, forward and backward, with its shipped launch
 parameters, and prints a table. Launches are recorded from the operators themselves, run on tensors without memory.
@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .backends import kernels_are_interpreted
+
 if TYPE_CHECKING:
-    from .triton_kernels.launching import Launch
+    from .launch.launching import Launch
 
 TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -47,14 +49,14 @@ _MATRIX_INSTRUCTIONS = ("wgmma", "tcgen05.mma", "mma.sync", "v_mfma")
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel on one target.
+    """Resources that one kernel takes on one target.
 
     Attributes:
-        warps: of a program; 64 threads each on AMD's GPUs, else 32.
-        registers: of a thread; on AMD's GPUs vector and accumulation registers together.
-        spill_bytes: of a thread.
-        shared_bytes: of a program.
-        programs: that fit on one multiprocessor at a time.
+        warps: warps of a program; 64 threads each on AMD's GPUs, else 32.
+        registers: registers of a thread; on AMD's GPUs vector and accumulation registers together.
+        spill_bytes: bytes of a thread that did not fit into registers.
+        shared_bytes: bytes of a program in shared memory.
+        programs: programs that fit on one multiprocessor at a time.
         matrix: the matrix instruction that products use; "" where there are none.
     """
 
@@ -87,11 +89,11 @@ class Job:
 
 def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
     """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic."""
-    from . import tuning
     from .dyhead_block import triton as form
     from .dyhead_block.layout import Layout
-    from .dyhead_block.parameters import BlockParameters
-    from .triton_kernels.launching import recording
+    from .dyhead_block.parameters import BlockParameters, parameter_shapes
+    from .launch import tuning
+    from .launch.launching import recording
 
     layout = Layout(((100, 168), (50, 84), (25, 42), (13, 21), (7, 11)))
     positions = sum(height * width for height, width in layout.shapes)
@@ -99,20 +101,13 @@ def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Jo
     def empty(*shape: int, of: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(*shape, dtype=of, device="meta")
 
-    hidden, values = channels // 4, empty(1, positions, channels, of=DTYPES[dtype])
+    values = empty(1, positions, channels, of=DTYPES[dtype])
+    shapes = parameter_shapes(channels, channels, channels // 4)
     parameters = BlockParameters(
-        empty(27, channels, 3, 3),
-        empty(27),
-        empty(3, channels, channels, 3, 3, of=DTYPES[dtype]),
-        empty(3, channels),
-        empty(3, channels),
-        empty(3, channels),
-        empty(channels),
-        empty(1),
-        empty(hidden, channels),
-        empty(hidden),
-        empty(4 * channels, hidden),
-        empty(4 * channels),
+        **{
+            name: empty(*shape, of=DTYPES[dtype if name == "conv_weight" else "float32"])
+            for name, shape in shapes.items()
+        }
     )
     before, found = torch.are_deterministic_algorithms_enabled(), []
     for target in targets:
@@ -224,7 +219,7 @@ def compile_or_reason(job: Job) -> Resources | str:
 
 
 def _attributes(job: Job) -> dict[tuple[int], list[list[Any]]]:
-    """What Triton is told of each argument, spelled as a launch spells it, so that a launch finds it in the cache."""
+    """Attributes of each argument, spelled as a launch spells them, so that a launch finds the kernel in the cache."""
     import triton
 
     all_have_one = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
@@ -276,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     options = parser.parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if kernels_are_interpreted():
         sys.exit("error: TRITON_INTERPRET is 1, so there is nothing to compile: unset it")
     warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
     if not options.json:

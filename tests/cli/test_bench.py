@@ -38,7 +38,7 @@ def test_the_command_measures_keeps_and_shows(here: Path, capfd: pytest.CaptureF
     chosen = ("--provider", "ours", "--provider", "official-float32", "--provider", "ours-graph")
     assert run(["bench", "convolution", *BRIEF, "--pass", "forward", *chosen, "--out", "kept"]) == 0
     printed = capfd.readouterr().out
-    assert "| convolution, forward, 1x32x32px, float32 |" in printed
+    assert "| deform_conv, forward, 1x32x32px, float32 |" in printed
     assert "- **dyhead_kernels, CUDA graph**: CUDA graphs need a GPU" in printed
     assert "Nothing was timed on a GPU." in printed
     (path,) = (here / "kept").glob("*.csv")
@@ -74,7 +74,7 @@ def test_a_file_with_other_columns_is_found_out_before_measuring(here: Path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["heads"], "'heads' is none of convolution, block, head, detector"),
+        (["heads"], "'heads' is none of deform_conv, block, head, detector"),
         (["--size", "640"], "'640' is no HEIGHTxWIDTH in pixels"),
         (["--dtype", "int8"], "'int8' is none of float32, tf32"),
         (["--dtype", "tf32", "--device", "cpu"], "choose float32"),

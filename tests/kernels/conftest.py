@@ -42,8 +42,8 @@ def poisoned_memory() -> Iterator[None]:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns of a few positions, so that small maps take many chunks, and the product meant for large maps."""
     torch.set_num_threads(2)
-    monkeypatch.setattr("dyhead_kernels.sampled_conv.CHUNK_BYTES", 5000)
-    monkeypatch.setattr("dyhead_kernels.sampled_conv.MIN_CONV_ROWS", 2)
+    monkeypatch.setattr("dyhead_kernels.deform_conv.packed.torch.CHUNK_BYTES", 5000)
+    monkeypatch.setattr("dyhead_kernels.deform_conv.packed.torch.MIN_CONV_ROWS", 2)
 
 
 @pytest.fixture(scope="session")

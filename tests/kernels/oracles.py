@@ -63,8 +63,8 @@ class ModuleBlock(nn.Module):
         p = self.parameters_
         outputs = []
         for index, level in enumerate(levels):
-            steering = nn.functional.conv2d(level, p.offset_weight, p.offset_bias, stride=1, padding=1)
-            offset, mask = steering[:, :18], torch.sigmoid(steering[:, 18:])
+            offset_mask = nn.functional.conv2d(level, p.offset_weight, p.offset_bias, stride=1, padding=1)
+            offset, mask = offset_mask[:, :18], torch.sigmoid(offset_mask[:, 18:])
             maps = [self._convolve(1, level, offset, mask, 1)]
             if index:
                 maps.append(self._convolve(2, levels[index - 1], offset, mask, 2))

@@ -8,81 +8,22 @@ from typing import Any
 import pytest
 import torch
 from dyhead_kernels import BlockParameters, Pyramid, dyhead_block
-from oracles import ModuleBlock
-from tolerances import assert_near
 from torch import Tensor
 
-MODES = ["flat", "crop", "resize"]
-PYRAMIDS = {
-    "one level": ((5, 4),),
-    "one pixel": ((1, 1),),
-    "two levels, odd": ((7, 5), (4, 3)),
-    "three levels": ((13, 10), (7, 5), (4, 3)),
-    "five levels": ((12, 18), (6, 9), (3, 5), (2, 3), (1, 2)),
-    "five levels down to pixels": ((3, 2), (2, 1), (1, 1), (1, 1), (1, 1)),
-    "a line": ((1, 9), (1, 5), (1, 3)),
-}
-THREE_LEVELS = PYRAMIDS["three levels"]
-
-every_mode = pytest.mark.parametrize("mode", MODES)
-every_pyramid = pytest.mark.parametrize("shapes", PYRAMIDS.values(), ids=PYRAMIDS)
-Shapes = tuple[tuple[int, int], ...]
-
-
-def random_parameters(
-    in_channels: int = 8, channels: int = 12, dtype: torch.dtype = torch.float64, bias: bool = True
-) -> BlockParameters:
-    """Parameters whose every part matters: offsets of some pixels, attentions away from their clamps."""
-
-    def draw(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape) * scale).to(dtype).requires_grad_()
-
-    hidden = channels // 4
-    return BlockParameters(
-        offset_weight=draw(27, in_channels, 3, 3, scale=1.0 / (3 * in_channels**0.5)),
-        offset_bias=draw(27, scale=0.5),
-        conv_weight=draw(3, channels, in_channels, 3, 3, scale=1.0 / (3 * in_channels**0.5)),
-        conv_bias=draw(3, channels) if bias else None,
-        norm_weight=draw(3, channels),
-        norm_bias=draw(3, channels),
-        scale_weight=draw(channels, scale=0.3),
-        scale_bias=draw(1),
-        relu_weight1=draw(hidden, channels, scale=0.3),
-        relu_bias1=draw(hidden),
-        relu_weight2=draw(4 * channels, hidden, scale=0.3),
-        relu_bias2=draw(4 * channels),
-    )
-
-
-def random_pyramid(shapes: Shapes, channels: int = 8, batch: int = 2, dtype: torch.dtype = torch.float64) -> Pyramid:
-    positions = sum(height * width for height, width in shapes)
-    return Pyramid(torch.randn(batch, positions, channels).to(dtype).requires_grad_(), shapes)
-
-
-def in_float64(pyramid: Pyramid, parameters: BlockParameters) -> tuple[Pyramid, BlockParameters]:
-    """The same values as leaves of their own."""
-    values, *tensors = (
-        None if t is None else t.detach().double().requires_grad_()
-        for t in (pyramid.values, *vars(parameters).values())
-    )
-    return Pyramid(values, pyramid.shapes), BlockParameters(*tensors)
-
-
-def forward_and_gradients(
-    pyramid: Pyramid, parameters: BlockParameters, function: Any = dyhead_block, **options: Any
-) -> dict[str, Tensor]:
-    """The output, and the gradients of the pyramid and of every parameter for a fixed gradient of the output."""
-    output = function(pyramid, parameters, **options).values
-    leaves = {"pyramid": pyramid.values, **{n: p for n, p in vars(parameters).items() if p is not None}}
-    generator = torch.Generator().manual_seed(11)
-    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    gradients = torch.autograd.grad(output, list(leaves.values()), grad_output, materialize_grads=True)
-    return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
-
-
-def assert_all_near(actual: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dtype) -> None:
-    for name, tensor in expected.items():
-        assert_near(actual[name], tensor, dtype, "forward" if name == "output" else "block gradient", name)
+from tests.kernels.block_cases import (
+    PYRAMIDS,
+    THREE_LEVELS,
+    Shapes,
+    assert_all_near,
+    every_mode,
+    every_pyramid,
+    forward_and_gradients,
+    in_float64,
+    random_parameters,
+    random_pyramid,
+)
+from tests.kernels.oracles import ModuleBlock
+from tests.kernels.tolerances import assert_near
 
 
 def by_modules(pyramid: Pyramid, parameters: BlockParameters, offset_mode: str, norm_groups: int) -> Pyramid:

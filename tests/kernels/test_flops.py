@@ -29,7 +29,7 @@ def make_block(channels: int, device: str) -> BlockParameters:
 
 
 def counted(maps: list[Tensor], weights: list[Tensor]) -> int:
-    """What PyTorch counts for 3x3 convolutions that keep the size."""
+    """The count of PyTorch for 3x3 convolutions that keep the size."""
     with FlopCounterMode(display=False) as counter:
         for level, weight in zip(maps, weights, strict=True):
             conv2d(level, weight, padding=1)

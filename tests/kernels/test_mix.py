@@ -1,4 +1,4 @@
-"""Statistics of the raw convolutions and the coefficients folded from them."""
+"""The mix of raw convolutions to the next pyramid, and its gradients."""
 
 from __future__ import annotations
 
@@ -7,41 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from dyhead_kernels.dyhead_block.coefficients import Coefficients, Moments, fold, fold_backward
-from dyhead_kernels.dyhead_block.layout import BRANCHES, Layout
-from dyhead_kernels.dyhead_block.mix import mix_branches, mix_branches_backward, moments_of
-from test_dyhead_block import PYRAMIDS, Shapes, every_pyramid, random_parameters
-from tolerances import assert_near
-from torch import Tensor
+from dyhead_kernels.dyhead_block.attention import torch as attention
+from dyhead_kernels.dyhead_block.layout import Layout
+from dyhead_kernels.dyhead_block.mix import torch as mix
 
-CHANNELS, NORM_GROUPS = 12, 4
-
-
-def random_maps(shapes: Shapes, batch: int = 2, mean: float = 0.0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Raw convolutions high, mid and low of unit spread."""
-    positions = sum(h * w for h, w in shapes)
-    coarser = positions - shapes[0][0] * shapes[0][1]
-    return [(torch.randn(batch, p, CHANNELS) + mean).to(dtype) for p in (coarser, positions, coarser)]
-
-
-def measured(maps: list[Tensor], layout: Layout, dtype: torch.dtype) -> Moments:
-    moments = Moments(*torch.full((3, 3, len(maps[0]), len(layout.shapes), CHANNELS), float("nan"), dtype=dtype))
-    moments_of(maps, layout, moments)
-    return moments
-
-
-@every_pyramid
-def test_moments_are_those_of_the_maps(shapes: Shapes) -> None:
-    layout, maps = Layout(shapes), random_maps(shapes)
-    moments = measured(maps, layout, torch.float64)
-    views = layout.split(maps)
-    for level in layout.levels:
-        for branch in BRANCHES:
-            rows = views.get((branch, level), torch.zeros(2, 1, CHANNELS, dtype=torch.float64))
-            upsampled = layout.upsample(rows, level) if layout.output(branch, level) != level and rows.any() else rows
-            expected = (rows.mean(dim=1), rows.var(dim=1, unbiased=False), upsampled.mean(dim=1))
-            for found, wanted in zip(moments, expected, strict=True):
-                torch.testing.assert_close(found[branch, :, level], wanted, rtol=1e-12, atol=1e-12)
+from tests.kernels.block_cases import PYRAMIDS, Shapes, every_pyramid, random_parameters
+from tests.kernels.mix_cases import CHANNELS, NORM_GROUPS, measured, random_maps
 
 
 @pytest.mark.parametrize("mean", [1e3, -1e4])
@@ -57,39 +28,57 @@ def test_a_large_mean_does_not_cancel(mean: float) -> None:
         block = replace(parameters, **{n: p.detach().to(dtype) for n, p in vars(parameters).items()})
         converted = [m.to(dtype) for m in maps]
         moments, output = measured(converted, layout, dtype), torch.empty_like(converted[1])
-        mix_branches(converted, moments, block, layout, NORM_GROUPS, output)
+        coefficients = attention.forward(moments, block, layout, NORM_GROUPS)
+        mix.forward(converted, moments, coefficients, layout, output)
         grad_output = torch.ones_like(output) + torch.arange(CHANNELS)
-        grads, _ = mix_branches_backward(grad_output, converted, moments, block, layout, NORM_GROUPS)
+        scaled, grad_coefficients = mix.backward(grad_output, converted, moments, coefficients, layout)
+        grad_moments, _ = attention.backward(moments, block, layout, NORM_GROUPS, grad_coefficients)
+        grads = mix.branches_backward(scaled, converted, moments, coefficients, grad_moments, layout)
         results[dtype] = {"variance": moments.variance, "output": output, "gradient": torch.cat(grads, dim=1)}
     for name, expected in results[torch.float64].items():
         difference = (results[torch.float32][name] - expected).norm() / expected.norm()
         assert difference < 3e-7 * abs(mean), name
 
 
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("batch", [0, 2])
 @every_pyramid
-def test_gradients_of_the_coefficients_agree_with_autograd(shapes: Shapes, batch: int, bias: bool) -> None:
-    layout, parameters = Layout(shapes), random_parameters(8, CHANNELS, bias=bias)
-    moments = Moments(*(m.requires_grad_() for m in measured(random_maps(shapes, batch), layout, torch.float64)))
-    coefficients = fold(moments, parameters, layout, NORM_GROUPS)
-    grads = Coefficients(*(torch.randn_like(c) for c in coefficients))
+def test_gradients_of_the_convolutions_agree_with_autograd(shapes: Shapes) -> None:
+    """Through the formula, and through the moments that it is made of."""
+    layout, parameters = Layout(shapes), random_parameters(8, CHANNELS)
+    maps = random_maps(shapes)
+    leaves = [each.clone().requires_grad_() for each in maps]
+    moments = measured(maps, layout, torch.float64)
+    output, grad_output = torch.empty_like(maps[1]), torch.randn_like(maps[1])
+    with torch.no_grad():
+        coefficients = attention.forward(moments, parameters, layout, NORM_GROUPS)
+        mix.forward(maps, moments, coefficients, layout, output)
+        scaled, grad_coefficients = mix.backward(grad_output, maps, moments, coefficients, layout)
+        grad_moments, _ = attention.backward(moments, parameters, layout, NORM_GROUPS, grad_coefficients)
+        actual = mix.branches_backward(scaled, maps, moments, coefficients, grad_moments, layout)
 
-    grad_moments, grad_parameters = fold_backward(moments, parameters, layout, NORM_GROUPS, grads)
-    names = [name for name, grad in grad_parameters.items() if grad is not None]
-    assert ("conv_bias" in names) == bias
-    leaves = [*moments, *(getattr(parameters, name) for name in names)]
-    expected = torch.autograd.grad(coefficients, leaves, grads)
-    actual = [*grad_moments, *(grad_parameters[name] for name in names)]
-    for found, wanted, name in zip(actual, expected, [*Moments._fields, *names], strict=True):
-        assert_near(found, wanted, torch.float64, "gradient", name)
+    views, levels = layout.split(leaves), []
+    upsampled = {
+        (b, n): layout.upsample(rows, n) if layout.output(b, n) != n else rows for (b, n), rows in views.items()
+    }
+    rebuilt = [torch.zeros_like(each) for each in moments]
+    for (branch, level), rows in views.items():
+        mean = rows.mean(dim=1)
+        parts = (mean, rows.var(dim=1, unbiased=False), upsampled[branch, level].mean(dim=1) - mean)
+        for moment, part in zip(rebuilt, parts, strict=True):
+            moment[branch, :, level] = part
+    found = attention.forward(type(moments)(*rebuilt), parameters, layout, NORM_GROUPS)
+    for level in layout.levels:
+        mixed = found.shift[:, level, None]
+        for branch in (branch for branch, at in views if at == level):
+            centred = upsampled[branch, level] - rebuilt[0][branch, :, level, None]
+            mixed = mixed + found.gain[branch, :, level, None] * centred
+        lines = (
+            slope[:, level, None] * mixed + shift[:, level, None]
+            for slope, shift in ((found.slope1, found.shift1), (found.slope2, found.shift2))
+        )
+        levels.append(torch.maximum(*lines))
+    expected = torch.cat(levels, dim=1)
+    torch.testing.assert_close(output, expected.detach(), rtol=1e-10, atol=1e-10)
 
-
-def test_gradients_of_parameters_come_in_their_own_dtype() -> None:
-    layout = Layout(PYRAMIDS["three levels"])
-    parameters = random_parameters(8, CHANNELS, torch.bfloat16)
-    moments = measured(random_maps(layout.shapes, dtype=torch.float32), layout, torch.float32)
-    grads = Coefficients(*(torch.ones_like(c) for c in fold(moments, parameters, layout, NORM_GROUPS)))
-    grad_moments, grad_parameters = fold_backward(moments, parameters, layout, NORM_GROUPS, grads)
-    assert {m.dtype for m in grad_moments} == {torch.float32}
-    assert {g.dtype for g in grad_parameters.values() if g is not None} == {torch.bfloat16}
+    wanted = torch.autograd.grad(expected, leaves, grad_output, allow_unused=True, materialize_grads=True)
+    for each, right in zip(actual, wanted, strict=True):
+        torch.testing.assert_close(each, right, rtol=1e-9, atol=1e-10)

@@ -15,80 +15,28 @@ from dyhead_kernels import BlockParameters, Pyramid, dyhead_block, modulated_def
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.kernels.op_cases import (
+    OPS,
+    SHAPES,
+    Block,
+    Convolution,
+    block_arguments,
+    conv_arguments,
+    detached,
+    random_levels,
+)
+
 # `import dyhead_kernels.dyhead_block.op as ...` would find the function of that name.
 block_op = importlib.import_module("dyhead_kernels.dyhead_block.op")
 conv_op = importlib.import_module("dyhead_kernels.deform_conv.op")
 block_form = importlib.import_module("dyhead_kernels.dyhead_block.torch")
 
-OPS = torch.ops.dyhead_kernels
-SHAPES = ((7, 5), (4, 3), (2, 2))
-CHANNELS = 8
-
-
-class Block(nn.Module):
-    """A block on a list of levels, with parameters of its own."""
-
-    def __init__(self, bias: bool = True, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        shapes = {
-            "offset_weight": (27, CHANNELS, 3, 3),
-            "offset_bias": (27,),
-            "conv_weight": (3, CHANNELS, CHANNELS, 3, 3),
-            "conv_bias": (3, CHANNELS),
-            "norm_weight": (3, CHANNELS),
-            "norm_bias": (3, CHANNELS),
-            "scale_weight": (CHANNELS,),
-            "scale_bias": (1,),
-            "relu_weight1": (2, CHANNELS),
-            "relu_bias1": (2,),
-            "relu_weight2": (4 * CHANNELS, 2),
-            "relu_bias2": (4 * CHANNELS,),
-        }
-        for name, shape in shapes.items():
-            scale = 0.1 if name in ("offset_weight", "conv_weight") else 0.5
-            value = None if name == "conv_bias" and not bias else nn.Parameter(torch.randn(shape, dtype=dtype) * scale)
-            self.register_parameter(name, value)
-
-    @property
-    def block_parameters(self) -> BlockParameters:
-        return BlockParameters(**self._parameters)  # type: ignore[arg-type]
-
-    def forward(self, *levels: Tensor) -> list[Tensor]:
-        pyramid = Pyramid.from_levels(levels)
-        pyramid = dyhead_block(pyramid, self.block_parameters, offset_mode="resize", norm_groups=4, backend="torch")
-        return dyhead_block(pyramid, self.block_parameters, offset_mode="flat", norm_groups=4, backend="torch").levels()
-
-
-class Convolution(nn.Module):
-    """A modulated deformable convolution that makes its own offsets and masks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steering = nn.Conv2d(CHANNELS, 27, 3, stride=2, padding=1)
-        self.weight = nn.Parameter(torch.randn(6, CHANNELS, 3, 3))
-        self.bias = nn.Parameter(torch.randn(6))
-
-    def forward(self, *levels: Tensor) -> list[Tensor]:
-        outputs = []
-        for level in levels:
-            steering = self.steering(level)
-            offset, mask = steering[:, :18], steering[:, 18:].sigmoid()
-            outputs.append(
-                modulated_deform_conv2d(level, offset, self.weight, self.bias, 2, 1, 1, mask, backend="torch")
-            )
-        return outputs
-
-
 every_module = pytest.mark.parametrize("make", [Block, Convolution])
 Make = Callable[[], nn.Module]
 
 
-def random_levels(batch: int = 2, shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[Tensor]:
-    return [torch.randn(batch, CHANNELS, *shape).requires_grad_() for shape in shapes]
-
-
 def outputs_and_gradients(module: nn.Module, call: Callable[..., list[Tensor]], levels: list[Tensor]) -> list[Tensor]:
-    """What `call` makes of the levels, and the gradients of levels and parameters for a fixed gradient of it."""
+    """The outputs of `call` for the levels, and the gradients of levels and parameters for a fixed gradient of it."""
     outputs = call(*levels)
     generator = torch.Generator().manual_seed(3)
     grads = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
@@ -102,37 +50,6 @@ def assert_same(actual: list[Tensor], expected: list[Tensor], tolerance: float =
         assert one.dtype == other.dtype
         assert torch.isfinite(one).all()
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
-
-
-def block_arguments(
-    batch: int,
-    dtype: torch.dtype,
-    bias: bool = True,
-    backend: str = "torch",
-    shapes: tuple[tuple[int, int], ...] = SHAPES,
-) -> tuple[Any, ...]:
-    module = Block(bias)
-    tensors = [
-        None if p is None else p.detach().to(dtype).requires_grad_() for p in vars(module.block_parameters).values()
-    ]
-    values = Pyramid.from_levels(random_levels(batch, shapes)).values.detach().to(dtype).requires_grad_()
-    return values, *tensors, [length for shape in shapes for length in shape], "resize", 4, backend
-
-
-def conv_arguments(batch: int, dtype: torch.dtype, bias: bool = True, backend: str = "torch") -> tuple[Any, ...]:
-    """Two offset groups, two weight groups, stride 2 on a map of (7, 5)."""
-    tensors = (
-        torch.randn(batch, CHANNELS, 7, 5),
-        torch.randn(batch, 36, 4, 3),
-        torch.randn(6, CHANNELS // 2, 3, 3),
-        torch.randn(6) if bias else None,
-        torch.rand(batch, 18, 4, 3) if bias else None,
-    )
-    return *(None if t is None else t.to(dtype).requires_grad_() for t in tensors), [2, 2], [1, 1], [1, 1], backend
-
-
-def detached(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
 
 
 @pytest.mark.parametrize("batch", [2, 0])

@@ -86,7 +86,7 @@ def test_a_variant_holds_the_whole_package_and_no_more(staged: Path) -> None:
         files = files_in(staged / "build" / variant)
         files.pop("metadata.json")
         assert files == files_in(PACKAGE)
-        assert {"__init__.py", "configs/default.json", "triton_kernels/sampled_conv.py"} <= files.keys()
+        assert {"__init__.py", "configs/default.json", "deform_conv/packed/kernels.py"} <= files.keys()
 
 
 def test_metadata_says_what_kernels_reads(staged: Path) -> None:
@@ -246,7 +246,7 @@ def test_hugging_faces_loader_takes_the_staged_folder(staged: Path, tmp_path: Pa
 
 
 def hub_environment(hub: Hub, folder: Path) -> dict[str, str]:
-    """What makes huggingface_hub use the loopback Hub, and keep its files in `folder`."""
+    """Settings that make huggingface_hub use the loopback Hub, and keep its files in `folder`."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": hub.token,

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..precision import sampling_dtype
-from ..sampled_conv import Samples, sampled_conv, sampled_conv_backward
-from ..sampling import OutputMap, sampling_grid
+from .packed import torch as packed
+from .packed.sampling import OutputMap, sampling_grid
+from .packed.torch import Samples
 
 Pair = tuple[int, int]
 
@@ -28,7 +29,7 @@ def forward(
     """
     samples = _samples(input, offset, weight, mask, stride, padding, dilation)
     output = weight.new_empty(*samples.offset.shape[:2], len(weight))
-    sampled_conv(samples, _matrix(weight, input.shape[1], _offset_groups(offset, weight)), output)
+    packed.forward(samples, _matrix(weight, input.shape[1], _offset_groups(offset, weight)), output)
     if bias is not None:
         output += bias
     return output.unflatten(1, offset.shape[2:]).permute(0, 3, 1, 2)
@@ -59,7 +60,7 @@ def backward(
 
     grad_offset = grad_mask = grad_matrix = None
     if input_needed or offset_needed or weight_needed or mask_needed:
-        grad_offset, grad_mask, grad_matrix = sampled_conv_backward(
+        grad_offset, grad_mask, grad_matrix = packed.backward(
             grad_output, samples, matrix, grad_rows, offset_needed or mask_needed, weight_needed
         )
     grad_input = grad_weight = grad_bias = None
@@ -84,7 +85,7 @@ def _offset_groups(offset: Tensor, weight: Tensor) -> int:
 def _samples(
     input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
 ) -> Samples:
-    """Of an input (N, C, H, W), H * W * G rows of C / G channels each an image, G offset groups."""
+    """Samples of an input (N, C, H, W): with G offset groups, an image is H * W * G rows of C / G channels."""
     _, channels, height, width = input.shape
     kernel_height, kernel_width = weight.shape[2:]
     dtype, offset_groups = sampling_dtype(input, offset), _offset_groups(offset, weight)

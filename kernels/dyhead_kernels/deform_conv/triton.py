@@ -7,9 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..triton_kernels import conv
-from ..triton_kernels.conv import Convolution, Operands
-from ..triton_kernels.tables import Maps, Segment
+from ..launch.tables import Maps, Segment
+from .packed import triton as packed
+from .packed.triton import Convolution, Operands
 
 Pair = tuple[int, int]
 
@@ -32,7 +32,7 @@ def forward(
     operands = _operands(input, offset, weight, mask, stride)
     batch, _, height, width = offset.shape
     output = weight.new_empty(batch, height, width, len(weight))
-    conv.forward(convolution, operands, None if bias is None else bias.contiguous(), output, None)
+    packed.forward(convolution, operands, None if bias is None else bias.contiguous(), output, None)
     return output.permute(0, 3, 1, 2)
 
 
@@ -63,14 +63,14 @@ def backward(
         grad_offset = torch.empty_like(offset, dtype=torch.float32, memory_format=torch.contiguous_format)
         if mask is not None:
             grad_mask = torch.empty_like(mask, dtype=torch.float32, memory_format=torch.contiguous_format)
-    sums = conv.ValuesGradient.like(convolution, operands, grad_rows, False) if input_needed else None
+    sums = packed.ValuesGradient.like(convolution, operands, grad_rows, False) if input_needed else None
     if sums is not None or grad_offset is not None:
-        conv.backward(convolution, operands, grad_rows, sums, grad_offset, grad_mask)
+        packed.backward(convolution, operands, grad_rows, sums, grad_offset, grad_mask)
     if sums is not None:
         grad_map = sums.total().view(len(input), *input.shape[2:], input.shape[1])
         grad_input = grad_map.permute(0, 3, 1, 2).to(input.dtype)
     if weight_needed:
-        taps_last = conv.weight_backward(convolution, operands, grad_rows)[0].transpose(1, 2)
+        taps_last = packed.weight_backward(convolution, operands, grad_rows)[0].transpose(1, 2)
         grad_weight = taps_last.reshape(weight.shape).to(weight.dtype)
     if bias is not None and bias_needed:
         grad_bias = grad_rows.sum(dim=(0, 1, 2), dtype=torch.float32).to(bias.dtype)
@@ -122,7 +122,7 @@ def _one_map(source_height: int, source_width: int, height: int, width: int, str
         source_width=source_width,
         stride_y=stride_y,
         stride_x=stride_x,
-        steering_channel=height * width,
-        steering_line=width,
+        offset_channel=height * width,
+        offset_line=width,
     )
     return Maps((segment,))

@@ -1,1 +1,36 @@
-"""One DyHead block over a whole pyramid."""
+"""One DyHead block over a pyramid, in four steps: offsets, deform_conv, attention, mix.
+
+A step has the same name everywhere: in its folder here (`../deform_conv/packed/` for deform_conv) stand the formula
+(`reference.py`), the form for CPUs (`torch.py`), the kernels (`kernels.py`) and their launches (`triton.py`); its
+kernels, entries of launch tables, tests and timings begin with its name.
+
+Launches of one block, in order, with what each reads and writes. Parameters are read where a step needs them; a
+bracketed launch is made for some offset modes only.
+
+forward                       reads                                        writes
+----------------------------  -------------------------------------------  ----------------------------------------
+offsets_forward               values                                       offset_mask
+[offsets_resize]              offset_mask                                  offset_mask, on the coarser levels' grids
+deform_conv_forward           values, offset_mask                          convolved, statistics of its tiles
+attention_moments             statistics of tiles                          moments
+attention_forward             moments                                      coefficients, hidden
+mix_forward                   convolved, moments, coefficients             output
+
+backward                      reads                                        writes
+----------------------------  -------------------------------------------  ----------------------------------------
+mix_backward                  grad_output, convolved, moments,             grad_mixed, sums of tiles
+                              coefficients
+attention_sums                sums of tiles                                gradients of coefficients
+attention_backward            those gradients, coefficients, moments,      grad_moments; gradients of norm_*, scale_*,
+                              hidden                                       relu_* and conv_bias
+mix_branches_backward         grad_mixed, grad_moments, convolved,         grad_convolved
+                              moments, coefficients
+deform_conv_backward          grad_convolved, values, offset_mask          part of grad_values, gradients of each
+                                                                           branch's offsets and masks
+deform_conv_weight_backward   grad_convolved, values, offset_mask          gradient of conv_weight
+offsets_backward              gradients of offsets and masks, offset_mask  grad_logits
+offsets_weight_backward       grad_logits, values                          gradients of offset_*
+offsets_values_backward       grad_logits, part of grad_values             grad_values
+
+The plain PyTorch form goes through the same steps in the same order, level by level.
+"""

@@ -1,17 +1,17 @@
-"""Where the three branches of a block read and write in the packed pyramid."""
+"""Layout of the packed pyramid: the places that the three branches of a block read and write."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sampling import OutputMap, SamplingGrid, sampling_grid
+from ..deform_conv.packed.sampling import OutputMap, SamplingGrid, sampling_grid
+from ..pyramid import level_starts
 
 HIGH, MID, LOW = BRANCHES = range(3)
 
@@ -31,6 +31,11 @@ class Layout:
         """Indices of the levels."""
         return range(len(self.shapes))
 
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First packed position of each level, and S at the end."""
+        return level_starts(self.shapes)
+
     def has(self, branch: int, level: int) -> bool:
         """Whether `branch` contributes to `level`."""
         return self.source(branch, level) in self.levels
@@ -45,7 +50,7 @@ class Layout:
 
     def split(self, packed: Sequence[Tensor]) -> dict[tuple[int, int], Tensor]:
         """Buffers of high, mid and low, (N, S_i, C) each -> view (N, H * W, C) of every (branch, level) there is."""
-        starts = tuple(accumulate((height * width for height, width in self.shapes), initial=0))
+        starts = self.starts
         views = {}
         for level in self.levels:
             for branch in BRANCHES:
@@ -57,8 +62,7 @@ class Layout:
 
     def grid(self, branch: int, dtype: torch.dtype, device: torch.device) -> SamplingGrid:
         """The sampling grid of a branch over all levels."""
-        starts = tuple(accumulate((height * width for height, width in self.shapes), initial=0))
-        maps = []
+        starts, maps = self.starts, []
         for level in self.levels:
             if self.has(branch, level):
                 source = self.source(branch, level)
@@ -80,18 +84,21 @@ class Layout:
         image = torch.ops.aten.upsample_bilinear2d_backward(image, self.shapes[level], shape, align_corners=True)
         return image.permute(0, 2, 3, 1).flatten(1, 2)
 
-    def upsampling_shares(self, level: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """(1, h * w), the share of each pixel of the coarser level in the mean of `upsample`; they sum to one."""
-        return _upsampling_shares(self.shapes[level + 1], self.shapes[level], dtype, device)
+    def upsampling_weights(self, level: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(1, h * w), the weight of each pixel of the coarser level in the mean of `upsample`; they sum to one."""
+        return _upsampling_weights(self.shapes[level + 1], self.shapes[level], dtype, device)
 
 
 @lru_cache(maxsize=256)
-def _upsampling_shares(
+def _upsampling_weights(
     size: tuple[int, int], target: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
-        axes = []
-        for small, large in zip(size, target, strict=True):
-            units = torch.eye(small, dtype=torch.float64)[None]
-            axes.append(F.interpolate(units, large, mode="linear", align_corners=True)[0].mean(dim=1))
+        axes = [line_weights(small, large) for small, large in zip(size, target, strict=True)]
         return torch.outer(*axes).view(1, -1).to(device, dtype)
+
+
+def line_weights(small: int, large: int) -> Tensor:
+    """(small,) float64, the weight of each of `small` pixels in the mean of the `large` that they are upsampled to."""
+    units = torch.eye(small, dtype=torch.float64)[None]
+    return F.interpolate(units, large, mode="linear", align_corners=True)[0].mean(dim=1)

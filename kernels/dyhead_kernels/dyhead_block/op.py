@@ -16,7 +16,7 @@ from ..precision import matmul_dtype, without_autocast
 from ..pyramid import Pyramid
 from . import reference
 from .layout import Layout
-from .parameters import BlockParameters, OffsetMode
+from .parameters import BlockParameters, OffsetMode, parameter_shapes
 
 PARAMETERS = tuple(field.name for field in fields(BlockParameters))
 TENSORS = 1 + len(PARAMETERS)  # values, then the parameters
@@ -40,7 +40,7 @@ def dyhead_block(
     Args:
         pyramid: L levels of C_in channels, finest first, each half the size of the one before, rounded up.
         parameters: see `BlockParameters`; C_in -> C channels.
-        offset_mode: how the `high` branch reads its oversize offset map, see `offset_modes`.
+        offset_mode: how the `high` branch reads its oversize offset map, see `offsets.reference`.
         norm_groups: groups of the three GroupNorms, a divisor of C.
         backend: "auto", "reference", "torch" or "triton"; "auto" asks DYHEAD_KERNELS_BACKEND, else the device.
 
@@ -126,7 +126,7 @@ def _(grad_output: Tensor, values: Tensor, *arguments: Any) -> list[Tensor]:
 
 
 def _parse(arguments: Sequence[Any]) -> tuple[tuple[BlockParameters, Layout, OffsetMode, int], Any]:
-    """Of the op's arguments after `values`: what every form takes, and the form's name."""
+    """The op's arguments after `values` -> the arguments that every form takes, and the form's name."""
     sizes, offset_mode, norm_groups, backend = arguments[len(PARAMETERS) :]
     layout = Layout(tuple(zip(sizes[::2], sizes[1::2], strict=True)))
     return (BlockParameters(*arguments[: len(PARAMETERS)]), layout, cast(OffsetMode, offset_mode), norm_groups), backend
@@ -179,20 +179,7 @@ def _check_parameters(pyramid: Pyramid, parameters: BlockParameters) -> None:
             raise ValueError(f"{name} is {shape}, expected {dimensions} dimensions")
     in_channels = pyramid.values.shape[2]
     channels, hidden = parameters.conv_weight.shape[1], parameters.relu_weight1.shape[0]
-    expected = {
-        "offset_weight": (27, in_channels, 3, 3),
-        "offset_bias": (27,),
-        "conv_weight": (3, channels, in_channels, 3, 3),
-        "conv_bias": (3, channels),
-        "norm_weight": (3, channels),
-        "norm_bias": (3, channels),
-        "scale_weight": (channels,),
-        "scale_bias": (1,),
-        "relu_weight1": (hidden, channels),
-        "relu_bias1": (hidden,),
-        "relu_weight2": (4 * channels, hidden),
-        "relu_bias2": (4 * channels,),
-    }
+    expected = parameter_shapes(in_channels, channels, hidden)
     why = f"the pyramid has {in_channels} channels and conv_weight makes {channels} of them"
     for name, shape in expected.items():
         tensor = getattr(parameters, name)

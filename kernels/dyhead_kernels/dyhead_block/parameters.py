@@ -1,4 +1,4 @@
-"""What one DyHead block has learnt, and how its `high` branch reads an oversize offset map."""
+"""Parameters that one DyHead block has learnt, and how its `high` branch reads an oversize offset map."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from torch import Tensor
 
 OffsetMode = Literal["flat", "crop", "resize"]
 
-OFFSETS, STEERING = 18, 27
-"""Channels of the offset convolution: so many are offsets, and all of them; the rest are mask logits."""
+TAPS = 9
+"""Taps of the block's 3x3 kernels."""
+
+OFFSETS, OFFSETS_AND_MASKS = 2 * TAPS, 3 * TAPS
+"""Channels of the offset convolution: pairs (dy, dx) of every tap, and these with a mask of every tap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +43,21 @@ class BlockParameters:
     relu_bias1: Tensor
     relu_weight2: Tensor
     relu_bias2: Tensor
+
+
+def parameter_shapes(in_channels: int, channels: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every field of `BlockParameters`, C_in -> C channels; `hidden`: width of the dynamic ReLU."""
+    return {
+        "offset_weight": (OFFSETS_AND_MASKS, in_channels, 3, 3),
+        "offset_bias": (OFFSETS_AND_MASKS,),
+        "conv_weight": (3, channels, in_channels, 3, 3),
+        "conv_bias": (3, channels),
+        "norm_weight": (3, channels),
+        "norm_bias": (3, channels),
+        "scale_weight": (channels,),
+        "scale_bias": (1,),
+        "relu_weight1": (hidden, channels),
+        "relu_bias1": (hidden,),
+        "relu_weight2": (4 * channels, hidden),
+        "relu_bias2": (4 * channels,),
+    }

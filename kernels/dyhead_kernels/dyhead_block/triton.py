@@ -1,4 +1,4 @@
-"""One DyHead block as Triton kernels: offset convolution, grouped deformable convolution, coefficients, mixing."""
+"""One DyHead block as Triton kernels: offsets, deform_conv of all branches and levels at once, attention, mix."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..triton_kernels import block, conv
-from ..triton_kernels.block_tables import BlockTables, block_tables
-from ..triton_kernels.conv import Convolution, Operands
-from .layout import BRANCHES, Layout
+from ..deform_conv.packed import triton as deform_conv
+from ..deform_conv.packed.triton import Convolution, Operands
+from .attention import triton as attention
+from .attention.triton import Attention
+from .layout import Layout
+from .mix import triton as mix
+from .offsets import triton as offsets
 from .parameters import BlockParameters, OffsetMode
+from .tables import BlockTables, block_tables
 
 
 class State(NamedTuple):
-    """What the backward pass needs besides the inputs.
+    """Tensors that the backward pass needs besides the inputs.
 
     Attributes:
-        steering: (N, size) float32, offsets and masks, see `BlockTables`.
+        offset_mask: (N, size) float32, offsets and masks, see `BlockTables`.
         convolved: (rows, C), the raw convolutions of all branches, in the dtype of the matrix product.
-        coefficients: (N, L, 8, C) float32, moments: (N, L, 3, 3, C), hidden: (N, L, hidden), see `block.Coefficients`.
+        coefficients: (N, L, 8, C) float32, moments: (N, L, 3, 3, C), hidden: (N, L, hidden), see `Attention`.
     """
 
-    steering: Tensor
+    offset_mask: Tensor
     convolved: Tensor
     coefficients: Tensor
     moments: Tensor
@@ -39,11 +43,9 @@ def state_like(
     plan, levels = BlockTables(layout, offset_mode), len(layout.shapes)  # sizes may be symbols: not cached
     channels, hidden = parameters.conv_weight.shape[1], len(parameters.relu_bias1)
     state = State(
-        values.new_empty(images, plan.steering_size, dtype=torch.float32),
+        values.new_empty(images, plan.offset_mask_size, dtype=torch.float32),
         values.new_empty(images * plan.rows, channels),
-        values.new_empty(images, levels, 8, channels, dtype=torch.float32),
-        values.new_empty(images, levels, len(BRANCHES), 3, channels, dtype=torch.float32),
-        values.new_empty(images, levels, hidden, dtype=torch.float32),
+        *Attention.empty(values, levels, channels, hidden),
     )
     return values.new_empty(images, positions, channels), *state
 
@@ -59,15 +61,16 @@ def forward(
     values, parameters = values.contiguous(), _contiguous(parameters)
     plan = block_tables(layout, offset_mode)
     channels = parameters.conv_weight.shape[1]
-    steering = block.steer(plan, values, parameters)
+    offset_mask = offsets.forward(plan, values, parameters)
     convolved = values.new_empty(len(values) * plan.rows, channels)
-    operands = _operands(plan, values, steering, parameters)
+    operands = _operands(plan, values, offset_mask, parameters)
     convolution = _convolution(values, parameters)
-    partial = conv.forward(convolution, operands, None, convolved, plan.shares(values.device))
-    coefficients = block.fold(plan, partial, conv.forward_tables(convolution, operands), parameters, norm_groups)
+    partial = deform_conv.forward(convolution, operands, None, convolved, plan.mean_weights(values.device))
+    conv_tables = deform_conv.forward_tables(convolution, operands)
+    attended = attention.forward(plan, partial, conv_tables, parameters, norm_groups)
     output = values.new_empty(*values.shape[:2], channels)
-    block.mix(plan, convolved, coefficients, output)
-    return output, [steering, convolved, *coefficients]
+    mix.forward(plan, convolved, attended, output)
+    return output, [offset_mask, convolved, *attended]
 
 
 def backward(
@@ -90,32 +93,31 @@ def backward(
     """
     values_needed, parameters_needed = needs
     values, parameters = values.contiguous(), _contiguous(parameters)
-    steering, convolved, *folded = State(*state)
-    plan, coefficients = block_tables(layout, offset_mode), block.Coefficients(*folded)
-    convolution, operands = _convolution(values, parameters), _operands(plan, values, steering, parameters)
+    offset_mask, convolved, *rest = State(*state)
+    plan, attended = block_tables(layout, offset_mode), Attention(*rest)
+    convolution, operands = _convolution(values, parameters), _operands(plan, values, offset_mask, parameters)
+    conv_tables = deform_conv.forward_tables(convolution, operands)
 
     grad_output = grad_output.to(values.dtype).contiguous()
-    grad_mixed, sums, level_tables = block.mix_backward(plan, grad_output, convolved, coefficients)
-    grad_moments, grads = block.fold_backward(
-        plan, sums, level_tables, conv.forward_tables(convolution, operands), coefficients, parameters, norm_groups
-    )
-    grad_convolved = block.convolved_backward(plan, grad_mixed, convolved, coefficients, grad_moments)
+    grad_mixed, sums, level_tables = mix.backward(plan, grad_output, convolved, attended)
+    grad_moments, grads = attention.backward(plan, sums, level_tables, conv_tables, attended, parameters, norm_groups)
+    grad_convolved = mix.branches_backward(plan, grad_mixed, convolved, attended, grad_moments)
     del grad_mixed, sums
 
-    grad_branches = steering.new_empty(len(values), plan.branch_steering_size)
-    total = conv.ValuesGradient.like(convolution, operands, grad_convolved, True) if values_needed else None
-    conv.backward(convolution, operands, grad_convolved, total, grad_branches, grad_branches)
+    grad_branches = offset_mask.new_empty(len(values), plan.branch_offset_mask_size)
+    total = deform_conv.ValuesGradient.like(convolution, operands, grad_convolved, True) if values_needed else None
+    deform_conv.backward(convolution, operands, grad_convolved, total, grad_branches, grad_branches)
     if parameters_needed:
-        grad_weight = conv.weight_backward(convolution, operands, grad_convolved)
+        grad_weight = deform_conv.weight_backward(convolution, operands, grad_convolved)
         grads["conv_weight"] = grad_weight.transpose(2, 3).reshape(parameters.conv_weight.shape)
     del grad_convolved
 
-    grad_steering = block.steer_backward(plan, grad_branches, steering)
+    grad_logits = offsets.backward(plan, grad_branches, offset_mask)
     if parameters_needed:
-        grads["offset_weight"], grads["offset_bias"] = block.steer_weight_backward(plan, grad_steering, values)
+        grads["offset_weight"], grads["offset_bias"] = offsets.weight_backward(plan, grad_logits, values)
     grad_values = None
     if total is not None:
-        grad_values = block.steer_values_backward(plan, grad_steering, values, parameters.offset_weight, total.total())
+        grad_values = offsets.values_backward(plan, grad_logits, values, parameters.offset_weight, total.total())
     wanted = ((field.name, getattr(parameters, field.name)) for field in fields(BlockParameters))
     return grad_values, [
         grads[name].to(tensor.dtype) if parameters_needed and tensor is not None else None for name, tensor in wanted
@@ -123,7 +125,7 @@ def backward(
 
 
 def _contiguous(parameters: BlockParameters) -> BlockParameters:
-    """All but the convolutions' weights, which are rearranged anyway."""
+    """Parameters contiguous in memory, but for the convolutions' weights, which are rearranged anyway."""
     kept = ("offset_weight", "conv_weight")
     others = {name: tensor for name, tensor in vars(parameters).items() if name not in kept and tensor is not None}
     return replace(parameters, **{name: tensor.contiguous() for name, tensor in others.items()})
@@ -133,6 +135,6 @@ def _convolution(values: Tensor, parameters: BlockParameters) -> Convolution:
     return Convolution(in_channels=values.shape[2], out_channels=parameters.conv_weight.shape[1])
 
 
-def _operands(plan: BlockTables, values: Tensor, steering: Tensor, parameters: BlockParameters) -> Operands:
+def _operands(plan: BlockTables, values: Tensor, offset_mask: Tensor, parameters: BlockParameters) -> Operands:
     weight = parameters.conv_weight.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous()
-    return Operands(values, steering, steering, weight, plan.segments)
+    return Operands(values, offset_mask, offset_mask, weight, plan.segments)

@@ -1,0 +1,123 @@
+"""Bilinear corners of sampling positions, and blocks of channels at them.
+
+A position outside (-1, H) x (-1, W) samples zero, and so does each corner outside the map, as in DCNv2 (Zhu et al.,
+CVPR 2019).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from ...launch.columns import (
+    MASK_START,
+    OFFSET_CHANNEL,
+    OFFSET_LINE,
+    OFFSET_START,
+    SOURCE_HEIGHT,
+    SOURCE_START,
+    SOURCE_WIDTH,
+    STRIDE_X,
+    STRIDE_Y,
+    column,
+)
+
+
+class Corners(NamedTuple):
+    """Places that one tap of P output positions samples, each of shape (P,) but `next_line`.
+
+    Attributes:
+        row: packed row of the top left corner within an image; it may lie outside the map.
+        next_line: rows from one line of the source map to the next.
+        top_left, top_right, bottom_left, bottom_right: whether each corner is on the map.
+        below, right: bilinear weights of the bottom and of the right corners.
+        modulation: the mask, 1 without one, 0 where there is no output position.
+    """
+
+    row: Any
+    next_line: Any
+    top_left: Any
+    top_right: Any
+    bottom_left: Any
+    bottom_right: Any
+    below: Any
+    right: Any
+    modulation: Any
+
+
+@triton.jit
+def _axis(position, length):
+    """The pixel before `position`, whether it and the next one are on the map, and the weight of the next one."""
+    low = tl.floor(position)
+    low_inside = (low >= 0) & (low < length)
+    high_inside = (low >= -1) & (low < length - 1)
+    # A NaN or a position far away must not become an address.
+    pixel = tl.where(low_inside | high_inside, low, 0.0).to(tl.int32)
+    return pixel, low_inside, high_inside, position - low
+
+
+@triton.jit
+def find_corners(
+    offset_ptr,
+    mask_ptr,
+    segment_ptr,
+    y,
+    x,
+    inside,
+    tap,
+    offset_group,
+    CONV: tl.constexpr,
+):
+    """`Corners` of one tap of the output positions (y, x); `offset_ptr` and `mask_ptr` point to the image."""
+    place = y * column(segment_ptr, OFFSET_LINE) + x
+    channel_step = column(segment_ptr, OFFSET_CHANNEL)
+    tap_channel = (offset_group * CONV.taps + tap).to(tl.int64)
+    at = offset_ptr + column(segment_ptr, OFFSET_START) + 2 * tap_channel * channel_step + place
+    dy = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    dx = tl.load(at + channel_step, mask=inside, other=0.0).to(tl.float32)
+    if CONV.has_mask:
+        at = mask_ptr + column(segment_ptr, MASK_START) + tap_channel * channel_step + place
+        modulation = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    else:
+        modulation = inside.to(tl.float32)
+
+    source_width = column(segment_ptr, SOURCE_WIDTH)
+    grid_y = y * column(segment_ptr, STRIDE_Y) - CONV.padding_y + tap // CONV.kernel_width * CONV.dilation_y
+    grid_x = x * column(segment_ptr, STRIDE_X) - CONV.padding_x + tap % CONV.kernel_width * CONV.dilation_x
+    sample_y, sample_x = grid_y.to(tl.float32) + dy, grid_x.to(tl.float32) + dx
+    line, top, bottom, below = _axis(sample_y, column(segment_ptr, SOURCE_HEIGHT))
+    column_, left, right_, right = _axis(sample_x, source_width)
+    row = column(segment_ptr, SOURCE_START) + line * source_width + column_
+    top, bottom = top & inside, bottom & inside
+    return Corners(
+        row, source_width, top & left, top & right_, bottom & left, bottom & right_, below, right, modulation
+    )
+
+
+@triton.jit
+def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
+    """Channels (K,) of packed rows (P,) -> (P, K) float32; zero where a row or channel does not exist."""
+    at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    if EVEN:
+        block = tl.load(at, mask=exists[:, None], other=0.0, cache_modifier=".ca")
+    else:
+        block = tl.load(at, mask=exists[:, None] & channel_exists[None, :], other=0.0)
+    return block.to(tl.float32)
+
+
+@triton.jit
+def blend(image_ptr, corners, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
+    """The modulated bilinear samples, (P, K) float32."""
+    row, next_line = corners.row, corners.next_line
+    below = corners.below * corners.modulation
+    above, left, right = (1 - corners.below) * corners.modulation, 1 - corners.right, corners.right
+    value = load_rows(image_ptr, row, corners.top_left, channel, channel_exists, CHANNELS, EVEN)
+    value *= (above * left)[:, None]
+    corner = load_rows(image_ptr, row + 1, corners.top_right, channel, channel_exists, CHANNELS, EVEN)
+    value += corner * (above * right)[:, None]
+    corner = load_rows(image_ptr, row + next_line, corners.bottom_left, channel, channel_exists, CHANNELS, EVEN)
+    value += corner * (below * left)[:, None]
+    corner = load_rows(image_ptr, row + next_line + 1, corners.bottom_right, channel, channel_exists, CHANNELS, EVEN)
+    return value + corner * (below * right)[:, None]

@@ -1,0 +1,140 @@
+"""Modulated deformable convolution of many maps in one launch, as an implicit matrix product.
+
+    Y(p, o) = sum over taps k, channels c: W(o, k, c) * m_k(p) * x_c(p * stride - padding + k * dilation + offset_k(p))
+
+with x bilinear. No column buffer exists: a program blends a block of columns in registers and multiplies it at once.
+The map is channels last, so that a corner is one contiguous read.
+
+Channels of one weight group and one offset group form a run; DyHead has a single run of all channels. CONV is a
+`triton.Constants`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ...launch.columns import (
+    MEAN_WEIGHT_X,
+    MEAN_WEIGHT_Y,
+    SEGMENT_COLUMNS,
+    SOURCE_WIDTH,
+    WEIGHT,
+    column,
+    first_row,
+    tile_positions,
+)
+from ...launch.products import add_product
+from .corners import blend, find_corners
+
+
+@triton.jit
+def _deform_conv_forward_kernel(
+    output_ptr,
+    moments_ptr,
+    values_ptr,
+    offset_ptr,
+    mask_ptr,
+    weight_ptr,
+    bias_ptr,
+    tiles_ptr,
+    segments_ptr,
+    mean_weights_ptr,
+    values_image,
+    offset_image,
+    mask_image,
+    CONV: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ASYNC_CORNERS: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """Grid: (tiles, weight groups x blocks of output channels, images).
+
+    With HAS_MOMENTS it also writes, per tile and channel, the mean and the sums of squared and of weighted deviations
+    from it, (N, tiles, 3, C_OUT) float32: what the statistics of a segment are merged from.
+    """
+    TAPS: tl.constexpr = CONV.taps
+    C_IN: tl.constexpr = CONV.in_channels
+    C_OUT: tl.constexpr = CONV.out_channels
+    RUN: tl.constexpr = CONV.run
+    GROUP_IN: tl.constexpr = C_IN // CONV.groups
+    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
+    OUT_BLOCKS: tl.constexpr = (GROUP_OUT + BLOCK_O - 1) // BLOCK_O
+    EVEN: tl.constexpr = RUN % BLOCK_C == 0
+    tile = tl.program_id(0)
+    group = tl.program_id(1) // OUT_BLOCKS
+    image = tl.program_id(2).to(tl.int64)
+    segment_ptr, y, x, position, inside = tile_positions(
+        tiles_ptr, segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
+    )
+    group_output = tl.program_id(1) % OUT_BLOCKS * BLOCK_O + tl.arange(0, BLOCK_O)
+    output_exists = group_output < GROUP_OUT
+    output_channel = group * GROUP_OUT + group_output
+    weight_type = weight_ptr.dtype.element_ty
+    weight_ptr += (column(segment_ptr, WEIGHT) * C_OUT + output_channel).to(tl.int64)[None, :] * (TAPS * GROUP_IN)
+    values_ptr += image * values_image
+    offset_ptr += image * offset_image
+    mask_ptr += image * mask_image
+
+    source_width = column(segment_ptr, SOURCE_WIDTH)
+
+    total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
+    for run in range(GROUP_IN // RUN):
+        first_channel = group * GROUP_IN + run * RUN
+        offset_group = first_channel // (C_IN // CONV.offset_groups)
+        for tap in range(TAPS):
+            corners = find_corners(
+                offset_ptr,
+                mask_ptr,
+                segment_ptr,
+                y,
+                x,
+                inside,
+                tap,
+                offset_group,
+                CONV,
+            )
+            for block in range((RUN + BLOCK_C - 1) // BLOCK_C):
+                run_channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+                channel_exists = run_channel < RUN
+                channel = first_channel + run_channel
+                if ASYNC_CORNERS:
+                    columns = blend(values_ptr, corners, channel, channel_exists, C_IN, EVEN).to(weight_type)
+                else:
+                    # Loads under a condition, always true here, are not turned into asynchronous copies. Those would
+                    # go past the first cache, where taps and neighbours find most of what they read.
+                    columns = tl.zeros((BLOCK_P, BLOCK_C), weight_type)
+                    if source_width > 0:
+                        columns = blend(values_ptr, corners, channel, channel_exists, C_IN, EVEN).to(weight_type)
+                weights = tl.load(
+                    weight_ptr + tap * GROUP_IN + run * RUN + run_channel[:, None],
+                    mask=channel_exists[:, None] & output_exists[None, :],
+                    other=0.0,
+                )
+                total = add_product(total, columns, weights, PRECISION)
+
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + output_channel, mask=output_exists, other=0.0).to(tl.float32)
+        total += bias[None, :]
+    row = first_row(segment_ptr, image, tl.num_programs(2)) + position
+    tl.store(
+        output_ptr + row[:, None] * C_OUT + output_channel[None, :],
+        total.to(output_ptr.dtype.element_ty),
+        mask=inside[:, None] & output_exists[None, :],
+    )
+    if HAS_MOMENTS:
+        weight_y = tl.load(mean_weights_ptr + column(segment_ptr, MEAN_WEIGHT_Y) + y, mask=inside, other=0.0)
+        weight_x = tl.load(mean_weights_ptr + column(segment_ptr, MEAN_WEIGHT_X) + x, mask=inside, other=0.0)
+        exists = inside.to(tl.float32)
+        mean = tl.sum(total * exists[:, None], axis=0) / tl.sum(exists, axis=0)
+        deviation = (total - mean[None, :]) * exists[:, None]
+        moments_ptr += ((image * tl.num_programs(0) + tile) * 3) * C_OUT + output_channel
+        tl.store(moments_ptr, mean, mask=output_exists)
+        tl.store(moments_ptr + C_OUT, tl.sum(deviation * deviation, axis=0), mask=output_exists)
+        weighted = tl.sum(deviation * (weight_y * weight_x)[:, None], axis=0)
+        tl.store(moments_ptr + 2 * C_OUT, weighted, mask=output_exists)

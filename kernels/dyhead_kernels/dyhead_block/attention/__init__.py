@@ -1,0 +1,1 @@
+"""Scale and task attention: from statistics of the branches to the coefficients of the mix."""

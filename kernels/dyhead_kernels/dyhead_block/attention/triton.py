@@ -1,0 +1,180 @@
+"""Launches of the attention's kernels: moments from the statistics of tiles, coefficients, and their gradients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...launch.launching import block_size, launch, parameters, power_of_two
+from ...launch.tables import Tables
+from ..layout import BRANCHES
+from ..parameters import BlockParameters
+from ..tables import BlockTables
+from . import kernels, tile_kernels
+from .quantities import COEFFICIENT_ROWS, GRADIENT_ROWS, Moments
+
+MEMBERS = 4096  # elements of the matrix that says which channel is in which group
+MATRIX_VALUES = 16384  # of a weight matrix that a program holds at a time: 64 for each thread of eight warps
+
+
+class Sizes(NamedTuple):
+    """Constants that both kernels of coefficients are compiled for."""
+
+    channels: int
+    hidden: int
+    norm_groups: int
+    has_conv_bias: bool
+
+
+class Attention(NamedTuple):
+    """Results of the attention, float32: what the mix reads and the way back needs.
+
+    Attributes:
+        coefficients: (N, L, 8, C), rows `COEFFICIENT_ROWS`.
+        moments: (N, L, 3, 3, C), of high, mid and low, rows the fields of `Moments`.
+        hidden: (N, L, hidden units), the dynamic ReLU's.
+    """
+
+    coefficients: Tensor
+    moments: Tensor
+    hidden: Tensor
+
+    @classmethod
+    def empty(cls, values: Tensor, levels: int, channels: int, hidden: int) -> Attention:
+        """Allocated for as many images and on the device of `values`, and not filled."""
+        return cls(
+            values.new_empty(values.shape[0], levels, len(COEFFICIENT_ROWS), channels, dtype=torch.float32),
+            values.new_empty(
+                values.shape[0], levels, len(BRANCHES), len(Moments._fields), channels, dtype=torch.float32
+            ),
+            values.new_empty(values.shape[0], levels, hidden, dtype=torch.float32),
+        )
+
+
+def forward(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockParameters, norm_groups: int) -> Attention:
+    """Moments and coefficients from the statistics of the convolutions' tiles, (N, tiles, 3, C)."""
+    images, levels, channels = len(partial), len(plan.layout.shapes), partial.shape[3]
+    found = Attention.empty(partial, levels, channels, len(p.relu_bias1))
+    options = parameters("attention_moments", partial)
+    options["BLOCK_C"] = block_size(options["BLOCK_C"], channels)
+    merges = plan.merges(conv_tables)
+    launch(
+        tile_kernels._attention_moments_kernel,
+        (len(BRANCHES) * levels, -(-channels // options["BLOCK_C"]), images),
+        found.moments,
+        partial,
+        merges,
+        conv_tables.tiles,
+        plan.tile_mean_weights(conv_tables),
+        conv_tables.maps,
+        conv_tables.tile_count,
+        C=channels,
+        TILE_H=conv_tables.tile_height,
+        TILE_W=conv_tables.tile_width,
+        **options,
+    )
+    launch(
+        kernels._attention_forward_kernel,
+        (levels, images),
+        found.coefficients,
+        found.hidden,
+        found.moments,
+        merges,
+        p.norm_weight,
+        p.norm_bias,
+        p.norm_bias if p.conv_bias is None else p.conv_bias,
+        p.scale_weight,
+        p.scale_bias,
+        p.relu_weight1,
+        p.relu_bias1,
+        p.relu_weight2,
+        p.relu_bias2,
+        BLOCK_H=power_of_two(len(p.relu_bias1)),
+        **_constants(p, channels, norm_groups),
+        **_matrix_options("attention_forward", partial, channels, 4 * channels),
+    )
+    return found
+
+
+def backward(
+    plan: BlockTables,
+    partial: Tensor,
+    level_tables: Tables,
+    conv_tables: Tables,
+    found: Attention,
+    p: BlockParameters,
+    norm_groups: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of the coefficients, summed by tile (N, tiles, 8, C) -> of the moments, and of each parameter.
+
+    As in the plain form, the gradient of a mean counts that the mix takes it from the map.
+    """
+    images, levels, channels = len(partial), len(plan.layout.shapes), partial.shape[3]
+    hidden, rows_each = found.hidden.shape[2], len(COEFFICIENT_ROWS)
+    sums = torch.empty_like(found.coefficients)
+    options = parameters("attention_sums", partial)
+    options["BLOCK_C"] = block_size(options["BLOCK_C"], rows_each * channels)
+    launch(
+        tile_kernels._attention_sums_kernel,
+        (levels, -(-rows_each * channels // options["BLOCK_C"]), images),
+        sums,
+        partial,
+        plan.first_tiles(level_tables),
+        level_tables.tile_count,
+        COLUMNS=rows_each * channels,
+        **options,
+    )
+    sizes = [*(rows * channels for rows in GRADIENT_ROWS.values()), hidden, 1]
+    grad_moments = torch.empty_like(found.moments)
+    rows = sums.new_empty(images * levels, sum(sizes))
+    pooled = sums.new_empty(images * levels, channels)
+    launch(
+        kernels._attention_backward_kernel,
+        (levels, images),
+        grad_moments,
+        rows,
+        pooled,
+        sums,
+        *found,
+        plan.merges(conv_tables),
+        p.norm_weight,
+        p.norm_bias,
+        p.norm_bias if p.conv_bias is None else p.conv_bias,
+        p.scale_weight,
+        p.scale_bias,
+        p.relu_weight1,
+        p.relu_weight2,
+        **_constants(p, channels, norm_groups),
+        **_matrix_options("attention_backward", sums, channels, hidden),
+    )
+    names = [*GRADIENT_ROWS, "relu_bias1", "scale_bias"]
+    each = dict(zip(names, rows.split(sizes, dim=1), strict=True))
+    # Copies, since the results of an operator may not share memory.
+    copies: tuple[Tensor, ...] = torch.split_with_sizes_copy(rows.sum(dim=0), sizes)  # type: ignore[func-returns-value,assignment]
+    total = dict(zip(names, copies, strict=True))
+    for name in ("norm_weight", "norm_bias", "conv_bias"):
+        total[name] = total[name].view(len(BRANCHES), channels)
+    return grad_moments, {
+        **total,
+        "relu_weight1": each["relu_bias1"].t() @ pooled,
+        "relu_weight2": each["relu_bias2"].t() @ found.hidden.flatten(0, 1),
+    }
+
+
+def _constants(p: BlockParameters, channels: int, norm_groups: int) -> dict[str, Any]:
+    block = power_of_two(channels)
+    return {
+        "SIZES": Sizes(channels, len(p.relu_bias1), norm_groups, p.conv_bias is not None),
+        "BLOCK_C": block,
+        "BLOCK_G": max(1, min(1 << (norm_groups - 1).bit_length(), MEMBERS // block)),
+    }
+
+
+def _matrix_options(kernel: str, like: Tensor, channels: int, rows: int) -> dict[str, int]:
+    """Launch parameters; rows of a weight matrix at a time no more than there are, and fewer where they are long."""
+    options = parameters(kernel, like)
+    fitting = max(1, MATRIX_VALUES // power_of_two(channels))
+    options["MATRIX_ROWS"] = min(options["MATRIX_ROWS"], power_of_two(rows), fitting)
+    return options

@@ -1,0 +1,1 @@
+"""The mix of the branches: upsample, weigh, add, activate."""

@@ -1,0 +1,1 @@
+"""Offsets and masks of every position, and how a `high` branch reads them."""

@@ -1,0 +1,320 @@
+"""The offset convolution of a block over all levels, its resized form for the `high` branch, and their gradients.
+
+Offsets and masks of one image are a float32 buffer in which a level is (27, H, W): 18 offsets, then 9 masks, after the
+sigmoid; levels follow each other, finest first. So every way of reading it, also `flat`, is a start and two strides.
+Positions are sensitive to rounding: products of half-precision maps take the weights as a sum of two halves.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ...launch.columns import (
+    COARSE_HEIGHT,
+    COARSE_WIDTH,
+    HEIGHT,
+    LEVEL_COLUMNS,
+    PART_COLUMNS,
+    PART_FIRST_TILE,
+    PART_HIGH,
+    PART_LOW,
+    PART_TILE_COUNT,
+    START,
+    WIDTH,
+    aligned_step,
+    column,
+    if_any,
+    tile_positions,
+)
+from ...launch.products import add_product
+from .. import parameters
+
+TAPS = tl.constexpr(parameters.TAPS)
+OFFSETS = tl.constexpr(parameters.OFFSETS)
+CHANNELS = tl.constexpr(parameters.OFFSETS_AND_MASKS)
+PADDED = tl.constexpr(32)
+
+
+@triton.jit
+def _offsets_forward_kernel(
+    offset_mask_ptr,
+    values_ptr,
+    weight_ptr,
+    bias_ptr,
+    tiles_ptr,
+    levels_ptr,
+    values_image,
+    offset_mask_image,
+    C_IN: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """3x3 convolution to 27 channels, sigmoid of the last 9. Weight (27, 9, C_IN). Grid: (tiles, images)."""
+    COLUMNS: tl.constexpr = 2 * PADDED if SPLIT else PADDED
+    BLOCKS: tl.constexpr = (C_IN + BLOCK_C - 1) // BLOCK_C
+    image = tl.program_id(1).to(tl.int64)
+    level_ptr, y, x, position, inside = tile_positions(
+        tiles_ptr, levels_ptr, tl.program_id(0), LEVEL_COLUMNS, BLOCK_P, TILE_W
+    )
+    height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
+    values_ptr += image * values_image
+    output = tl.arange(0, COLUMNS)
+    channel_out = output % PADDED
+
+    total = tl.zeros((BLOCK_P, COLUMNS), tl.float32)
+    for step in range(TAPS * BLOCKS):
+        tap = step // BLOCKS
+        channel = step % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
+        source_y, source_x = y + tap // 3 - 1, x + tap % 3 - 1
+        exists = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width) & inside
+        row = (start + source_y * width + source_x).to(tl.int64)
+        block = tl.load(
+            values_ptr + row[:, None] * C_IN + channel[None, :],
+            mask=exists[:, None] & (channel < C_IN)[None, :],
+            other=0.0,
+        )
+        weights = tl.load(
+            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[None, :] + channel[:, None],
+            mask=(channel_out < CHANNELS)[None, :] & (channel < C_IN)[:, None],
+            other=0.0,
+        ).to(tl.float32)
+        if SPLIT:
+            rounded = weights.to(block.dtype)
+            rest = (weights - rounded.to(tl.float32)).to(block.dtype)
+            weights = tl.where((output < PADDED)[None, :], rounded, rest)
+        total = add_product(total, block, weights, PRECISION)
+    if SPLIT:
+        total = tl.sum(tl.reshape(total, (BLOCK_P, 2, PADDED)), axis=1)
+
+    channel_out = tl.arange(0, PADDED)
+    exists = channel_out < CHANNELS
+    total += tl.load(bias_ptr + channel_out, mask=exists, other=0.0).to(tl.float32)[None, :]
+    total = tl.where((channel_out < OFFSETS)[None, :], total, tl.sigmoid(total))
+    at = offset_mask_ptr + image * offset_mask_image + start * CHANNELS
+    at += (channel_out * height * width)[None, :] + position[:, None]
+    tl.store(at, total, mask=inside[:, None] & exists[None, :])
+
+
+@triton.jit
+def _offsets_resize_kernel(
+    offset_mask_ptr,
+    tiles_ptr,
+    levels_ptr,
+    offset_mask_image,
+    first_tile,
+    packed_rows,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+):
+    """Offsets and masks of each level but the last on the grid of the coarser one, bilinear with aligned corners.
+
+    Offsets are divided by the ratio of the sizes. Written behind the `packed_rows` positions of the levels themselves.
+    Grid: (tiles of the levels but the finest, images).
+    """
+    tile = first_tile + tl.program_id(0)
+    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
+    fine_ptr = level_ptr - LEVEL_COLUMNS
+    height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
+    fine_height, fine_width = column(fine_ptr, HEIGHT), column(fine_ptr, WIDTH)
+    offset_mask_ptr += tl.program_id(1).to(tl.int64) * offset_mask_image
+    channel = tl.arange(0, PADDED)
+    exists = inside[:, None] & (channel < CHANNELS)[None, :]
+
+    source_y = y.to(tl.float32) * aligned_step(fine_height, height)
+    source_x = x.to(tl.float32) * aligned_step(fine_width, width)
+    top, left = tl.floor(source_y), tl.floor(source_x)
+    below, right = (source_y - top)[:, None], (source_x - left)[:, None]
+    top, left = tl.minimum(top.to(tl.int32), fine_height - 1), tl.minimum(left.to(tl.int32), fine_width - 1)
+    bottom, far = tl.minimum(top + 1, fine_height - 1) * fine_width, tl.minimum(left + 1, fine_width - 1)
+    top *= fine_width
+    at = offset_mask_ptr + column(fine_ptr, START) * CHANNELS + (channel * fine_height * fine_width)[None, :]
+    upper = tl.load(at + (top + left)[:, None], mask=exists, other=0.0) * (1 - right)
+    upper += tl.load(at + (top + far)[:, None], mask=exists, other=0.0) * right
+    lower = tl.load(at + (bottom + left)[:, None], mask=exists, other=0.0) * (1 - right)
+    lower += tl.load(at + (bottom + far)[:, None], mask=exists, other=0.0) * right
+
+    resized = (upper * (1 - below) + lower * below) * _per_pixel(channel, height, width, fine_height, fine_width)
+    coarse_start = start - column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
+    at = offset_mask_ptr + (packed_rows + coarse_start) * CHANNELS
+    tl.store(at + (channel * height * width)[None, :] + position[:, None], resized, mask=exists)
+
+
+@triton.jit
+def _per_pixel(channel, height, width, fine_height, fine_width):
+    """Factors that turn offsets in fine pixels into coarse ones, (1, channels): 1 for masks."""
+    scale_y, scale_x = height.to(tl.float32) / fine_height, width.to(tl.float32) / fine_width
+    return tl.where(channel < OFFSETS, tl.where(channel % 2 == 0, scale_y, scale_x), 1.0)[None, :]
+
+
+@triton.jit
+def _offsets_backward_kernel(
+    grad_ptr,
+    branch_ptr,
+    offset_mask_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    coarse_rows,
+    offset_mask_image,
+    MODE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+):
+    """The gradient before the sigmoid, laid out like the offsets, from those of each branch's own offsets and masks.
+
+    Of each image `branch_ptr` holds high, mid and low one after the other. Grid: (tiles, images).
+    """
+    image = tl.program_id(1).to(tl.int64)
+    level_ptr, y, x, position, inside = tile_positions(
+        tiles_ptr, levels_ptr, tl.program_id(0), LEVEL_COLUMNS, BLOCK_P, TILE_W
+    )
+    height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
+    coarse_height, coarse_width = column(level_ptr, COARSE_HEIGHT), column(level_ptr, COARSE_WIDTH)
+    coarse_area = coarse_height * coarse_width
+    area = height * width
+    finest_area = column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
+    channel = tl.arange(0, PADDED)
+    exists = inside[:, None] & (channel < CHANNELS)[None, :]
+    in_level = (channel * area)[None, :] + position[:, None]
+
+    high_ptr = branch_ptr + image * ((packed_rows + 2 * coarse_rows) * CHANNELS)
+    mid_ptr = high_ptr + coarse_rows * CHANNELS
+    low_ptr = mid_ptr + packed_rows * CHANNELS
+    grad = tl.load(mid_ptr + start * CHANNELS + in_level, mask=exists, other=0.0)
+    at = low_ptr + (start - finest_area) * CHANNELS + in_level
+    grad += tl.load(at, mask=if_any(exists, start), other=0.0)
+
+    high_ptr += (start + area - finest_area) * CHANNELS  # of the level coarser than this one
+    exists_high = if_any(exists, coarse_height)
+    if MODE == "flat":
+        first = tl.where(channel < OFFSETS, 0, OFFSETS)  # offsets and masks are buffers of their own
+        flat = in_level - (first * area)[None, :]
+        count = tl.where(channel < OFFSETS, OFFSETS, CHANNELS - OFFSETS) * coarse_area
+        at = high_ptr + (first * coarse_area)[None, :] + flat
+        grad += tl.load(at, mask=exists_high & (flat < count[None, :]), other=0.0)
+    elif MODE == "crop":
+        shown = (y < coarse_height) & (x < coarse_width)
+        at = high_ptr + (channel * coarse_area)[None, :] + (y * coarse_width + x)[:, None]
+        grad += tl.load(at, mask=exists_high & shown[:, None], other=0.0)
+    else:
+        # A coarse pixel reads the fine pixels less than one away from it, so at most three of them read a fine one.
+        per_pixel = _per_pixel(channel, coarse_height, coarse_width, height, width)
+        ratio_y, ratio_x = aligned_step(height, coarse_height), aligned_step(width, coarse_width)
+        near_y = tl.floor(y / tl.maximum(ratio_y, 1.0) + 0.5).to(tl.int32)
+        near_x = tl.floor(x / tl.maximum(ratio_x, 1.0) + 0.5).to(tl.int32)
+        for i in range(9):
+            coarse_y, coarse_x = near_y + i // 3 - 1, near_x + i % 3 - 1
+            weight = tl.maximum(1 - tl.abs(coarse_y * ratio_y - y), 0.0)
+            weight *= tl.maximum(1 - tl.abs(coarse_x * ratio_x - x), 0.0)
+            shown = (coarse_y >= 0) & (coarse_y < coarse_height) & (coarse_x >= 0) & (coarse_x < coarse_width)
+            at = high_ptr + (channel * coarse_area)[None, :] + (coarse_y * coarse_width + coarse_x)[:, None]
+            high = tl.load(at, mask=exists_high & (shown & (weight > 0))[:, None], other=0.0)
+            grad += high * per_pixel * weight[:, None]
+
+    at = offset_mask_ptr + image * offset_mask_image + start * CHANNELS + in_level
+    mask = tl.load(at, mask=exists & (channel >= OFFSETS)[None, :], other=0.0)
+    grad = tl.where((channel < OFFSETS)[None, :], grad, grad * mask * (1 - mask))
+    tl.store(grad_ptr + image * (packed_rows * CHANNELS) + start * CHANNELS + in_level, grad, mask=exists)
+
+
+@triton.jit
+def _load_grad(grad_ptr, level_ptr, y, x, inside):
+    """(P, 32) of an image's gradient of the offset convolution at (y, x); zero outside the map."""
+    height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
+    exists = (y >= 0) & (y < height) & (x >= 0) & (x < width) & inside
+    channel = tl.arange(0, PADDED)
+    at = grad_ptr + column(level_ptr, START) * CHANNELS + (channel * height * width)[None, :] + (y * width + x)[:, None]
+    return tl.load(at, mask=exists[:, None] & (channel < CHANNELS)[None, :], other=0.0)
+
+
+@triton.jit
+def _offsets_values_backward_kernel(
+    grad_values_ptr,
+    added_ptr,
+    grad_ptr,
+    weight_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    C_IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Add `added_ptr` to the offset convolution's gradient of the values, float32.
+
+    Grid: (tiles, blocks of channels, images).
+    """
+    image = tl.program_id(2).to(tl.int64)
+    level_ptr, y, x, position, inside = tile_positions(
+        tiles_ptr, levels_ptr, tl.program_id(0), LEVEL_COLUMNS, BLOCK_P, TILE_W
+    )
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    exists = channel < C_IN
+    channel_out = tl.arange(0, PADDED)
+    grad_ptr += image * (packed_rows * CHANNELS)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for tap in range(TAPS):
+        grad = _load_grad(grad_ptr, level_ptr, y - tap // 3 + 1, x - tap % 3 + 1, inside)
+        weights = tl.load(
+            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[:, None] + channel[None, :],
+            mask=(channel_out < CHANNELS)[:, None] & exists[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        total = add_product(total, grad, weights, PRECISION)
+    row = image * packed_rows + column(level_ptr, START) + position
+    at = row[:, None] * C_IN + channel[None, :]
+    here = inside[:, None] & exists[None, :]
+    total += tl.load(added_ptr + at, mask=here, other=0.0)
+    tl.store(grad_values_ptr + at, total.to(grad_values_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _offsets_weight_backward_kernel(
+    grad_weight_ptr,
+    grad_bias_ptr,
+    grad_ptr,
+    values_ptr,
+    parts_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    C_IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    TILE_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Sums over parts of the tiles: (parts, 27, 9, C_IN) and (parts, 27) float32. Grid: (parts, taps x blocks)."""
+    tap, block = tl.program_id(1) % TAPS, tl.program_id(1) // TAPS
+    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    exists = channel < C_IN
+    part_ptr = parts_ptr + tl.program_id(0) * PART_COLUMNS
+    first_tile, tile_count = column(part_ptr, PART_FIRST_TILE), column(part_ptr, PART_TILE_COUNT)
+    total = tl.zeros((PADDED, BLOCK_C), tl.float32)
+    bias = tl.zeros((PADDED,), tl.float32)
+    for index in range(column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH)):
+        image = (index // tile_count).to(tl.int64)
+        level_ptr, y, x, _, inside = tile_positions(
+            tiles_ptr, levels_ptr, first_tile + index % tile_count, LEVEL_COLUMNS, BLOCK_P, TILE_W
+        )
+        grad = _load_grad(grad_ptr + image * (packed_rows * CHANNELS), level_ptr, y, x, inside)
+        height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
+        source_y, source_x = y + tap // 3 - 1, x + tap % 3 - 1
+        seen = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width) & inside
+        row = image * packed_rows + column(level_ptr, START) + source_y * width + source_x
+        rows = tl.load(
+            values_ptr + row[:, None] * C_IN + channel[None, :], mask=seen[:, None] & exists[None, :], other=0.0
+        ).to(tl.float32)
+        total = add_product(total, tl.trans(grad), rows, PRECISION)
+        bias += tl.sum(grad, axis=0)
+    channel_out = tl.arange(0, PADDED)
+    at = (tl.program_id(0) * CHANNELS + channel_out)[:, None] * (TAPS * C_IN) + tap * C_IN + channel[None, :]
+    tl.store(grad_weight_ptr + at, total, mask=(channel_out < CHANNELS)[:, None] & exists[None, :])
+    if tl.program_id(1) == 0:
+        tl.store(grad_bias_ptr + tl.program_id(0) * CHANNELS + channel_out, bias, mask=channel_out < CHANNELS)

@@ -1,0 +1,120 @@
+"""Launches of the offset convolution's kernels, forward and backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...launch.launching import dot_precision, launch, parts_table
+from ..parameters import OFFSETS_AND_MASKS, TAPS, BlockParameters
+from ..tables import BlockTables
+from . import kernels
+
+
+def forward(plan: BlockTables, values: Tensor, parameters: BlockParameters) -> Tensor:
+    """(N, S, C_in) -> offsets and masks (N, size), float32, laid out as `BlockTables` says."""
+    options, table = plan.launch_options("offsets_forward", values)
+    offset_mask = values.new_empty(len(values), plan.offset_mask_size, dtype=torch.float32)
+    launch(
+        kernels._offsets_forward_kernel,
+        (table.tile_count, len(values)),
+        offset_mask,
+        values,
+        _taps_before_channels(parameters.offset_weight),
+        parameters.offset_bias,
+        table.tiles,
+        table.maps,
+        plan.packed_rows * values.shape[2],
+        plan.offset_mask_size,
+        C_IN=values.shape[2],
+        SPLIT=values.dtype != torch.float32,
+        PRECISION=dot_precision(exact=True),
+        **options,
+    )
+    if plan.offset_mode == "resize" and plan.coarse_rows:
+        options, table = plan.launch_options("offsets_pointwise", values)
+        launch(
+            kernels._offsets_resize_kernel,
+            (table.tile_count - table.first_tile[1], len(values)),
+            offset_mask,
+            table.tiles,
+            table.maps,
+            plan.offset_mask_size,
+            table.first_tile[1],
+            plan.packed_rows,
+            **options,
+        )
+    return offset_mask
+
+
+def backward(plan: BlockTables, grad_branches: Tensor, offset_mask: Tensor) -> Tensor:
+    """Gradients of each branch's offsets and masks -> of the offset convolution (N, 27 * S), laid out alike."""
+    options, table = plan.launch_options("offsets_pointwise", offset_mask)
+    grad = offset_mask.new_empty(len(offset_mask), OFFSETS_AND_MASKS * plan.packed_rows)
+    launch(
+        kernels._offsets_backward_kernel,
+        (table.tile_count, len(offset_mask)),
+        grad,
+        grad_branches,
+        offset_mask,
+        table.tiles,
+        table.maps,
+        plan.packed_rows,
+        plan.coarse_rows,
+        plan.offset_mask_size,
+        MODE=plan.offset_mode,
+        **options,
+    )
+    return grad
+
+
+def values_backward(plan: BlockTables, grad: Tensor, values: Tensor, weight: Tensor, added: Tensor) -> Tensor:
+    """The offset convolution's gradient of the values plus `added` (N, S, C_in, float32), in the values' dtype."""
+    options, table = plan.launch_options("offsets_values_backward", values)
+    channels = values.shape[2]
+    total = torch.empty_like(values)
+    launch(
+        kernels._offsets_values_backward_kernel,
+        (table.tile_count, -(-channels // options["BLOCK_C"]), len(values)),
+        total,
+        added,
+        grad,
+        _taps_before_channels(weight),
+        table.tiles,
+        table.maps,
+        plan.packed_rows,
+        C_IN=channels,
+        PRECISION=dot_precision(exact=True),
+        **options,
+    )
+    return total
+
+
+def weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the offset convolution's weight (27, C_in, 3, 3) and bias (27,), float32."""
+    options, table = plan.launch_options("offsets_weight_backward", values)
+    channels = values.shape[2]
+    parts = parts_table(((0, table.tile_count),), len(values), values.device).table
+    weights = grad.new_empty(len(parts), OFFSETS_AND_MASKS, TAPS, channels)
+    biases = grad.new_empty(len(parts), OFFSETS_AND_MASKS)
+    launch(
+        kernels._offsets_weight_backward_kernel,
+        (len(parts), TAPS * -(-channels // options["BLOCK_C"])),
+        weights,
+        biases,
+        grad,
+        values,
+        parts,
+        table.tiles,
+        table.maps,
+        plan.packed_rows,
+        C_IN=channels,
+        PRECISION=dot_precision(exact=True),
+        **options,
+    )
+    return weights.sum(dim=0).transpose(1, 2).unflatten(2, (3, 3)), biases.sum(dim=0)
+
+
+def _taps_before_channels(weight: Tensor) -> Tensor:
+    """(27, C_in, 3, 3) -> (27, 9, C_in), contiguous."""
+    return weight.permute(0, 2, 3, 1).flatten(1, 2).contiguous()

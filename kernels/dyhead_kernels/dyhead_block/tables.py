@@ -1,0 +1,189 @@
+"""Tables of one DyHead block: where its three branches read offsets and maps, and where they write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..launch.launching import block_size, parameters
+from ..launch.tables import Level, Maps, Segment, Tables, int_table, to_device
+from .layout import BRANCHES, HIGH, LOW, MID, Layout, line_weights
+from .parameters import OFFSETS, OFFSETS_AND_MASKS, OffsetMode
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTables:
+    """Tables for one pyramid and offset mode.
+
+    Results of all branches share a buffer of rows: high of all images, then mid, then low. Offsets and masks of an
+    image are (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
+    """
+
+    layout: Layout
+    offset_mode: OffsetMode
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """First packed position of each level, and S at the end."""
+        return self.layout.starts
+
+    @property
+    def packed_rows(self) -> int:
+        """S: rows of an image in `mid`."""
+        return self.starts[-1]
+
+    @property
+    def coarse_rows(self) -> int:
+        """Rows of an image in `high` and in `low`: those of all levels but the finest."""
+        return self.starts[-1] - self.starts[1]
+
+    @property
+    def rows(self) -> int:
+        """Rows of an image in all branches together."""
+        return self.packed_rows + 2 * self.coarse_rows
+
+    @property
+    def offset_mask_size(self) -> int:
+        """Elements of an image's offsets and masks."""
+        return OFFSETS_AND_MASKS * (self.packed_rows + (self.coarse_rows if self.offset_mode == "resize" else 0))
+
+    @property
+    def branch_offset_mask_size(self) -> int:
+        """Elements of an image's gradients of each branch's own offsets and masks."""
+        return OFFSETS_AND_MASKS * self.rows
+
+    @cached_property
+    def levels(self) -> Maps:
+        """Maps of the kernels over levels."""
+        coarser = [*self.layout.shapes[1:], (0, 0)]
+        return Maps(
+            tuple(
+                Level(*size, start, *coarse)
+                for size, start, coarse in zip(self.layout.shapes, self.starts, coarser, strict=False)
+            )
+        )
+
+    @cached_property
+    def segments(self) -> Maps:
+        """Maps of the grouped deformable convolution, in the order of `branch_levels`."""
+        return Maps(tuple(self._segment(branch, level) for branch, level in self.branch_levels))
+
+    @cached_property
+    def branch_levels(self) -> tuple[tuple[int, int], ...]:
+        """(branch, level) of every map there is, the largest branch first."""
+        pairs = ((branch, level) for branch in (MID, HIGH, LOW) for level in self.layout.levels)
+        return tuple(pair for pair in pairs if self.layout.has(*pair))
+
+    @cached_property
+    def window(self) -> int:
+        """Most lines or columns of a level whose upsampling reads one pixel of the coarser level."""
+        sizes = [1]
+        for fine, coarse in zip(self.layout.shapes, self.layout.shapes[1:], strict=False):
+            for large, small in zip(fine, coarse, strict=True):
+                sizes.append(large if small == 1 else -(-2 * (large - 1) // (small - 1)))
+        return max(sizes)
+
+    def _segment(self, branch: int, level: int) -> Segment:
+        shapes = self.layout.shapes
+        source, output = self.layout.source(branch, level), self.layout.output(branch, level)
+        (height, width), (fine_height, fine_width) = shapes[output], shapes[level]
+        area, fine_area = height * width, fine_height * fine_width
+        within = self.starts[output] - (0 if branch == MID else self.starts[1])
+        before = {HIGH: 0, MID: self.coarse_rows, LOW: self.coarse_rows + self.packed_rows}[branch]
+
+        offset_start = OFFSETS_AND_MASKS * self.starts[level]
+        mask_start = offset_start + OFFSETS * fine_area
+        channel, line = fine_area, fine_width
+        if branch == HIGH and self.offset_mode != "crop":
+            channel, line = area, width
+            if self.offset_mode == "resize":
+                offset_start = OFFSETS_AND_MASKS * (self.packed_rows + within)
+                mask_start = offset_start + OFFSETS * area
+        grad_start = OFFSETS_AND_MASKS * (before + within)
+        first_weight = self._first_weight[branch, level]
+        return Segment(
+            height=height,
+            width=width,
+            row_start=within,
+            row_image=self.packed_rows if branch == MID else self.coarse_rows,
+            row_before=before,
+            source_start=self.starts[source],
+            source_height=shapes[source][0],
+            source_width=shapes[source][1],
+            stride_y=2 if branch == LOW else 1,
+            stride_x=2 if branch == LOW else 1,
+            offset_start=offset_start,
+            mask_start=mask_start,
+            offset_channel=channel,
+            offset_line=line,
+            grad_offset_start=grad_start,
+            grad_mask_start=grad_start + OFFSETS * area,
+            weight=branch,
+            mean_weight_y=first_weight,
+            mean_weight_x=first_weight + height,
+        )
+
+    @cached_property
+    def _first_weight(self) -> dict[tuple[int, int], int]:
+        position, starts = 0, {}
+        for branch, level in self.branch_levels:
+            starts[branch, level] = position
+            position += sum(self.layout.shapes[self.layout.output(branch, level)])
+        return starts
+
+    @cached_property
+    def _mean_weights(self) -> Tensor:
+        parts = []
+        for branch, level in self.branch_levels:
+            sizes = zip(self.layout.shapes[self.layout.output(branch, level)], self.layout.shapes[level], strict=True)
+            parts += [line_weights(small, large if branch == HIGH else small) for small, large in sizes]
+        return torch.cat(parts)
+
+    @cache  # noqa: B019  (plans live as long as the process)
+    def mean_weights(self, device: torch.device) -> Tensor:
+        """Weight of each line and each column of every segment in the mean of what is added to its level; float32."""
+        return to_device(self._mean_weights.float(), device)
+
+    @cache  # noqa: B019
+    def tile_mean_weights(self, conv_tables: Tables) -> Tensor:
+        """Weight of each tile in that mean: (tiles,) float32."""
+        weights, found = self._mean_weights.tolist(), []
+        for segment in (self._segment(*place) for place in self.branch_levels):
+            lines, columns = (
+                [sum(weights[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
+                for start, size, step in (
+                    (segment.mean_weight_y, segment.height, conv_tables.tile_height),
+                    (segment.mean_weight_x, segment.width, conv_tables.tile_width),
+                )
+            )
+            found += [line * column for line in lines for column in columns]
+        return to_device(torch.tensor(found, dtype=torch.float32), conv_tables.tiles.device)
+
+    @cache  # noqa: B019
+    def merges(self, conv_tables: Tables) -> Tensor:
+        """(L * 3, 2) int32, first tile and end of the segment of each level and branch; (0, 0) where there is none."""
+        spans = dict(zip(self.branch_levels, pairwise(conv_tables.first_tile), strict=True))
+        places = ((branch, level) for level in self.layout.levels for branch in BRANCHES)
+        return int_table([spans.get(place, (0, 0)) for place in places], 2, conv_tables.tiles.device)
+
+    @cache  # noqa: B019
+    def first_tiles(self, level_tables: Tables) -> Tensor:
+        """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
+        return int_table([(first,) for first in level_tables.first_tile], 1, level_tables.tiles.device)
+
+    def launch_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Tables]:
+        """Launch parameters, the block of channels no larger than needed, and the levels' tiles."""
+        options = parameters(kernel, like)
+        if "BLOCK_C" in options:
+            options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
+        return options, self.levels.tables(options["BLOCK_P"] // options["TILE_W"], options["TILE_W"], like.device)
+
+
+@cache  # a graph that was captured holds addresses of these tables: they are never given up
+def block_tables(layout: Layout, offset_mode: OffsetMode) -> BlockTables:
+    """The same object for equal arguments, so that its tables are made once."""
+    return BlockTables(layout, offset_mode)

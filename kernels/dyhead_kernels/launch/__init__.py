@@ -1,0 +1,1 @@
+"""Launches of Triton kernels: tables of maps and tiles, launch parameters, products, sums in parts."""
