@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dyzoo._version import __version__
+
 if TYPE_CHECKING:
     from dyzoo.checkpoints import convert_checkpoint as convert_checkpoint
     from dyzoo.detections import Detections as Detections
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from dyzoo.training import train as train
     from dyzoo.zoo import create_model as create_model
     from dyzoo.zoo import list_models as list_models
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Detections": "dyzoo.detections",

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
-from dyzoo import __version__
+from dyzoo._version import __version__
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import CheckpointError
 

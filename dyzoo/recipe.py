@@ -139,6 +139,9 @@ class TrainConfig:
     transform: TransformConfig = field(default_factory=TransformConfig)
 
     def __post_init__(self) -> None:
+        for name in ("data", "out", "backbone_weights"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
         for name in ("epochs", "batch_size", "size_px", "accumulate", "validate_every", "keep", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -162,7 +165,7 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """Where the run writes."""
-        return Path(self.out) if self.out is not None else Path("runs") / self.model
+        return self.out if self.out is not None else Path("runs") / self.model
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 
 # Lowest first. A module imports from layers below its own, never from beside or above it.
 LAYERS = (
-    ("errors", "files", "labels", "colors", "boxes", "distributed", "recipe"),
+    ("_version", "errors", "files", "labels", "colors", "boxes", "distributed", "recipe"),
     ("config", "pixels", "drawing", "losses", "plots", "targets", "locks", "catalog", "hub"),
     ("images", "preprocess", "architectures", "cards"),
     ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
@@ -68,6 +68,7 @@ def test_imports_point_downward(module: str) -> None:
             target = rest.split(".")[0]
             if package == "dyzoo" and target in HEIGHT and target != module:
                 assert HEIGHT[target] < HEIGHT[module], f"{path} imports {name}"
+            assert name != "dyzoo.__version__", f"{path} imports the whole package for it: take dyzoo._version"
 
 
 def test_only_dyhead_uses_the_kernels() -> None:

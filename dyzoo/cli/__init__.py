@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from dyzoo import __version__
+from dyzoo._version import __version__
 from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
 from dyzoo.cli.convert import convert
 from dyzoo.cli.data import app as data

@@ -23,7 +23,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from dyzoo import __version__
+from dyzoo._version import __version__
 from dyzoo.errors import CheckpointError, DyzooError, HubError
 from dyzoo.files import check_regular, write_text
 from dyzoo.hub import transfer

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from dyzoo import __version__
+from dyzoo._version import __version__
 from dyzoo.errors import HubError
 from dyzoo.hub.failures import LOG_IN, is_absent, one_line_errors
 from dyzoo.hub.ids import Token, split_id

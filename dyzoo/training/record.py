@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dyzoo import __version__
+from dyzoo._version import __version__
 from dyzoo.data import DetectionDataset
 from dyzoo.recipe import TrainConfig
 
