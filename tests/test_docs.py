@@ -78,6 +78,7 @@ def test_commands_and_python_run(page: Path, reader_folder: Path, monkeypatch: p
         "pil_image": Image.new("RGB", (64, 48)),
         "array": np.zeros((48, 64, 3), np.uint8),
         "images": [torch.rand(3, 64, 64)],
+        "batch": torch.rand(1, 3, 64, 64),
         "targets": [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([0])}],
     }
     for block in blocks(page):
