@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from dyzoo._version import __version__
 from dyzoo.config import DetectorConfig
-from dyzoo.errors import CheckpointError
+from dyzoo.errors import CheckpointError, DyzooWarning
 
 CARD_NAME = "README.md"
 
@@ -39,7 +39,7 @@ _CARD_AT_MOST = 1_000_000  # characters
 _TERMS_READ = 100
 
 
-class CardKeptWarning(UserWarning):
+class CardKeptWarning(DyzooWarning):
     """A repository's card was left as somebody wrote it."""
 
 

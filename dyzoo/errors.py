@@ -33,6 +33,10 @@ class TrainingError(DyzooError, RuntimeError):
     """Training that cannot start or go on."""
 
 
+class DyzooWarning(UserWarning):
+    """Something worth knowing that is no error; the command line prints it as a note of one line."""
+
+
 def first_line(error: Exception) -> str:
     """What another library's exception says, cut to one line; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -17,7 +17,7 @@ from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
 from dyzoo.cli.push import push
-from dyzoo.cli.terminal import complain, prepare, say
+from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
 from dyzoo.errors import DyzooError
 
@@ -79,7 +79,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     prepare()
     try:
-        code = app(args=list(arguments) or ["--help"], prog_name="dyzoo", standalone_mode=False) or 0
+        with noted_warnings():
+            code = app(args=list(arguments) or ["--help"], prog_name="dyzoo", standalone_mode=False) or 0
         sys.stdout.flush()
         return int(code)
     except (KeyboardInterrupt, typer.Abort):

@@ -82,7 +82,6 @@ def _list_backbones(pattern: str) -> None:
 
     import timm
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from dyzoo.backbones.families import families, family_of
@@ -99,7 +98,7 @@ def _list_backbones(pattern: str) -> None:
     if not table.row_count:
         raise UnknownModelError(f"no backbone is called {pattern!r}: `dyzoo list --backbones` shows their families")
     table.columns[-2].no_wrap = True
-    Console().print(table)
+    show_table(table)
 
 
 def _fits(family: Family | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from tempfile import TemporaryDirectory
@@ -66,7 +65,7 @@ def push(
     import torch
 
     from dyzoo import hub
-    from dyzoo.cards import CARD_NAME, CardDetails, CardKeptWarning, adapt_card, is_hand_written
+    from dyzoo.cards import CARD_NAME, CardDetails, adapt_card, is_hand_written
     from dyzoo.zoo import BEST_NAME, load_model
 
     if not source.is_dir():
@@ -75,8 +74,7 @@ def push(
     is_run = (source / BEST_NAME).is_dir()
     model = load_model(source)
     details = CardDetails(license=license, datasets=dataset or ())
-    with TemporaryDirectory() as staging, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CardKeptWarning)
+    with TemporaryDirectory() as staging:
         files: dict[str, Path] = {}
         if is_run:
             details = _run_details(source, model, details, dtype)
@@ -98,11 +96,6 @@ def push(
             replace_card=replace_card,
             files=files,
         )
-    for warning in caught:
-        if issubclass(warning.category, CardKeptWarning):
-            note(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     say(commit.pr_url or commit.commit_url)
 
 

@@ -4,8 +4,12 @@ limits end a command."""
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from dyzoo.errors import DyzooWarning
 from dyzoo.labels import printable
 
 if TYPE_CHECKING:
@@ -35,6 +39,23 @@ def show(text: str) -> None:
 def note(line: str) -> None:
     """Print something worth knowing that is no error, on stderr."""
     print(f"note: {printable(line)}", file=sys.stderr)
+
+
+@contextmanager
+def noted_warnings() -> Iterator[None]:
+    """Print dyzoo's own warnings as notes; those of other libraries as Python does."""
+    with warnings.catch_warnings():
+        show_as_python_does = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, DyzooWarning):
+                note(str(message))
+            else:
+                show_as_python_does(message, category, *place, **options)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", DyzooWarning)
+        yield
 
 
 def complain(line: str) -> None:

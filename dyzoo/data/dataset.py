@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.data.records import Sample
-from dyzoo.errors import DatasetError, ImageError
+from dyzoo.errors import DatasetError, DyzooWarning, ImageError
 from dyzoo.images import read_image
 
 Target = dict[str, Any]
@@ -78,7 +78,7 @@ class DetectionDataset(Dataset[tuple[torch.Tensor, Target]]):
                 continue
             for lost, failure in failures.items():
                 if lost not in self._unreadable:
-                    warnings.warn(f"{failure}; another image takes its place", stacklevel=2)
+                    warnings.warn(f"{failure}; another image takes its place", DyzooWarning, stacklevel=2)
             self._unreadable.update(failures)
             return loaded
         raise DatasetError(f"none of the {len(self)} images can be read: {failures[first]}")

@@ -24,7 +24,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from dyzoo._version import __version__
-from dyzoo.errors import CheckpointError, DyzooError, HubError
+from dyzoo.errors import CheckpointError, DyzooError, DyzooWarning, HubError
 from dyzoo.files import check_regular, write_text
 from dyzoo.hub import transfer
 from dyzoo.hub.failures import (
@@ -46,7 +46,7 @@ _ETAG = re.compile(r"[\w-][\w.=-]{0,127}", re.ASCII)  # becomes the name of a fi
 _KEPT = "what has come is kept"
 
 
-class StaleCacheWarning(UserWarning):
+class StaleCacheWarning(DyzooWarning):
     """What the cache holds is used, though the Hub has newer, as the cache may not be written."""
 
 

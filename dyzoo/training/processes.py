@@ -19,12 +19,20 @@ from torch import Tensor, nn
 from dyzoo.detector import Detector
 from dyzoo.distributed import MAIN, share_from_main, sum_over_processes
 from dyzoo.errors import DyzooError, TrainingError
+from dyzoo.labels import printable
 from dyzoo.recipe import Precision
 
 PATIENCE = timedelta(hours=2)  # the others wait while the main process scores a large validation split
 DATA_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 T = TypeVar("T")
+
+
+class _Console(Console):
+    """A console for lines that hold names of strangers: nothing in them that a terminal would obey reaches it."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
 
 class Processes:
@@ -70,9 +78,7 @@ class Processes:
                 f"launched as {launched} processes that train on their own: choose the device of all with --device"
             )
         self.device = self.accelerator.device if self.count > 1 else chosen
-        self.console = Console(  # file names may hold [brackets]
-            highlight=False, markup=False, soft_wrap=True, quiet=not self.is_main
-        )
+        self.console = _Console(highlight=False, markup=False, soft_wrap=True, quiet=not self.is_main)
 
     @property
     def is_main(self) -> bool:

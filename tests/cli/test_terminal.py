@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from cli_helpers import Cli
 from test_bad_input import write_coco
 
 import dyzoo.cli
+from dyzoo.hub.fetching import StaleCacheWarning
+from dyzoo.training.processes import Processes
 
 HOSTILE = "a\x1b[31mb\x07\u202ec\u2066d\u200fe\nf\udc80g\x9bh"
 SPELT = r"a\x1b[31mb\x07\u202ec\u2066d\u200fe\nf\udc80g\x9bh"
@@ -22,6 +25,19 @@ def test_whatever_a_terminal_would_obey_is_spelt_out(function: str, capfd: pytes
     getattr(dyzoo.cli.terminal, function)(HOSTILE)
     printed = "".join(capfd.readouterr())
     assert (SPELT.replace(r"\n", "\n") if function == "show" else SPELT) in printed
+
+
+def test_own_warnings_are_notes_and_others_are_as_ever(capfd: pytest.CaptureFixture[str]) -> None:
+    with dyzoo.cli.terminal.noted_warnings():
+        warnings.warn(HOSTILE, StaleCacheWarning, stacklevel=1)
+        with pytest.warns(DeprecationWarning, match="of another"):
+            warnings.warn("of another", DeprecationWarning, stacklevel=1)
+    assert capfd.readouterr().err == f"note: {SPELT}\n"
+
+
+def test_training_spells_out_names(capfd: pytest.CaptureFixture[str]) -> None:
+    Processes("cpu").console.print(f"classes {HOSTILE} [bold]x[/bold]")
+    assert capfd.readouterr().out == f"classes {SPELT} [bold]x[/bold]\n"
 
 
 def test_a_cell_of_a_table_is_no_markup(capfd: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +89,8 @@ def test_hostile_arguments_are_one_line(cli: Cli, arguments: tuple[str, ...]) ->
 
 
 def test_hostile_class_names_of_a_dataset_are_spelt_out(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
-    folder = write_coco(tmp_path / "coco", categories=[{"id": 7, "name": HOSTILE}])
+    name = HOSTILE.replace("\udc80", "")  # half a character is refused in every class name
+    folder = write_coco(tmp_path / "coco", categories=[{"id": 7, "name": name}])
     for outcome in (cli("evaluate", "--data", folder, "-m", tiny_model), cli("data", "check", folder)):
         assert outcome.code == 0, outcome.err
         assert all(line.isprintable() for line in (outcome.out + outcome.err).split("\n"))
