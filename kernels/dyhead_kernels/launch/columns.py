@@ -7,7 +7,7 @@ from dataclasses import fields
 import triton
 import triton.language as tl
 
-from .tables import PART, TILE, Level, Segment
+from .tables import PART, STATISTICS, TILE, Level, Segment
 
 _SEGMENT = [field.name for field in fields(Segment)]
 _LEVEL = [field.name for field in fields(Level)]
@@ -36,6 +36,11 @@ MEAN_WEIGHT_X = tl.constexpr(_SEGMENT.index("mean_weight_x"))
 
 TILE_COLUMNS = tl.constexpr(len(TILE))
 TILE_MAP, TILE_Y, TILE_X = (tl.constexpr(TILE.index(name)) for name in ("map", "y", "x"))
+
+STATISTICS_ROWS = tl.constexpr(len(STATISTICS))
+TILE_MEAN = tl.constexpr(STATISTICS.index("mean"))
+TILE_SQUARES = tl.constexpr(STATISTICS.index("squares"))
+TILE_WEIGHTED = tl.constexpr(STATISTICS.index("weighted"))
 
 PART_COLUMNS = tl.constexpr(len(PART))
 PART_FIRST_TILE = tl.constexpr(PART.index("first_tile"))

@@ -15,6 +15,10 @@ from torch import Tensor
 TILE = ("map", "y", "x")
 """Columns of the table of tiles: the map, the first line, the first column."""
 
+STATISTICS = ("mean", "squares", "weighted")
+"""Rows of C values that a convolution leaves for each tile of its output: the mean, then the sum of squared and the
+weighted sum of deviations from it."""
+
 PART = ("first_tile", "tile_count", "low", "high")
 """Columns of the table of parts of a sum: the tiles of its group, and the part's range of tiles times images."""
 

@@ -19,6 +19,10 @@ from ...launch.columns import (
     MEAN_WEIGHT_Y,
     SEGMENT_COLUMNS,
     SOURCE_WIDTH,
+    STATISTICS_ROWS,
+    TILE_MEAN,
+    TILE_SQUARES,
+    TILE_WEIGHTED,
     WEIGHT,
     column,
     first_row,
@@ -31,7 +35,7 @@ from .corners import blend, find_corners
 @triton.jit
 def _deform_conv_forward_kernel(
     output_ptr,
-    moments_ptr,
+    statistics_ptr,
     values_ptr,
     offset_ptr,
     mask_ptr,
@@ -45,7 +49,7 @@ def _deform_conv_forward_kernel(
     mask_image,
     CONV: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_MOMENTS: tl.constexpr,
+    HAS_STATISTICS: tl.constexpr,
     PRECISION: tl.constexpr,
     ASYNC_CORNERS: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -55,8 +59,8 @@ def _deform_conv_forward_kernel(
 ):
     """Grid: (tiles, weight groups x blocks of output channels, images).
 
-    With HAS_MOMENTS it also writes, per tile and channel, the mean and the sums of squared and of weighted deviations
-    from it, (N, tiles, 3, C_OUT) float32: what the statistics of a segment are merged from.
+    With HAS_STATISTICS it also writes the `STATISTICS` of each tile and channel, (N, tiles, 3, C_OUT) float32:
+    the moments of a segment are merged from them.
     """
     TAPS: tl.constexpr = CONV.taps
     C_IN: tl.constexpr = CONV.in_channels
@@ -127,14 +131,15 @@ def _deform_conv_forward_kernel(
         total.to(output_ptr.dtype.element_ty),
         mask=inside[:, None] & output_exists[None, :],
     )
-    if HAS_MOMENTS:
+    if HAS_STATISTICS:
         weight_y = tl.load(mean_weights_ptr + column(segment_ptr, MEAN_WEIGHT_Y) + y, mask=inside, other=0.0)
         weight_x = tl.load(mean_weights_ptr + column(segment_ptr, MEAN_WEIGHT_X) + x, mask=inside, other=0.0)
         exists = inside.to(tl.float32)
         mean = tl.sum(total * exists[:, None], axis=0) / tl.sum(exists, axis=0)
         deviation = (total - mean[None, :]) * exists[:, None]
-        moments_ptr += ((image * tl.num_programs(0) + tile) * 3) * C_OUT + output_channel
-        tl.store(moments_ptr, mean, mask=output_exists)
-        tl.store(moments_ptr + C_OUT, tl.sum(deviation * deviation, axis=0), mask=output_exists)
+        statistics_ptr += ((image * tl.num_programs(0) + tile) * STATISTICS_ROWS) * C_OUT + output_channel
+        tl.store(statistics_ptr + TILE_MEAN * C_OUT, mean, mask=output_exists)
+        squares = tl.sum(deviation * deviation, axis=0)
+        tl.store(statistics_ptr + TILE_SQUARES * C_OUT, squares, mask=output_exists)
         weighted = tl.sum(deviation * (weight_y * weight_x)[:, None], axis=0)
-        tl.store(moments_ptr + 2 * C_OUT, weighted, mask=output_exists)
+        tl.store(statistics_ptr + TILE_WEIGHTED * C_OUT, weighted, mask=output_exists)

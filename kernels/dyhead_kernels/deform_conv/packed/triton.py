@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...launch.launching import block_size, dot_precision, launch, parameters, parts_table
-from ...launch.tables import Maps, Tables
+from ...launch.tables import STATISTICS, Maps, Tables
 from . import kernels, kernels_backward
 
 
@@ -100,20 +100,20 @@ def forward(
 ) -> Tensor:
     """Write `output`, rows of C_out channels in the dtype of `values`.
 
-    With `mean_weights`, of lines and columns in the weighted means, also give the statistics of each tile of
-    `forward_tables`, (N, tiles, 3, C_out) float32: mean, sum of squared deviations, weighted sum. Else an empty tensor.
+    With `mean_weights`, of lines and columns in the weighted means, also give the `STATISTICS` of each tile of
+    `forward_tables`, (N, tiles, 3, C_out) float32. Else an empty tensor.
     """
     values = operands.values
     options = _options("deform_conv_forward", conv, operands)
     table = _tables(operands, options)
     tiles = 0 if mean_weights is None else table.tile_count
-    moments = values.new_empty(len(values), tiles, 3, conv.out_channels, dtype=torch.float32)
+    statistics = values.new_empty(len(values), tiles, len(STATISTICS), conv.out_channels, dtype=torch.float32)
     blocks = -(-conv.out_channels // conv.groups // options["BLOCK_O"])
     launch(
         kernels._deform_conv_forward_kernel,
         (table.tile_count, conv.groups * blocks, len(values)),
         output,
-        moments,
+        statistics,
         values,
         operands.offset,
         operands.mask,
@@ -125,11 +125,11 @@ def forward(
         *operands.image_strides,
         CONV=conv.constants,
         HAS_BIAS=bias is not None,
-        HAS_MOMENTS=mean_weights is not None,
+        HAS_STATISTICS=mean_weights is not None,
         PRECISION=dot_precision(),
         **options,
     )
-    return moments
+    return statistics
 
 
 def forward_tables(conv: Convolution, operands: Operands) -> Tables:

@@ -9,7 +9,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...launch.columns import HEIGHT, SEGMENT_COLUMNS, TILE_COLUMNS, TILE_MAP, TILE_X, TILE_Y, WIDTH, column
+from ...launch.columns import (
+    HEIGHT,
+    SEGMENT_COLUMNS,
+    STATISTICS_ROWS,
+    TILE_COLUMNS,
+    TILE_MAP,
+    TILE_MEAN,
+    TILE_SQUARES,
+    TILE_WEIGHTED,
+    TILE_X,
+    TILE_Y,
+    WIDTH,
+    column,
+)
 from .rows import MEAN, MEAN_CHANGE, MOMENTS, VARIANCE
 
 
@@ -46,7 +59,7 @@ def _attention_moments_kernel(
     first, last = tl.load(merges_ptr + place * 2), tl.load(merges_ptr + place * 2 + 1)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < C
-    partial_ptr += image * tile_count * (MOMENTS * C)
+    partial_ptr += image * tile_count * (STATISTICS_ROWS * C)
     mean = tl.zeros((BLOCK_C,), tl.float32)
     variance = tl.zeros((BLOCK_C,), tl.float32)
     mean_change = tl.zeros((BLOCK_C,), tl.float32)
@@ -59,8 +72,8 @@ def _attention_moments_kernel(
             tile = start + tl.arange(0, BLOCK_T)
             count = _tile_area(tiles_ptr, tile, tile < last, height, width, TILE_H, TILE_W)
             here = (tile < last)[:, None] & exists[None, :]
-            at = partial_ptr + tile[:, None] * (MOMENTS * C) + channel[None, :]
-            sums += tl.load(at + MEAN * C, mask=here, other=0.0) * count[:, None]
+            at = partial_ptr + tile[:, None] * (STATISTICS_ROWS * C) + channel[None, :]
+            sums += tl.load(at + TILE_MEAN * C, mask=here, other=0.0) * count[:, None]
         mean = tl.sum(sums, axis=0) / area
         squares = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
         changes = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
@@ -69,10 +82,10 @@ def _attention_moments_kernel(
             count = _tile_area(tiles_ptr, tile, tile < last, height, width, TILE_H, TILE_W)
             weight = tl.load(tile_weights_ptr + tile, mask=tile < last, other=0.0)
             here = (tile < last)[:, None] & exists[None, :]
-            at = partial_ptr + tile[:, None] * (MOMENTS * C) + channel[None, :]
-            away = tl.where(here, tl.load(at + MEAN * C, mask=here, other=0.0) - mean[None, :], 0.0)
-            squares += tl.load(at + VARIANCE * C, mask=here, other=0.0) + away * away * count[:, None]
-            changes += tl.load(at + MEAN_CHANGE * C, mask=here, other=0.0) + away * weight[:, None]
+            at = partial_ptr + tile[:, None] * (STATISTICS_ROWS * C) + channel[None, :]
+            away = tl.where(here, tl.load(at + TILE_MEAN * C, mask=here, other=0.0) - mean[None, :], 0.0)
+            squares += tl.load(at + TILE_SQUARES * C, mask=here, other=0.0) + away * away * count[:, None]
+            changes += tl.load(at + TILE_WEIGHTED * C, mask=here, other=0.0) + away * weight[:, None]
         variance = tl.sum(squares, axis=0) / area
         mean_change = tl.sum(changes, axis=0)
     moments_ptr += (image * tl.num_programs(0) + place) * (MOMENTS * C) + channel
