@@ -43,5 +43,5 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def _autocast_is_on(device_type: str) -> bool:
-    """False where there is no autocast at all, as on the meta device, too."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    """False on the meta device, too, which has no autocast. (`is_autocast_available` would break a compiled graph.)"""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
 
@@ -73,8 +74,15 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: Hub, cache: Path, token: str |
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no token"))
     monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cache / "none"), raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    set_offline(monkeypatch, False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)  # between attempts
     monkeypatch.setenv("HF_TOKEN", token or hub.token)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def set_offline(monkeypatch: pytest.MonkeyPatch, offline: bool = True) -> None:
+    """Let huggingface_hub in this process keep off the network, or not."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    # Before version 1 a session stays what it was made for.
+    getattr(huggingface_hub.utils, "reset_sessions", lambda: None)()

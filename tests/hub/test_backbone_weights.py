@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load, save
 
 import dyzoo
 from dyzoo.errors import DyzooError
+from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub
 
 ARCHITECTURE, REPOSITORY = "dyhead_atss_resnet10t", "timm/resnet10t.c3_in1k"
@@ -34,7 +34,7 @@ def test_they_come_from_the_hub(hub: Hub, cache: Path, weights: bytes, monkeypat
     model = dyzoo.create_model(ARCHITECTURE, labels=["a"], pretrained_backbone=True)
     assert torch.equal(first_weight(model), load(weights)["conv1.0.weight"])
     assert not any(request.endswith(".bin") for request in hub.requests)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(monkeypatch)
     model = dyzoo.create_model(ARCHITECTURE, labels=["a"], pretrained_backbone=True)
     assert torch.equal(first_weight(model), load(weights)["conv1.0.weight"])
 
@@ -53,7 +53,7 @@ def test_without_network_it_says_so_at_once(
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)  # huggingface_hub would, for half a minute
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    set_offline(monkeypatch, offline)
     hub.server_close()
     with pytest.raises(DyzooError, match="--no-pretrained-backbone") as caught:
         dyzoo.create_model(ARCHITECTURE, labels=["a"], pretrained_backbone=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError
 from dyzoo.zoo import load_model
+from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub
 
 Files = dict[str, bytes]
@@ -92,7 +92,7 @@ def test_an_update_that_broke_off_leaves_the_older_one_in_use(
     hub.add(NAME, {"model.safetensors": files["model.safetensors"] + b"newer"})
     hub.drop("model.safetensors", after=1000)
     assert "broke off" in str(failure(NAME))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(monkeypatch)
     assert same(Detector.from_pretrained(NAME), detector)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load
 
 from dyzoo.cards import CardDetails, CardKeptWarning, is_hand_written, terms_of
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, HubError
+from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub
 
 NAME = "org/cells"
@@ -138,7 +138,7 @@ def test_not_logged_in(hub: Hub, cache: Path, detector: Detector, monkeypatch: p
 
 
 def test_offline(hub: Hub, cache: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(monkeypatch)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set, and org/cells needs"):
         detector.push_to_hub(NAME)
 
@@ -161,7 +161,7 @@ def test_a_push_does_not_touch_what_the_cache_knows(
     Detector.from_pretrained(NAME)
     detector.push_to_hub(NAME, card=CardDetails(license="mit"))
     Detector(detector.config).push_to_hub(NAME)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(monkeypatch)
     loaded = Detector.from_pretrained(NAME)
     assert torch.equal(next(loaded.parameters()), next(detector.parameters()))
 
