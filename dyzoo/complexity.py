@@ -60,7 +60,7 @@ def measure(config: DetectorConfig) -> Complexity:
 
 def main() -> None:
     """Measure every architecture and rewrite the table."""
-    from dyzoo.architectures import ARCHITECTURES
+    from dyzoo.config.architectures import ARCHITECTURES
 
     rows = {name: asdict(measure(factory())) for name, factory in ARCHITECTURES.items()}
     write_text(TABLE, json.dumps(rows, indent=2) + "\n")

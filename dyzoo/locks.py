@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dyzoo.errors import TrainingError
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 LOCK_NAME = ".lock"
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from dyzoo import hub
-from dyzoo.architectures import ARCHITECTURES
 from dyzoo.catalog import checkpoints, weights_folder
 from dyzoo.config import DetectorConfig
+from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
 from dyzoo.pretrained import CONFIG_NAME

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dyzoo.architectures import ARCHITECTURES
 from dyzoo.complexity import complexities, measure
+from dyzoo.config.architectures import ARCHITECTURES
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,33 +16,14 @@ import dyzoo
 ROOT = Path(dyzoo.__file__).parent
 KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 
-# Lowest first. A module imports from layers below its own, never from beside or above it.
-LAYERS = (
-    ("_version", "errors", "files", "labels", "colors", "boxes", "distributed", "recipe"),
-    ("config", "pixels", "drawing", "losses", "plots", "targets", "locks", "catalog", "hub"),
-    ("images", "preprocess", "architectures", "cards"),
-    ("pretrained", "backbones", "fpn", "dyhead", "heads", "detections", "data"),
-    ("prediction",),
-    ("detector",),
-    ("zoo", "evaluation", "complexity", "checkpoints", "fixed_size"),
-    ("reporting",),
-    ("training",),
-    ("cli",),
-    ("__main__",),
-)
-HEIGHT = {module: height for height, modules in enumerate(LAYERS) for module in modules}
-MODULES = sorted(path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file())
+MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
+MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
     "tensorboard", "jinja2", "wandb",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
-
-
-def sources(module: str) -> list[Path]:
-    folder = ROOT / module
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
 def imported_names(path: Path) -> Iterator[str]:
@@ -52,33 +33,81 @@ def imported_names(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import: these tests, and readers, want full names"
-            yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_module_has_its_layer() -> None:
-    assert sorted(HEIGHT) == [module for module in MODULES if module != "__init__"]
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of the package that it imports. A package's public names are looked up when they are used,
+    from modules above or below, and no import of its own."""
+    found = {}
+    for module, path in MODULES.items():
+        lazy = path.name == "__init__.py" and "import_module" in path.read_text(encoding="utf-8")
+        found[module] = set() if lazy else {home(name) for name in imported_names(path)} & set(MODULES) - {module}
+    return found
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__"])
-def test_imports_point_downward(module: str) -> None:
-    for path in sources(module):
-        for name in imported_names(path):
-            package, _, rest = name.partition(".")
-            target = rest.split(".")[0]
-            if package == "dyzoo" and target in HEIGHT and target != module:
-                assert HEIGHT[target] < HEIGHT[module], f"{path} imports {name}"
-            assert name != "dyzoo.__version__", f"{path} imports the whole package for it: take dyzoo._version"
+def home(name: str) -> str:
+    """The module that a full name is, or is in."""
+    return name if name in MODULES else name.rpartition(".")[0]
+
+
+def cut(module: str, depth: int) -> str:
+    return ".".join(module.split(".")[:depth])
+
+
+def circle(graph: Mapping[str, Set[str]]) -> list[str] | None:
+    """The nodes of a circle in the order in which they point to each other, the first of them again at the end."""
+    done: set[str] = set()
+
+    def search(node: str, way: list[str]) -> list[str] | None:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return None
+        for target in sorted(graph.get(node, set())):
+            if found := search(target, [*way, node]):
+                return found
+        done.add(node)
+        return None
+
+    return next(filter(None, (search(node, []) for node in sorted(graph))), None)
+
+
+def test_no_two_files_import_each_other() -> None:
+    """Neither do three in a circle: read from the lowest on, every name is known when it is met."""
+    assert circle(imports()) is None
+
+
+def test_no_two_folders_import_each_other() -> None:
+    """What lies in a folder is one thing to those outside it, at every depth."""
+    for depth in (2, 3, 4):
+        folders: dict[str, set[str]] = {}
+        for module, targets in imports().items():
+            folder = cut(module, depth)
+            folders.setdefault(folder, set()).update(cut(target, depth) for target in targets)
+        for folder, targets in folders.items():
+            # the package above a folder has its names; that they are not made there is the files' test
+            targets -= {folder, *(".".join(folder.split(".")[:n]) for n in range(1, folder.count(".") + 1))}
+        assert circle(folders) is None
+
+
+def test_circles_are_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def test_nothing_imports_the_whole_package_for_its_version() -> None:
+    for path in MODULES.values():
+        assert "dyzoo.__version__" not in set(imported_names(path)), f"{path}: take dyzoo._version"
 
 
 def test_only_dyhead_uses_the_kernels() -> None:
     users = {
-        module
-        for module in MODULES
-        for path in sources(module)
+        cut(module, 2)
+        for module, path in MODULES.items()
         if any(name.split(".")[0] == "dyhead_kernels" for name in imported_names(path))
     }
-    assert users == {"dyhead"}
+    assert users == {"dyzoo.dyhead"}
 
 
 @pytest.mark.parametrize("path", sorted(KERNELS.rglob("*.py")), ids=lambda path: str(path.relative_to(KERNELS)))

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dyzoo.architectures import ARCHITECTURES
 from dyzoo.config import DyHeadConfig, FPNConfig
+from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError
 

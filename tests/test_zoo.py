@@ -6,7 +6,7 @@ import torch
 
 import dyzoo
 from dyzoo import catalog, zoo
-from dyzoo.architectures import ARCHITECTURES
+from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
 
 

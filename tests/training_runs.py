@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from dyzoo.config import DetectorConfig, DyHeadConfig, FPNConfig
-from dyzoo.recipe import TrainConfig
+from dyzoo.config.training import TrainConfig
 from dyzoo.zoo import model_config
 
 

@@ -1,6 +1,6 @@
 """python -m dyzoo.backbones"""
 
-from dyzoo.backbones.families import main
+from dyzoo.backbones.trying import main
 
 if __name__ == "__main__":
     main()

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dyzoo.architectures import ARCHITECTURES
 from dyzoo.checkpoints import mmdet, official
 from dyzoo.checkpoints.layout import Layout
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
+from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.config.labels import COCO_LABELS
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
-from dyzoo.labels import COCO_LABELS
 
 LAYOUTS: dict[str, Layout] = {**official.LAYOUTS, **mmdet.LAYOUTS}
 

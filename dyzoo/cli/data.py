@@ -54,8 +54,8 @@ def check(
       dyzoo data check DIR
       dyzoo data check DIR --split train --out report --size 640
     """
+    from dyzoo.config.training import TrainConfig
     from dyzoo.data import check_dataset
-    from dyzoo.recipe import TrainConfig
     from dyzoo.zoo import model_config
 
     make_folder(out)

@@ -42,9 +42,9 @@ def list_models(
     from rich import box
     from rich.table import Table
 
-    from dyzoo.architectures import PUBLISHED
     from dyzoo.catalog import checkpoints
     from dyzoo.complexity import complexities
+    from dyzoo.config.architectures import PUBLISHED
     from dyzoo.zoo import list_models as names
 
     trained = Table("checkpoint", "dataset", "metrics", "licence", box=box.SIMPLE_HEAD)
@@ -108,8 +108,8 @@ def _fits(family: Family | None) -> str:
 
 
 def _weights(architecture: str) -> str:
-    from dyzoo.architectures import PUBLISHED
     from dyzoo.catalog import checkpoints
+    from dyzoo.config.architectures import PUBLISHED
 
     tags = [name.removeprefix(architecture) for name in checkpoints() if name.split(".")[0] == architecture]
     reported = PUBLISHED.get(architecture)
@@ -120,7 +120,7 @@ def _weights(architecture: str) -> str:
 def _print_more(architecture: str) -> None:
     from inspect import getdoc
 
-    from dyzoo.architectures import ARCHITECTURES, PUBLISHED
+    from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED
 
     show(getdoc(ARCHITECTURES[architecture]) or "")
     reported = PUBLISHED.get(architecture)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dyzoo.errors import DyzooWarning
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -10,8 +10,8 @@ import typer
 
 from dyzoo.cli.options import DataOption, DeviceOption, choose_device
 from dyzoo.cli.terminal import say, show
+from dyzoo.config.training import Precision, TrainConfig, TransformConfig
 from dyzoo.errors import DyzooError
-from dyzoo.recipe import Precision, TrainConfig, TransformConfig
 
 Number = typer.Option(metavar="N")
 

@@ -12,7 +12,7 @@ from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.records import Notes, SplitRecord
 from dyzoo.data.splits import check_split_name, choose_split
 from dyzoo.errors import DatasetError
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 
 class Format(Protocol):

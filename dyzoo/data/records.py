@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dyzoo.errors import DatasetError
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 _EXAMPLES_PER_NOTE = 3
 _EXAMPLE_LENGTH = 120

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dyzoo.data.lookup import is_plain_name
 from dyzoo.errors import DatasetError
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 _MOST_BYTES = 100  # a file system takes 255, of which `instances_<split>.json` needs some
 

@@ -14,9 +14,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from dyzoo.config.training import TransformConfig
 from dyzoo.data.records import Sample
 from dyzoo.preprocess import resized_size
-from dyzoo.recipe import TransformConfig
 
 # At the size the network sees: below it a box is a sliver that a crop has left.
 _MIN_SIDE_PX = 1.0

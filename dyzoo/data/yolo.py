@@ -22,7 +22,7 @@ from dyzoo.data.yolo_layouts import Layout, find_layout
 from dyzoo.data.yolo_paths import listed_images
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.images import is_image_file, read_image_size
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 NAME = "YOLO"
 LAYOUT = "data.yaml, obj.data or classes.txt with images/ and labels/"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from dyhead_kernels import BlockParameters, Pyramid, dyhead_block
+from dyhead_kernels import BlockParameters, OffsetMode, Pyramid, dyhead_block
 from torch import Tensor, nn
-
-from dyzoo.config import OffsetMode
 
 BRANCHES = 3  # high, mid, low: the order of every stacked parameter
 REDUCTION = 4  # DyReLU's bottleneck

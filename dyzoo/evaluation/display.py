@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress
 
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 
 def number(value: float | None) -> str:

@@ -19,7 +19,7 @@ from dyzoo.evaluation.metrics import measure
 from dyzoo.evaluation.result import Evaluation
 from dyzoo.evaluation.scorers import ScorerName, load_scorer
 from dyzoo.images import read_image
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 
 class Predictor(Protocol):

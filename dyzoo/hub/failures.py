@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from dyzoo.errors import CheckpointError, DyzooError, HubError, first_line
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 """Suffixes of weights that run code when they are loaded, if their author wants that."""

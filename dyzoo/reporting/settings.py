@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from dyzoo.recipe import LEFT_OPEN, TrainConfig
+from dyzoo.config.training import LEFT_OPEN, TrainConfig
 
 _PLACES = ("data", "out", "resume")  # where things lay and how the run was started, not what it was made of
 

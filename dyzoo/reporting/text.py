@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dyzoo.labels import printable
+from dyzoo.text import printable
 
 _LONGEST = 400
 

@@ -1,6 +1,6 @@
 """Training a detector: `train(TrainConfig(...))`."""
 
-from dyzoo.recipe import TrainConfig
+from dyzoo.config.training import TrainConfig
 from dyzoo.training.loop import train
 
 __all__ = ["TrainConfig", "train"]

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from dyzoo.config import DetectorConfig
+from dyzoo.config.training import LEFT_OPEN, ResolvedConfig, TrainConfig
 from dyzoo.data import DetectionDataset
 from dyzoo.data.transforms import count_small
 from dyzoo.errors import TrainingError, first_line
 from dyzoo.preprocess import resized_size
-from dyzoo.recipe import LEFT_OPEN, ResolvedConfig, TrainConfig
 from dyzoo.training.memory import bytes_per_image, free_bytes, state_bytes
 
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300

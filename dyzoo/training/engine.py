@@ -12,10 +12,10 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from dyzoo.config.training import ResolvedConfig
 from dyzoo.data.loader import Batch
 from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
-from dyzoo.recipe import ResolvedConfig
 from dyzoo.training.checkpoint import Stateful
 from dyzoo.training.processes import Processes
 from dyzoo.training.schedule import build_optimizer, build_schedule

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, TypeVar, cast
 
+from dyzoo.config.training import ResolvedConfig, TrainConfig, parse_save_every
 from dyzoo.data.loader import Batch
 from dyzoo.detector import Detector
 from dyzoo.distributed import copy_from_main, gather_everywhere, gather_on_main, share_from_main
@@ -17,7 +18,6 @@ from dyzoo.errors import DatasetError, DyzooError, TrainingError, WorkerError
 from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.files import sweep, write_text
 from dyzoo.locks import RunLock
-from dyzoo.recipe import ResolvedConfig, TrainConfig, parse_save_every
 from dyzoo.reporting import REPORT_NAME, write_report
 from dyzoo.training.checkpoint import FOLDER_NAME, LABELS, Checkpoints, check_settings, load_parts
 from dyzoo.training.defaults import resolve

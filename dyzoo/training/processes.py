@@ -16,11 +16,11 @@ from rich.console import Console
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from dyzoo.config.training import Precision
 from dyzoo.detector import Detector
 from dyzoo.distributed import MAIN, share_from_main, sum_over_processes
 from dyzoo.errors import DyzooError, TrainingError
-from dyzoo.labels import printable
-from dyzoo.recipe import Precision
+from dyzoo.text import printable
 
 PATIENCE = timedelta(hours=2)  # the others wait while the main process scores a large validation split
 DATA_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from dyzoo._version import __version__
+from dyzoo.config.training import TrainConfig
 from dyzoo.data import DetectionDataset
-from dyzoo.recipe import TrainConfig
 
 PACKAGES = ("torchvision", "timm", "accelerate", "numpy", "pillow", "pycocotools", "triton")
 

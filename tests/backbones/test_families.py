@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dyzoo.backbones.families import families, family_of, is_known_to_fit, members, try_model
+from dyzoo.backbones.families import families, family_of, is_known_to_fit
+from dyzoo.backbones.trying import members, try_model
 
 RENEW = "run python -m dyzoo.backbones"
 

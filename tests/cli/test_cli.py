@@ -14,8 +14,8 @@ import dyzoo
 import dyzoo.errors
 from dyzoo.cli import main, run
 from dyzoo.cli.predict import picture_paths
+from dyzoo.config.training import TrainConfig, TransformConfig
 from dyzoo.data import open_dataset
-from dyzoo.recipe import TrainConfig, TransformConfig
 from dyzoo.zoo import DEFAULT_MODEL, list_models, load_model
 
 COMMANDS = ("predict", "train", "evaluate", "list", "convert", "push", "bench")

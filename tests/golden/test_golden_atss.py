@@ -11,7 +11,7 @@ from foreign import golden_detector, golden_outputs
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from dyzoo.architectures import ARCHITECTURES
+from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.detector import Detector
 from dyzoo.preprocess import batch_images
 

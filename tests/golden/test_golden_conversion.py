@@ -12,14 +12,14 @@ from foreign import CASES, constants, converted, foreign_preprocessing, foreign_
 from torch import Tensor
 
 import dyzoo
-from dyzoo.architectures import ARCHITECTURES
 from dyzoo.checkpoints import Conversion, convert
 from dyzoo.checkpoints.conversion import LAYOUTS
 from dyzoo.checkpoints.layout import Layout
 from dyzoo.checkpoints.mmdet import class_names
+from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.config.labels import COCO_LABELS
 from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
-from dyzoo.labels import COCO_LABELS
 
 SMALL = "official_retinanet_r50"  # for what is the same for all of them
 MILLION_PARAMETERS = {

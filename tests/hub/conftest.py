@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyzoo.architectures import ARCHITECTURES
 from dyzoo.config import DyHeadConfig, FPNConfig
+from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.detector import Detector
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from report_cases import SIZE_PX, dataset, evaluation, random_case, results
 
+from dyzoo.config.training import TrainConfig, TransformConfig
 from dyzoo.data import DetectionDataset
 from dyzoo.evaluation import compare
-from dyzoo.recipe import TrainConfig, TransformConfig
 from dyzoo.reporting import write_report
 
 LABELS = ("cat", "dog", "bird")

@@ -1,4 +1,4 @@
-"""Names of classes: those of public data sets, and any as they may be shown."""
+"""Class names of public datasets."""
 
 # fmt: off
 COCO_LABELS: tuple[str, ...] = (
@@ -14,9 +14,3 @@ COCO_LABELS: tuple[str, ...] = (
 )
 # fmt: on
 """The 80 classes of COCO 2017, in category order."""
-
-
-def printable(text: str) -> str:
-    """The text on one line without what a terminal, a browser or the direction of writing would obey, which is spelt
-    out: names of files and classes come from strangers."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

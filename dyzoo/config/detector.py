@@ -7,36 +7,14 @@ DyHead ATSS release (microsoft/DynamicHead) unless a field says otherwise.
 from __future__ import annotations
 
 import json
-import reprlib
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
+from dyzoo.config.values import Range, build, shown
 from dyzoo.errors import CheckpointError
 
 CONFIG_VERSION = 2
-
-OffsetMode = Literal["flat", "crop", "resize"]
-
-
-@dataclass(frozen=True)
-class Range:
-    """Values that a number may have, or the length of a text or a tuple; both ends belong to it.
-
-    A configuration comes with strangers' weights. What it can make a detector allocate is bounded by these, far above
-    what is of use.
-    """
-
-    lowest: float
-    highest: float
-
-    def __contains__(self, number: float) -> bool:
-        return self.lowest <= number <= self.highest  # not so for NaN
-
-    def __str__(self) -> str:
-        return f"{self.lowest:.12g} to {self.highest:.12g}"
 
 
 Text = Annotated[str, Range(0, 200)]
@@ -121,7 +99,7 @@ class DyHeadConfig:
     channels: Channels = 256
     num_blocks: Blocks = 6
     form: Literal["pyramid", "tensor"] = "pyramid"
-    offset_mode: OffsetMode = "resize"
+    offset_mode: Literal["flat", "crop", "resize"] = "resize"
     conv_bias: bool = True
 
 
@@ -277,9 +255,9 @@ class DetectorConfig:
             values = _from_version_1(values)
         elif version != CONFIG_VERSION:
             raise CheckpointError(
-                f"{source} has version {_shown(version)}, this dyzoo reads up to version {CONFIG_VERSION}: update dyzoo"
+                f"{source} has version {shown(version)}, this dyzoo reads up to version {CONFIG_VERSION}: update dyzoo"
             )
-        return _build(cls, values, f"{source}: ")
+        return build(cls, values, f"{source}: ")
 
     def check(self) -> None:
         """Refuse what `from_json` would refuse.
@@ -287,7 +265,7 @@ class DetectorConfig:
         Raises:
             CheckpointError: a field is of a wrong type or out of its range.
         """
-        _build(DetectorConfig, asdict(self), "the configuration: ")
+        build(DetectorConfig, asdict(self), "the configuration: ")
 
 
 def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -297,82 +275,3 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
         return values
     others = {name: value for name, value in backbone.items() if name != "frozen_norm"}
     return {**values, "backbone": {**others, "norm": "frozen" if backbone["frozen_norm"] is True else "batch"}}
-
-
-_representation = reprlib.Repr()
-_representation.maxstring = _representation.maxother = _representation.maxlong = 60
-_shown = _representation.repr
-
-ConfigT = TypeVar("ConfigT")
-
-
-def _build(config_type: type[ConfigT], values: dict[str, Any], prefix: str) -> ConfigT:
-    """Build a frozen dataclass from plain JSON values; `prefix` goes before the names of its fields in errors."""
-    hints = get_type_hints(config_type, include_extras=True)
-    known = {f.name for f in fields(config_type)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
-        raise CheckpointError(
-            f"{prefix.rstrip('.: ')}: unknown setting {_shown(unknown[0])}, expected some of {', '.join(sorted(known))}"
-        )
-    return config_type(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{where} is {_shown(value)}, expected an object of settings")
-        return _build(typing.cast(type, hint), value, f"{where}.")
-    origin = get_origin(hint)
-    if origin is Annotated:
-        limit = hint.__metadata__[0]
-        if isinstance(value, str | list | tuple):
-            _check_length(value, limit, where)  # before anything is made of its items
-            return _convert(hint.__origin__, value, where)
-        number = _convert(hint.__origin__, value, where)
-        if number not in limit:
-            raise CheckpointError(f"{where} is {_shown(value)}, expected {limit}")
-        return number
-    if origin is Literal:
-        if not any(type(value) is type(choice) and value == choice for choice in get_args(hint)):
-            raise CheckpointError(f"{where} is {_shown(value)}, expected one of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        item_hints = get_args(hint)
-        if item_hints[-1] is Ellipsis:
-            item_hints = (item_hints[0],) * len(value)
-        if len(item_hints) == len(value):
-            return tuple(_convert(item, v, where) for item, v in zip(item_hints, value, strict=True))
-    if origin in (types.UnionType, typing.Union):
-        return _convert(_member(get_args(hint), value, where), value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) > 1 << 53 else float(value)  # so large that it may be no float, and in no range
-    if hint is str and isinstance(value, str):
-        return _encodable(value, where)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise CheckpointError(f"{where} is {_shown(value)}, expected {getattr(hint, '__name__', hint)}")
-
-
-def _check_length(value: str | list[Any] | tuple[Any, ...], limit: Range, where: str) -> None:
-    if len(value) not in limit:
-        kind = "characters" if isinstance(value, str) else "items"
-        raise CheckpointError(f"{where} has {len(value)} {kind}, expected {limit}")
-
-
-def _encodable(value: str, where: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise CheckpointError(f"{where} is {_shown(value)}, expected text (it holds half a character)") from None
-    return value
-
-
-def _member(union: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The dataclass of a union whose `type` is that of `value`."""
-    by_type = {get_args(get_type_hints(member)["type"])[0]: member for member in union}
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is {_shown(value)}, expected an object of settings")
-    kind = value.get("type")
-    if not isinstance(kind, str) or kind not in by_type:
-        raise CheckpointError(f"{where}.type is {_shown(kind)}, expected one of {', '.join(by_type)}")
-    return by_type[kind]

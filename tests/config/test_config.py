@@ -4,9 +4,11 @@ from dataclasses import is_dataclass, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+from dyhead_kernels import OffsetMode
 
-from dyzoo.architectures import ARCHITECTURES
-from dyzoo.config import DetectorConfig, Range
+from dyzoo.config import DetectorConfig, DyHeadConfig
+from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.config.values import Range
 from dyzoo.errors import CheckpointError
 
 
@@ -82,3 +84,8 @@ def test_every_number_and_text_has_a_range() -> None:
     """What a stranger's file may ask for is bounded, also in fields that come later."""
     assert {name for name, hint in hints_of(DetectorConfig, "config") if hint in (int, float, str)} == set()
     assert len(list(hints_of(DetectorConfig, "config"))) > 10
+
+
+def test_offset_modes_are_those_of_the_kernels() -> None:
+    """Settings are read without torch, and the kernels know nothing of settings."""
+    assert get_args(get_type_hints(DyHeadConfig)["offset_mode"]) == get_args(OffsetMode)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dyzoo.recipe import TrainConfig
+from dyzoo.config.training import TrainConfig
 
 
 def test_paths_may_be_text() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dyzoo
-from dyzoo.architectures import ARCHITECTURES, PUBLISHED
+from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED
 from dyzoo.detector import Detector
 
 SMALL = 96  # px; padded to the architecture's own divisor

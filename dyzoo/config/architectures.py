@@ -18,7 +18,7 @@ from dyzoo.config import (
     PreprocessConfig,
     RetinaNetConfig,
 )
-from dyzoo.labels import COCO_LABELS
+from dyzoo.config.labels import COCO_LABELS
 
 Factory = Callable[[], DetectorConfig]
 

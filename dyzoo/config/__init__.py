@@ -1,0 +1,30 @@
+"""All settings, as frozen dataclasses without torch: those of a detector and those of a training run."""
+
+from dyzoo.config.detector import (
+    ATSSConfig,
+    BackboneConfig,
+    DetectorConfig,
+    DyHeadConfig,
+    FasterRCNNConfig,
+    FCOSConfig,
+    FPNConfig,
+    HeadConfig,
+    PreprocessConfig,
+    RetinaNetConfig,
+)
+from dyzoo.config.training import TrainConfig, TransformConfig
+
+__all__ = [
+    "ATSSConfig",
+    "BackboneConfig",
+    "DetectorConfig",
+    "DyHeadConfig",
+    "FCOSConfig",
+    "FPNConfig",
+    "FasterRCNNConfig",
+    "HeadConfig",
+    "PreprocessConfig",
+    "RetinaNetConfig",
+    "TrainConfig",
+    "TransformConfig",
+]
