@@ -12,17 +12,17 @@ from dyzoo._version import __version__
 
 if TYPE_CHECKING:
     from dyzoo.checkpoints import convert_checkpoint as convert_checkpoint
-    from dyzoo.detections import Detections as Detections
     from dyzoo.detector import Detector as Detector
     from dyzoo.evaluation import evaluate as evaluate
     from dyzoo.fixed_size import FixedSizeDetector as FixedSizeDetector
+    from dyzoo.images.detections import Detections as Detections
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo import create_model as create_model
     from dyzoo.zoo import list_models as list_models
 
 _HOMES = {
-    "Detections": "dyzoo.detections",
+    "Detections": "dyzoo.images.detections",
     "Detector": "dyzoo.detector",
     "FixedSizeDetector": "dyzoo.fixed_size",
     "TrainConfig": "dyzoo.training",

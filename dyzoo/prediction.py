@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config import PreprocessConfig
-from dyzoo.detections import Detections
 from dyzoo.errors import ImageError
 from dyzoo.heads.base import Detected
 from dyzoo.heads.dense import suppress
-from dyzoo.images import ImageSource, to_picture
+from dyzoo.images.detections import Detections
+from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.preprocess import MAX_BATCH_PIXELS, map_to_image, padded_size, resize_image, resized_size
 from dyzoo.pretrained import PretrainedModel
 
@@ -103,7 +103,7 @@ class PredictingModel(PretrainedModel):
 
         Args:
             images: paths, PIL images, (H, W[, C]) arrays or (3, H, W) tensors; one or several, from any iterable. A
-                JPEG of more than `dyzoo.images.REDUCED_ABOVE` pixels is decoded at a reduced scale.
+                JPEG of more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is decoded at a reduced scale.
             threshold: detections of a lower score are left out.
             size: shortest edge in pixels to resize to (the longest edge keeps the configured proportion), "native" to
                 feed images unresized, None for the size the model was trained at.
@@ -115,7 +115,7 @@ class PredictingModel(PretrainedModel):
             on_error: "return" gives the `ImageError` of an image that cannot be used in the place of its
                 `Detections`, so that the others still come out; "raise" raises it.
             stream: give an iterator, which reads a batch when it is asked for and keeps nothing of it.
-            max_pixels: an image file of more is not decoded; None for `dyzoo.images.MAX_PIXELS`.
+            max_pixels: an image file of more is not decoded; None for `dyzoo.images.reading.MAX_PIXELS`.
 
         Returns:
             One `Detections` per image, in order, boxes in pixels of the image given.

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from dyzoo.data import DetectionDataset, Sample
 from dyzoo.data.loader import EpochBatches, Key
-from dyzoo.detections import Detections
 from dyzoo.distributed import (
     copy_from_main,
     gather_everywhere,
@@ -30,6 +29,7 @@ from dyzoo.distributed import (
 )
 from dyzoo.errors import DatasetError
 from dyzoo.evaluation import Evaluation, evaluate, evaluate_together
+from dyzoo.images.detections import Detections
 from tests.heads.head_cases import CONFIGS, NOTHING, make_features, make_head, random_objects
 
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dyzoo import images
 from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
-from dyzoo.detections import Detections
 from dyzoo.detector import Detector
 from dyzoo.errors import ImageError
+from dyzoo.images.detections import Detections
+from dyzoo.images.reading import reading
 from dyzoo.zoo import model_config
 
 
@@ -126,7 +126,7 @@ def test_a_large_jpeg_gives_its_boxes_in_pixels_of_the_file(
     smooth = Image.fromarray(noise(0, 5, 7)).resize((1101, 733), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "a.jpg", quality=95)
     (whole,) = model.predict(tmp_path / "a.jpg", 0.0)
-    monkeypatch.setattr(images, "REDUCED_ABOVE", 100_000)
+    monkeypatch.setattr(reading, "REDUCED_ABOVE", 100_000)
     (reduced,) = model.predict(tmp_path / "a.jpg", 0.0, max_pixels=100_000)
     assert reduced.image_size == whole.image_size == (733, 1101)
     torch.testing.assert_close(reduced.scores, whole.scores, atol=0.01, rtol=0)

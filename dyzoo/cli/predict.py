@@ -21,9 +21,9 @@ from dyzoo.errors import ImageError, first_line
 from dyzoo.files import replacing
 
 if TYPE_CHECKING:
-    from dyzoo.detections import Detections
     from dyzoo.detector import Detector
-    from dyzoo.images import Picture
+    from dyzoo.images.detections import Detections
+    from dyzoo.images.reading import Picture
 
 _LONGEST_STEM = 240  # bytes of a name, of which file systems take 255
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +74,7 @@ def predict(
       dyzoo predict photos/ --out seen --resume
     """
     from dyzoo.catalog import sample_image
-    from dyzoo.images import list_images
+    from dyzoo.images.reading import list_images
     from dyzoo.zoo import DEFAULT_MODEL
 
     size_px, flips = parse_size(size), parse_flips(flip)
@@ -139,7 +139,7 @@ def _lift_limit(max_pixels: int) -> None:
 
 
 def _read(detector: Detector, source: Path, size: int | Literal["native"] | None, max_pixels: int | None) -> Picture:
-    from dyzoo.images import read_picture
+    from dyzoo.images.reading import read_picture
     from dyzoo.prediction import network_size
 
     return read_picture(

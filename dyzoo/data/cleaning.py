@@ -9,7 +9,7 @@ import numpy as np
 
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, Sample
 from dyzoo.errors import ImageError
-from dyzoo.images import read_image_size
+from dyzoo.images.reading import read_image_size
 
 # A side below this is rounding, not an object: at the far end of a 20,000 px image float32 resolves 0.002 px.
 MIN_SIDE_PX = 0.01

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dyzoo.colors import RGB, class_color
 from dyzoo.data.folder import DatasetFolder
 from dyzoo.data.records import Sample
 from dyzoo.errors import ImageError
-from dyzoo.images import read_image
+from dyzoo.images.colors import RGB, class_color
+from dyzoo.images.reading import read_image
 
 NUM_TILES, _COLUMNS = 24, 4
 _TILE_PX, _PICTURE_HEIGHT_PX, _LINE_PX, _MARGIN_PX = 360, 270, 18, 8

@@ -23,7 +23,7 @@ from dyzoo.data.splits import split_kind
 from dyzoo.data.splitting import split_samples
 from dyzoo.data.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, check_names, image_folder
 from dyzoo.errors import DatasetError
-from dyzoo.images import IMAGE_SUFFIXES
+from dyzoo.images.reading import IMAGE_SUFFIXES
 
 FormatName = Literal["coco", "voc", "yolo"]
 

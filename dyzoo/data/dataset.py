@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.data.records import Sample
 from dyzoo.errors import DatasetError, DyzooWarning, ImageError
-from dyzoo.images import read_image
+from dyzoo.images.reading import read_image
 
 Target = dict[str, Any]
 Transform = Callable[[torch.Tensor, Target], tuple[torch.Tensor, Target]]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dyzoo.data.folder import Track, untracked
-from dyzoo.images import read_image
+from dyzoo.images.reading import read_image
 
 _SIDE = 16
 # Of the grey values of two pictures at 16x16. A picture and its copy at two thirds of the size, saved as JPEG of
@@ -42,7 +42,7 @@ def group_by_content(paths: Iterable[Path]) -> list[list[Path]]:
 def thumbnail(path: Path) -> np.ndarray:
     """(256,) float32, the picture as 16x16 grey values of mean 0 and length 1; all 0 if it is of one colour.
 
-    The whole picture is decoded. Raises `ImageError` as `dyzoo.images.read_image` does.
+    The whole picture is decoded. Raises `ImageError` as `dyzoo.images.reading.read_image` does.
     """
     small = read_image(path).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     values = np.asarray(small, dtype=np.float32).ravel()

@@ -25,7 +25,7 @@ from dyzoo.data.shares import mark_shares
 from dyzoo.data.voc_layouts import Files, find_folders, find_splits
 from dyzoo.data.walking import files_below, images_below
 from dyzoo.errors import DatasetError, first_line
-from dyzoo.images import IMAGE_SUFFIXES, natural_key
+from dyzoo.images.reading import IMAGE_SUFFIXES, natural_key
 
 __all__ = ["LABELMAP_HEADER", "LABELMAP_NAME", "LAYOUT", "NAME", "find_splits", "read"]
 

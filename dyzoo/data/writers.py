@@ -10,12 +10,12 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import yaml
 
-from dyzoo.colors import class_color
 from dyzoo.data.lookup import is_plain_name
 from dyzoo.data.records import Sample
 from dyzoo.data.splits import check_split_name
 from dyzoo.data.voc import LABELMAP_HEADER, LABELMAP_NAME
 from dyzoo.errors import DatasetError
+from dyzoo.images.colors import class_color
 
 MOST_NAME_BYTES = 255
 """How long the name of a file may be on any usual file system."""

@@ -21,7 +21,7 @@ from dyzoo.data.yolo_labels import LabelFolders, LabelReader
 from dyzoo.data.yolo_layouts import Layout, find_layout
 from dyzoo.data.yolo_paths import listed_images
 from dyzoo.errors import DatasetError, ImageError
-from dyzoo.images import is_image_file, read_image_size
+from dyzoo.images.reading import is_image_file, read_image_size
 from dyzoo.text import printable
 
 NAME = "YOLO"

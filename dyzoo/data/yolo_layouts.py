@@ -18,7 +18,7 @@ from dyzoo.data.splits import check_split_name, split_kind
 from dyzoo.data.walking import files_below
 from dyzoo.data.yolo_paths import find_source
 from dyzoo.errors import DatasetError, first_line
-from dyzoo.images import is_image_file
+from dyzoo.images.reading import is_image_file
 
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")

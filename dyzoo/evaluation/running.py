@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 
 from dyzoo.data import DetectionDataset, Sample
-from dyzoo.detections import Detections
 from dyzoo.distributed import MAIN, gather_everywhere, gather_on_main, process_count, process_index
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.evaluation.cost import Stopwatch
@@ -18,7 +17,8 @@ from dyzoo.evaluation.display import shown
 from dyzoo.evaluation.metrics import measure
 from dyzoo.evaluation.result import Evaluation
 from dyzoo.evaluation.scorers import ScorerName, load_scorer
-from dyzoo.images import read_image
+from dyzoo.images.detections import Detections
+from dyzoo.images.reading import read_image
 from dyzoo.text import printable
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dyzoo.colors import RGB
 from dyzoo.data import DetectionDataset
-from dyzoo.drawing import LineStyle, draw_boxes
 from dyzoo.errors import ImageError
-from dyzoo.images import read_image
+from dyzoo.images.colors import RGB
+from dyzoo.images.drawing import LineStyle, draw_boxes
+from dyzoo.images.reading import read_image
 from dyzoo.reporting.matching import NOTHING, Matches, Outcome
 from dyzoo.reporting.text import counted, plain
 

@@ -216,7 +216,7 @@ def test_ctrl_c_leaves_quietly_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dyzoo.images.read_picture", interrupt)
+    monkeypatch.setattr("dyzoo.images.reading.read_picture", interrupt)
     assert cli("predict", picture, "-m", tiny_model) == (130, "", "")
 
 

@@ -35,16 +35,16 @@ def names_in_json(path: Path = JSON) -> list[str]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
     """Let reading that picture end the command."""
-    import dyzoo.images
+    import dyzoo.images.reading
 
-    read = dyzoo.images.read_picture
+    read = dyzoo.images.reading.read_picture
 
     def stopping(path: Path, *arguments: Any) -> Any:
         if Path(path).name == name:
             raise error
         return read(path, *arguments)
 
-    monkeypatch.setattr("dyzoo.images.read_picture", stopping)
+    monkeypatch.setattr("dyzoo.images.reading.read_picture", stopping)
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_a_stopped_run_keeps_what_is_done_and_resumes_to_the_same_answers(
 
 def test_a_killed_process_leaves_what_is_done(tmp_path: Path, tiny_model: Path, photos: Path) -> None:
     code = (
-        "import os, signal, dyzoo.images, dyzoo.cli\nread = dyzoo.images.read_picture\n"
+        "import os, signal, dyzoo.images.reading, dyzoo.cli\nread = dyzoo.images.reading.read_picture\n"
         "def kill(path, *rest):\n"
         "    if path.name == 'c.png':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return read(path, *rest)\n"
-        f"dyzoo.images.read_picture = kill\ndyzoo.cli.run(['predict', 'photos', '--model', {str(tiny_model)!r}])"
+        f"dyzoo.images.reading.read_picture = kill\ndyzoo.cli.run(['predict', 'photos', '--model', {str(tiny_model)!r}])"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     lines = (tmp_path / JSONL).read_text().splitlines()
@@ -315,7 +315,7 @@ def test_an_image_above_the_limit_is_named_and_an_option_lifts_it(
     cli: Cli, tiny_model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
-    monkeypatch.setattr("dyzoo.images.MAX_PIXELS", 5_000)
+    monkeypatch.setattr("dyzoo.images.reading.MAX_PIXELS", 5_000)
     outcome = cli("predict", photos / "a.png", "-m", tiny_model)
     assert outcome.code == 1
     assert "photos/a.png has 96 x 64 pixels" in outcome.err

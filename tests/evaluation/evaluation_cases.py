@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dyzoo.data import DetectionDataset, Sample
-from dyzoo.detections import Detections
+from dyzoo.images.detections import Detections
 
 Objects = Sequence[tuple[list[float], int]]  # (box_xyxy, label) pairs
 Answer = Callable[[int], list[tuple[list[float], float, int]]]  # index of an image -> (box_xyxy, score, label)

@@ -13,9 +13,9 @@ import torch
 from evaluation_cases import TRUTH, Oracle, make_dataset, the_truth
 from torch import nn
 
-from dyzoo.detections import Detections
 from dyzoo.evaluation import Cost, evaluate, evaluate_together, running
 from dyzoo.evaluation.cost import TIMED_BATCHES, WARM_UP_BATCHES, Stopwatch
+from dyzoo.images.detections import Detections
 
 
 class Module(nn.Module):

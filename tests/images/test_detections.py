@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dyzoo.colors import class_color, text_color
-from dyzoo.detections import Detections
-from dyzoo.images import Picture
+from dyzoo.images.colors import class_color, text_color
+from dyzoo.images.detections import Detections
+from dyzoo.images.reading import Picture
 
 NAMES = ("cat", "dog", "bird")
 GREY = (128, 128, 128)

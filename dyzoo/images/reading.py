@@ -22,7 +22,7 @@ from PIL import Image, JpegImagePlugin
 
 from dyzoo.errors import ImageError, first_line
 from dyzoo.files import open_regular
-from dyzoo.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb
+from dyzoo.images.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb
 
 
 @dataclass(frozen=True, eq=False)

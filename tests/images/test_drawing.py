@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyzoo.drawing import draw_boxes
+from dyzoo.images.drawing import draw_boxes
 
 RED = (255, 0, 0)
 BOX = (100, 100, 400, 300)

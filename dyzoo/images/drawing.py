@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dyzoo.colors import RGB, text_color
+from dyzoo.images.colors import RGB, text_color
 from dyzoo.text import printable
 
 BoxPx = tuple[int, int, int, int]  # x1, y1, x2, y2 on pixel edges, inside the image

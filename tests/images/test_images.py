@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from dyzoo import images
 from dyzoo.errors import ImageError
-from dyzoo.images import list_images, read_image, read_image_size, read_picture, to_rgb
+from dyzoo.images.reading import list_images, read_image, read_image_size, read_picture, reading, to_rgb
 
 ORIENTATION_TAG = 0x0112
 
@@ -253,7 +252,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_without_a_shift(
     exif[ORIENTATION_TAG] = orientation
     white_block(*size).save(tmp_path / "a.jpg", exif=exif, quality=95)
     whole = read_image(tmp_path / "a.jpg")
-    monkeypatch.setattr(images, "REDUCED_ABOVE", 33_000)
+    monkeypatch.setattr(reading, "REDUCED_ABOVE", 33_000)
     picture = read_picture(tmp_path / "a.jpg", max_pixels=40_000)
     assert picture.size == (whole.height, whole.width)
     assert picture.image.size == (-(-whole.width // scale), -(-whole.height // scale))
@@ -266,7 +265,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale_without_a_shift(
 
 
 def test_the_scale_is_not_reduced_below_the_size_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "REDUCED_ABOVE", 1000)
+    monkeypatch.setattr(reading, "REDUCED_ABOVE", 1000)
     gradient(640, 480).save(tmp_path / "a.jpg")
     for least, expected in (((120, 160), (160, 120)), ((121, 160), (320, 240)), ((480, 640), (640, 480))):
         assert read_picture(tmp_path / "a.jpg", lambda size, least=least: least).image.size == expected
@@ -278,7 +277,7 @@ def test_the_scale_is_not_reduced_below_the_size_of_use(tmp_path: Path, monkeypa
 def test_what_has_to_be_decoded_whole_is_refused_above_the_limit(
     options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "REDUCED_ABOVE", 1000)
+    monkeypatch.setattr(reading, "REDUCED_ABOVE", 1000)
     gradient(64, 48).save(tmp_path / "a", **options)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="64 x 48 pixels"):
         read_picture(tmp_path / "a", max_pixels=3000)

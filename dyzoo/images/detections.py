@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyzoo.colors import class_color
-from dyzoo.drawing import draw_boxes
-from dyzoo.images import ImageSource, to_picture
+from dyzoo.images.colors import class_color
+from dyzoo.images.drawing import draw_boxes
+from dyzoo.images.reading import ImageSource, to_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -153,7 +153,7 @@ class Detections:
         """The image with boxes, class names and scores drawn on it.
 
         It has the size of the image; a small one is enlarged by a whole number, so that labels have room. A JPEG of
-        more than `dyzoo.images.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
+        more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
 
         Args:
             image: what was given to `predict`; without it `path` is read again.
