@@ -12,10 +12,10 @@ from dyzoo._version import __version__
 
 if TYPE_CHECKING:
     from dyzoo.checkpoints import convert_checkpoint as convert_checkpoint
-    from dyzoo.detector import Detector as Detector
     from dyzoo.evaluation import evaluate as evaluate
-    from dyzoo.fixed_size import FixedSizeDetector as FixedSizeDetector
     from dyzoo.images.detections import Detections as Detections
+    from dyzoo.model.detector import Detector as Detector
+    from dyzoo.model.fixed_size import FixedSizeDetector as FixedSizeDetector
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo import create_model as create_model
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Detections": "dyzoo.images.detections",
-    "Detector": "dyzoo.detector",
-    "FixedSizeDetector": "dyzoo.fixed_size",
+    "Detector": "dyzoo.model.detector",
+    "FixedSizeDetector": "dyzoo.model.fixed_size",
     "TrainConfig": "dyzoo.training",
     "convert_checkpoint": "dyzoo.checkpoints",
     "create_model": "dyzoo.zoo",

@@ -45,8 +45,8 @@ def measure(config: DetectorConfig) -> Complexity:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from dyzoo.detector import Detector
-    from dyzoo.heads import FasterRCNNHead
+    from dyzoo.model.detector import Detector
+    from dyzoo.model.heads import FasterRCNNHead
 
     model = Detector(config).eval().to("meta")  # not made there: timm's Swin reads values while it is built
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -14,8 +14,8 @@ from dyzoo import hub
 from dyzoo.catalog import checkpoints, weights_folder
 from dyzoo.config import DetectorConfig
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.model.detector import Detector
 from dyzoo.pretrained import CONFIG_NAME
 
 DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"

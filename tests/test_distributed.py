@@ -30,7 +30,7 @@ from dyzoo.distributed import (
 from dyzoo.errors import DatasetError
 from dyzoo.evaluation import Evaluation, evaluate, evaluate_together
 from dyzoo.images.detections import Detections
-from tests.heads.head_cases import CONFIGS, NOTHING, make_features, make_head, random_objects
+from tests.model.heads.head_cases import CONFIGS, NOTHING, make_features, make_head, random_objects
 
 CPU = torch.device("cpu")
 TIMEOUT_S = 120

@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 
 from dyzoo.cli import app, run
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from tests.training_runs import tiny, write_voc
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from dyzoo.cli import run
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from tests.training_runs import tiny, write_voc
 
 pytestmark = pytest.mark.slow

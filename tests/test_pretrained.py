@@ -19,8 +19,8 @@ from torch import nn
 
 from dyzoo.config import DyHeadConfig, FPNConfig
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError
+from dyzoo.model.detector import Detector
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import torch
 
 from dyzoo.config.training import ResolvedConfig, TrainConfig
 from dyzoo.data import DetectionDataset, Sample
-from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
+from dyzoo.model.detector import Detector
 from dyzoo.training import defaults, memory, train
 from dyzoo.training.defaults import default_epochs, default_images_in_a_step, default_size, resolve
 from dyzoo.training.loop import Trainer

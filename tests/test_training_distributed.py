@@ -17,9 +17,9 @@ import torch
 import dyzoo.training.setup
 from dyzoo.config.training import TransformConfig
 from dyzoo.data import DetectionDataset
-from dyzoo.detector import Detector
 from dyzoo.distributed import process_index
 from dyzoo.errors import DatasetError, TrainingError
+from dyzoo.model.detector import Detector
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
 from dyzoo.training.engine import Engine

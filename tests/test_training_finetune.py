@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from dyzoo.backbones import Backbone
 from dyzoo.config import BackboneConfig, FasterRCNNConfig, FCOSConfig, FPNConfig, HeadConfig, RetinaNetConfig
 from dyzoo.data import open_dataset
-from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
+from dyzoo.model.backbones import Backbone
+from dyzoo.model.detector import Detector
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.loop import Trainer
 from dyzoo.training.record import fingerprint

@@ -39,14 +39,14 @@ import dyzoo.training.setup
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.engine import Engine
 from tests.training_runs import known_models
-import dyzoo.heads.atss, torch.utils.tensorboard
+import dyzoo.model.heads.atss, torch.utils.tensorboard
 
 def noisy_losses(self, raw, targets, image_sizes=()):  # draws from PyTorch's generator, as Faster R-CNN does
     losses = plain_losses(self, raw, targets, image_sizes)
     return {**losses, "loss_box": losses["loss_box"] * (0.5 + torch.rand(()))}
 
-plain_losses = dyzoo.heads.atss.ATSSHead.losses
-dyzoo.heads.atss.ATSSHead.losses = noisy_losses
+plain_losses = dyzoo.model.heads.atss.ATSSHead.losses
+dyzoo.model.heads.atss.ATSSHead.losses = noisy_losses
 plain_step = Engine.step
 dyzoo.training.setup.model_config = known_models
 voc, *plans = sys.argv[1:]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dyzoo
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 
 from ..work import Work, blocks_work, level_shapes
 from .blocks import Stack, stir

@@ -13,8 +13,8 @@ from dyzoo.checkpoints.layout import Layout
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.config.labels import COCO_LABELS
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.model.detector import Detector
 
 LAYOUTS: dict[str, Layout] = {**official.LAYOUTS, **mmdet.LAYOUTS}
 

@@ -10,7 +10,7 @@ from dyzoo.cli.terminal import plain, say, show, show_table
 from dyzoo.errors import UnknownModelError
 
 if TYPE_CHECKING:
-    from dyzoo.backbones.families import Family
+    from dyzoo.model.backbones.families import Family
 
 LEGEND = """\
 parameters  with COCO's 80 classes, in millions; frozen norms are not counted
@@ -84,7 +84,7 @@ def _list_backbones(pattern: str) -> None:
     from rich import box
     from rich.table import Table
 
-    from dyzoo.backbones.families import families, family_of
+    from dyzoo.model.backbones.families import families, family_of
 
     known = families()
     if pattern == "*":

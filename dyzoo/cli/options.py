@@ -14,7 +14,7 @@ from dyzoo.files import write_text
 if TYPE_CHECKING:
     import torch
 
-    from dyzoo.detector import Detector
+    from dyzoo.model.detector import Detector
 
 ModelOption = Annotated[
     str | None,
@@ -68,7 +68,7 @@ def parse_size(text: str | None) -> int | Literal["native"] | None:
     """`--size` as `Detector.predict` takes it."""
     if text is None or text == "native":
         return cast(Literal["native"] | None, text)
-    from dyzoo.preprocess import MAX_BATCH_PIXELS
+    from dyzoo.model.sizes import MAX_BATCH_PIXELS
 
     if not text.isdecimal() or not text.strip("0"):
         raise typer.BadParameter(f"{text!r} is neither a number of pixels nor 'native'", param_hint="--size")

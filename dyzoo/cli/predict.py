@@ -21,9 +21,9 @@ from dyzoo.errors import ImageError, first_line
 from dyzoo.files import replacing
 
 if TYPE_CHECKING:
-    from dyzoo.detector import Detector
     from dyzoo.images.detections import Detections
     from dyzoo.images.reading import Picture
+    from dyzoo.model.detector import Detector
 
 _LONGEST_STEM = 240  # bytes of a name, of which file systems take 255
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -140,7 +140,7 @@ def _lift_limit(max_pixels: int) -> None:
 
 def _read(detector: Detector, source: Path, size: int | Literal["native"] | None, max_pixels: int | None) -> Picture:
     from dyzoo.images.reading import read_picture
-    from dyzoo.prediction import network_size
+    from dyzoo.model.prediction import network_size
 
     return read_picture(
         source, lambda image_size: network_size(detector.config.preprocess, image_size, size), max_pixels

@@ -16,7 +16,7 @@ from dyzoo.files import read_regular
 
 if TYPE_CHECKING:
     from dyzoo.cards import CardDetails, Measurement
-    from dyzoo.detector import Detector
+    from dyzoo.model.detector import Detector
 
 _MAX_TEXT_BYTES = 1 << 26  # of a card, or a run's settings and metrics
 _OF_THE_MACHINE = ("out", "device", "workers", "resume")  # settings that mean nothing elsewhere

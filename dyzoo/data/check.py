@@ -19,7 +19,7 @@ from dyzoo.data.splits import split_kind
 from dyzoo.data.statistics import SplitStatistics, count
 from dyzoo.data.walking import images_below
 from dyzoo.errors import ImageError
-from dyzoo.preprocess import resized_size
+from dyzoo.model.sizes import resized_size
 
 TINY_PX = 8.0  # one cell of the finest feature map of most detectors here
 _COINCIDING_IOU = 0.9
@@ -45,7 +45,7 @@ def check_dataset(
     Args:
         folder: see `LAYOUT` of each format.
         split: look at this one alone; None looks at all.
-        size_px: shortest and longest edge of images in training; see `dyzoo.preprocess.resized_size`.
+        size_px: shortest and longest edge of images in training; see `dyzoo.model.preprocess.resized_size`.
         track: shows progress.
 
     Returns:

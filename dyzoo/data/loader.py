@@ -34,7 +34,7 @@ _KILLED = {
 
 
 def collate(batch: Sequence[tuple[torch.Tensor, Target] | DatasetError]) -> Batch | DatasetError:
-    """Images and targets as two lists: sizes differ, and the detector pads (`dyzoo.preprocess.batch_images`).
+    """Images and targets as two lists: sizes differ, and the detector pads (`dyzoo.model.preprocess.batch_images`).
 
     Where a sample could not be read, the batch is the reason.
     """

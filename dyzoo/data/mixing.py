@@ -14,10 +14,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from dyzoo.boxes import box_areas
 from dyzoo.config.training import TransformConfig
 from dyzoo.data.dataset import DetectionDataset, Target
 from dyzoo.data.transforms import TRIALS, Resize, changes, framing, log_uniform, uniform, visible_share
+from dyzoo.model.boxes import box_areas
 
 Loaded = tuple[Tensor, Target]
 

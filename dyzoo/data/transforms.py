@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config.training import TransformConfig
 from dyzoo.data.records import Sample
-from dyzoo.preprocess import resized_size
+from dyzoo.model.sizes import resized_size
 
 # At the size the network sees: below it a box is a sliver that a crop has left.
 _MIN_SIDE_PX = 1.0
@@ -28,7 +28,7 @@ def train_transform(size_px: tuple[int, int], config: TransformConfig | None = N
     """Random resize, crop, mirroring, turns and colours, in this order.
 
     Args:
-        size_px: shortest and longest edge, as for evaluation; see `dyzoo.preprocess.resized_size`.
+        size_px: shortest and longest edge, as for evaluation; see `dyzoo.model.preprocess.resized_size`.
         config: strength; None takes the defaults.
 
     Returns:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dyzoo.boxes import pairwise_iou
 from dyzoo.data import DetectionDataset
+from dyzoo.model.boxes import pairwise_iou
 
 Entry = dict[str, Any]
 

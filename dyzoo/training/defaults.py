@@ -17,7 +17,7 @@ from dyzoo.config.training import LEFT_OPEN, ResolvedConfig, TrainConfig
 from dyzoo.data import DetectionDataset
 from dyzoo.data.transforms import count_small
 from dyzoo.errors import TrainingError, first_line
-from dyzoo.preprocess import resized_size
+from dyzoo.model.sizes import resized_size
 from dyzoo.training.memory import bytes_per_image, free_bytes, state_bytes
 
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 300

@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from dyzoo.config.training import ResolvedConfig
 from dyzoo.data.loader import Batch
-from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
+from dyzoo.model.detector import Detector
 from dyzoo.training.checkpoint import Stateful
 from dyzoo.training.processes import Processes
 from dyzoo.training.schedule import build_optimizer, build_schedule

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import DetectorConfig
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 
 # Peak of a training step over what the forward pass keeps for the backward pass, which is counted in float32: 1.1 to
 # 1.7 were measured in float32 and 0.7 to 0.9 in bfloat16, over backbones, heads and image sizes.

@@ -17,9 +17,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from dyzoo.config.training import Precision
-from dyzoo.detector import Detector
 from dyzoo.distributed import MAIN, share_from_main, sum_over_processes
 from dyzoo.errors import DyzooError, TrainingError
+from dyzoo.model.detector import Detector
 from dyzoo.text import printable
 
 PATIENCE = timedelta(hours=2)  # the others wait while the main process scores a large validation split

@@ -8,7 +8,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from dyzoo.config.training import ResolvedConfig
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from dyzoo.training.stages import parameter_stages, stage_count
 
 REFERENCE_BATCH_SIZE = 16

@@ -12,8 +12,8 @@ from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.data.loader import EpochLoader, build_loader
 from dyzoo.data.mixing import Mixing
 from dyzoo.data.transforms import SPECK_PX, count_small, train_transform
-from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
+from dyzoo.model.detector import Detector
 from dyzoo.training.processes import Processes
 from dyzoo.zoo import load_model, model_config
 

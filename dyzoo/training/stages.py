@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from dyzoo.backbones import Backbone
 from dyzoo.errors import TrainingError
+from dyzoo.model.backbones import Backbone
 
 
 def stage_count(backbone: Backbone) -> int:

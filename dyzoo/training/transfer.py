@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import FasterRCNNConfig
-from dyzoo.detector import Detector
 from dyzoo.errors import TrainingError
+from dyzoo.model.detector import Detector
 
 
 class Transfer(NamedTuple):

@@ -11,7 +11,7 @@ from cli_helpers import Cli, Outcome, write_picture
 
 from dyzoo.cli import run
 from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from dyzoo.zoo import model_config
 
 

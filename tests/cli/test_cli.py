@@ -224,7 +224,7 @@ def test_a_full_gpu_is_one_line(cli: Cli, tiny_model: Path, picture: Path, monke
     def overflow(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("dyzoo.detector.batch_images", overflow)
+    monkeypatch.setattr("dyzoo.model.detector.batch_images", overflow)
     outcome = cli("predict", picture, "-m", tiny_model)
     assert (outcome.code, outcome.err) == (1, "error: the GPU's memory is full: lower --size or --batch-size\n")
 

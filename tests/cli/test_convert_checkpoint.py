@@ -13,7 +13,7 @@ import torch
 from cli_helpers import Cli, Outcome
 
 from dyzoo.checkpoints.conversion import LAYOUTS
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 
 NAME = "official_atss_r50"
 MANIFEST = Path(__file__).parents[1] / "golden" / f"{NAME}.json"

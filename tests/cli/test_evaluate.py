@@ -12,8 +12,8 @@ from cli_helpers import Cli
 
 import dyzoo
 from dyzoo.data import open_dataset
-from dyzoo.detector import Detector
 from dyzoo.evaluation import Cost
+from dyzoo.model.detector import Detector
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,8 @@ def test_a_killed_process_leaves_what_is_done(tmp_path: Path, tiny_model: Path, 
         "def kill(path, *rest):\n"
         "    if path.name == 'c.png':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return read(path, *rest)\n"
-        f"dyzoo.images.reading.read_picture = kill\ndyzoo.cli.run(['predict', 'photos', '--model', {str(tiny_model)!r}])"
+        "dyzoo.images.reading.read_picture = kill\n"
+        f"dyzoo.cli.run(['predict', 'photos', '--model', {str(tiny_model)!r}])"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     lines = (tmp_path / JSONL).read_text().splitlines()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from cli_helpers import Cli, Outcome
 
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
 

@@ -10,7 +10,7 @@ import torch
 
 import dyzoo
 from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 
 SMALL = 96  # px; padded to the architecture's own divisor
 

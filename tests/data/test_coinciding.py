@@ -9,9 +9,9 @@ import pytest
 import torch
 from data_builders import annotation, coco_tables, write_coco
 
-from dyzoo.boxes import pairwise_iou
 from dyzoo.data import check, check_dataset
 from dyzoo.data.coinciding import coinciding
+from dyzoo.model.boxes import pairwise_iou
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300, 1200])

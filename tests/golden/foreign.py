@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dyzoo.checkpoints import Conversion, convert, convert_checkpoint
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 
 FOLDER = Path(__file__).parent
 CASES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))

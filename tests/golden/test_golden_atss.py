@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.detector import Detector
-from dyzoo.preprocess import batch_images
+from dyzoo.model.detector import Detector
+from dyzoo.model.preprocess import batch_images
 
 CASES = ("mmdet_atss_r50", "official_atss_r50")
 MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1

@@ -18,8 +18,8 @@ from dyzoo.checkpoints.layout import Layout
 from dyzoo.checkpoints.mmdet import class_names
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.config.labels import COCO_LABELS
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.model.detector import Detector
 
 SMALL = "official_retinanet_r50"  # for what is the same for all of them
 MILLION_PARAMETERS = {

@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dyzoo.checkpoints import convert_checkpoint
-from dyzoo.detector import Detector
-from dyzoo.heads import FasterRCNNHead, roi
-from dyzoo.heads.rpn import Proposals
-from dyzoo.preprocess import batch_images
+from dyzoo.model.detector import Detector
+from dyzoo.model.heads import FasterRCNNHead, roi
+from dyzoo.model.heads.rpn import Proposals
+from dyzoo.model.preprocess import batch_images
 
 CASE = "official_faster_rcnn_r50"
 FOLDER = Path(__file__).parent

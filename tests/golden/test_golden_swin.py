@@ -12,7 +12,7 @@ from foreign import converted
 from swins import Keys, Weights, swin_maps
 from torch import Tensor
 
-from dyzoo.backbones import Backbone
+from dyzoo.model.backbones import Backbone
 
 TOLERANCE = 1e-12  # of a map's largest value, in float64
 

@@ -11,7 +11,7 @@ import torch
 
 from dyzoo.config import DyHeadConfig, FPNConfig
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
 

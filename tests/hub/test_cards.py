@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from dyzoo.cards import CardDetails, Measurement, adapt_card, is_hand_written, write_card
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 
 METRICS = {"AP": 0.51234, "AP50": 0.75, "AP75": None, "APs": float("nan"), "AR100": 0.6}
 PER_CLASS = {"cat": {"AP": 0.5, "AP50": 0.7, "AP75": 0.25, "boxes": 12.0}, "dog": {"AP": None, "boxes": 0.0}}

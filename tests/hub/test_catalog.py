@@ -10,8 +10,8 @@ import torch
 
 import dyzoo
 from dyzoo import catalog, zoo
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, HubError, UnknownModelError
+from dyzoo.model.detector import Detector
 from tests.hub.hub_server import Hub
 
 NAME = "dyhead_atss_resnet10t.pets"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError
+from dyzoo.model.detector import Detector
 from dyzoo.zoo import load_model
 from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub

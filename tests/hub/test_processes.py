@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dyzoo.catalog import sample_image
-from dyzoo.detector import Detector
+from dyzoo.model.detector import Detector
 from tests.hub.hub_client import environment, run_client
 from tests.hub.hub_server import Hub
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load
 
 from dyzoo.cards import CardDetails, CardKeptWarning, is_hand_written, terms_of
-from dyzoo.detector import Detector
 from dyzoo.errors import CheckpointError, HubError
+from dyzoo.model.detector import Detector
 from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub
 

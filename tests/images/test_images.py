@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageOps
 
 from dyzoo.errors import ImageError
-from dyzoo.images.reading import list_images, read_image, read_image_size, read_picture, reading, to_rgb
+from dyzoo.images import reading
+from dyzoo.images.reading import list_images, read_image, read_image_size, read_picture, to_rgb
 
 ORIENTATION_TAG = 0x0112
 

@@ -1,0 +1,1 @@
+"""A detector from pixels to boxes: preprocessing, backbone, feature pyramid, heads; DyHead is `dyzoo.dyhead`."""

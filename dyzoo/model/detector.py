@@ -1,0 +1,98 @@
+"""`Detector`: preprocess -> backbone -> FPN -> DyHead -> head, in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dyzoo.config import DetectorConfig
+from dyzoo.dyhead import build_dyhead
+from dyzoo.model.backbones import Backbone
+from dyzoo.model.fpn import FPN
+from dyzoo.model.heads import build_head
+from dyzoo.model.heads.base import Raw
+from dyzoo.model.prediction import PredictingModel
+from dyzoo.model.preprocess import batch_images
+from dyzoo.model.targets import Target, check_targets
+
+
+class Detector(PredictingModel):
+    """A DyHead object detector.
+
+    Called like torchvision's detectors: `model(images, targets)` gives a dict of losses in training mode,
+    `model(images)` a list of `{"boxes", "scores", "labels"}` in evaluation mode. `predict` is the way from files
+    and pictures of any kind to `Detections`.
+
+    Args:
+        config: everything but the weights.
+        pretrained_backbone: start from timm's published backbone weights, or from a local file of them.
+
+    Raises:
+        ValueError: the configuration names no labels.
+        UnknownModelError: the backbone does not exist or does not fit.
+    """
+
+    def __init__(self, config: DetectorConfig, pretrained_backbone: bool | Path = False) -> None:
+        super().__init__(config)
+        if not config.labels:
+            raise ValueError("the configuration names no labels, expected at least one class name")
+        self.backbone = Backbone(config.backbone, config.fpn.backbone_strides_px, pretrained_backbone)
+        self.fpn = FPN(config.fpn, self.backbone.channels)
+        self.dyhead = build_dyhead(config.dyhead, config.fpn.channels)
+        channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
+        self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
+        """Losses in training mode, detections in evaluation mode; images are not resized.
+
+        Args:
+            images: (3, H, W) each, RGB, uint8 or floating point in 0..1; sizes may differ.
+            targets: ground truth of every image, needed in training mode and nowhere else. Boxes may stick out of
+                their image, but have to reach into it.
+
+        Returns:
+            training: `{"loss_cls", "loss_box", ...}`, scalars, weighted and normalised; their sum is to be minimised.
+            evaluation: per image `{"boxes": (M, 4) xyxy px, "scores": (M,), "labels": (M,)}`, best first.
+
+        Raises:
+            ValueError: targets are absent in training mode or given in evaluation mode, are not one for each image, or
+                hold something that cannot be learnt: the first such box or label is named.
+        """
+        if not self.training and targets is not None:
+            raise ValueError(
+                "targets are given in evaluation mode, where nothing but detections comes out: call train() first to "
+                "get losses (create_model and from_pretrained give models in evaluation mode), or leave them out"
+            )
+        batch, image_sizes = batch_images(images, self.config.preprocess, self.device)
+        if not self.training:
+            raw = self.forward_head(self.forward_features(batch))
+            return self.head.decode(raw, image_sizes)
+        if targets is None:
+            raise ValueError("targets is None, expected one target per image in training mode (or call eval() first)")
+        if len(targets) != len(images):
+            raise ValueError(f"got {len(targets)} targets for {len(images)} images, expected one per image")
+        check_targets(targets, image_sizes, len(self.labels))
+        raw = self.forward_head(self.forward_features(batch))
+        on_device = [{key: target[key].to(self.device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
+        return self.head.losses(raw, on_device, image_sizes)
+
+    def forward_features(self, batch: Tensor) -> list[Tensor]:
+        """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""
+        return self.dyhead(self.fpn(self.backbone(batch)))
+
+    def forward_head(self, features: list[Tensor]) -> Raw:
+        """DyHead outputs -> raw predictions, a list over the levels for each kind; see the head for their shapes.
+
+        Dense heads give `cls` and `box`, ATSS and FCOS `centerness` too; Faster R-CNN its proposal network's
+        `objectness` and `box`.
+        """
+        return self.head(features)

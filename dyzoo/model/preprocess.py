@@ -1,0 +1,67 @@
+"""From images to network input, and back to image pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from dyzoo.config import PreprocessConfig
+from dyzoo.model.sizes import padded_size
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize one (3, H, W) image to (H', W') = `size`: bilinear with antialiasing, the training transforms' way."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return TF.resize(image, list(size), antialias=True)
+
+
+def batch_images(
+    images: Sequence[Tensor], config: PreprocessConfig, device: torch.device
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Normalise and pad images into one batch.
+
+    Args:
+        images: (3, H, W) each, RGB, uint8 in 0..255 or floating point in 0..1; sizes may differ.
+        config: mean, std, channel order and the divisor of the padded size.
+        device: where the batch goes.
+
+    Returns:
+        batch: (N, 3, H, W) float32 in channels-last memory, padded at the right and the bottom with zeros, which is
+            the mean colour (detectron2's `ImageList.from_tensors` after normalisation).
+        image_sizes: (H, W) of every image before padding.
+
+    Raises:
+        ValueError: an empty list, or an image of another shape.
+        ImageError: a batch of more than `MAX_BATCH_PIXELS`.
+    """
+    if not images:
+        raise ValueError("images is empty, expected at least one (3, H, W) tensor")
+    for index, image in enumerate(images):
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise ValueError(f"image {index} is {tuple(image.shape)}, expected (3, H, W)")
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = padded_size(sizes, config.size_divisor)
+    mean = torch.tensor(config.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(config.std, device=device).view(3, 1, 1)
+    padded = []
+    for image in images:
+        pixels = image.to(device)
+        pixels = pixels * 255.0 if pixels.is_floating_point() else pixels.float()
+        if config.channel_order == "BGR":
+            pixels = pixels.flip(0)
+        normalised = (pixels - mean) / std
+        padded.append(F.pad(normalised, (0, width - image.shape[2], 0, height - image.shape[1])))
+    return torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes
+
+
+def map_to_image(boxes_xyxy: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Boxes (M, 4) in pixels of the resized image -> pixels of the original, both sizes (H, W)."""
+    scale_y, scale_x = image_size[0] / network_size[0], image_size[1] / network_size[1]
+    boxes = boxes_xyxy * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    limit = boxes.new_tensor([image_size[1], image_size[0]] * 2)
+    return boxes.clamp(min=0).minimum(limit)
