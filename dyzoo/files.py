@@ -173,3 +173,20 @@ def _naming(path: Path, aside: Path | None = None) -> Iterator[None]:
             error.filename = str(path)
             error.filename2 = None
         raise
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content, read in pieces."""
+    return _digest(path, hashlib.sha256())
+
+
+def git_hash(path: Path) -> str:
+    """git's name of a file's content."""
+    return _digest(path, hashlib.sha1(b"blob %d\0" % check_regular(path)))
+
+
+def _digest(path: Path, digest: hashlib._Hash) -> str:
+    with open_regular(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -15,8 +15,9 @@ from dyzoo.catalog import checkpoints, weights_folder
 from dyzoo.config import DetectorConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.files import sha256
+from dyzoo.hub.pretrained import CONFIG_NAME
 from dyzoo.model.detector import Detector
-from dyzoo.pretrained import CONFIG_NAME
 
 DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"
 BEST_NAME = "best"  # the folder of a training run that holds its best detector
@@ -131,7 +132,7 @@ def _load_checkpoint(name: str) -> Detector:
     for path in (config_path, weights_path):
         if not path.is_file():
             raise CheckpointError(f"{path} of {checkpoint.name} is not there: {mend}")
-    if hub.sha256(weights_path) != checkpoint.sha256:
+    if sha256(weights_path) != checkpoint.sha256:
         raise CheckpointError(f"{weights_path} is not the file of the catalogue (sha256 differs): {mend}")
     return Detector.from_files(config_path, weights_path, repo_id=checkpoint.repo_id, mend_hint=mend)
 

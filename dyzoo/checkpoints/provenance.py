@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dyzoo.cards import CardDetails
 from dyzoo.config import DetectorConfig
 from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED
 from dyzoo.config.labels import COCO_LABELS
-from dyzoo.hub import sha256
+from dyzoo.files import sha256
+from dyzoo.hub.cards import CardDetails
 
 CONVERTED = "Converted by `dyzoo convert`"
 """Begins the paragraph, and tells a folder that the command may write over."""

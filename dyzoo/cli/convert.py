@@ -78,8 +78,8 @@ def convert(
 
 def _check_folder(out: Path) -> None:
     """Refuse to write over anything but the result of an earlier conversion."""
-    from dyzoo.cards import CARD_NAME
     from dyzoo.checkpoints.provenance import CONVERTED
+    from dyzoo.hub.cards import CARD_NAME
 
     if not out.exists():
         return

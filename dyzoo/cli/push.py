@@ -15,7 +15,7 @@ from dyzoo.errors import TrainingError, UnknownModelError, first_line
 from dyzoo.files import read_regular
 
 if TYPE_CHECKING:
-    from dyzoo.cards import CardDetails, Measurement
+    from dyzoo.hub.cards import CardDetails, Measurement
     from dyzoo.model.detector import Detector
 
 _MAX_TEXT_BYTES = 1 << 26  # of a card, or a run's settings and metrics
@@ -65,7 +65,7 @@ def push(
     import torch
 
     from dyzoo import hub
-    from dyzoo.cards import CARD_NAME, CardDetails, adapt_card, is_hand_written
+    from dyzoo.hub.cards import CARD_NAME, CardDetails, adapt_card, is_hand_written
     from dyzoo.zoo import BEST_NAME, load_model
 
     if not source.is_dir():
@@ -159,8 +159,8 @@ def _settings(run: Path) -> dict[str, Any]:
 
 def _measurement(run: Path, data: str, split: str, dtype: str | None) -> Measurement | None:
     """The metrics of `evaluation/`, if they are those of the weights in `best/`."""
-    from dyzoo.cards import Measurement
-    from dyzoo.pretrained import WEIGHTS_NAME
+    from dyzoo.hub.cards import Measurement
+    from dyzoo.hub.pretrained import WEIGHTS_NAME
     from dyzoo.zoo import BEST_NAME
 
     path, weights_path = run / "evaluation" / "metrics.json", run / BEST_NAME / WEIGHTS_NAME

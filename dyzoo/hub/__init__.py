@@ -4,7 +4,7 @@ Cache, offline mode, endpoint and token are huggingface_hub's: `HF_HOME`, `HF_HU
 """
 
 from dyzoo.hub.failures import missing_file
-from dyzoo.hub.fetching import download, mend_hint, sha256
+from dyzoo.hub.fetching import download, mend_hint
 from dyzoo.hub.ids import Token, is_hub_id, split_id
 from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
 
@@ -18,6 +18,5 @@ __all__ = [
     "prepare_repo",
     "read_text",
     "require_token",
-    "sha256",
     "split_id",
 ]

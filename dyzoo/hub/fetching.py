@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from dyzoo._version import __version__
 from dyzoo.errors import CheckpointError, DyzooError, DyzooWarning, HubError
-from dyzoo.files import check_regular, write_text
+from dyzoo.files import git_hash, sha256, write_text
 from dyzoo.hub import transfer
 from dyzoo.hub.failures import (
     FAILURES,
@@ -266,20 +265,3 @@ def mend_hint(repo_id: str, revision: str | None = None) -> str:
     """How to replace a bad file of the cache."""
     at = f" --revision {revision}" if revision else ""
     return f"fetch it again with force_download=True, or `hf download {repo_id}{at} --force-download`"
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content, read in pieces."""
-    return _digest(path, hashlib.sha256())
-
-
-def git_hash(path: Path) -> str:
-    """git's name of a file's content."""
-    return _digest(path, hashlib.sha1(b"blob %d\0" % check_regular(path)))
-
-
-def _digest(path: Path, digest: hashlib._Hash) -> str:
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -17,13 +17,13 @@ from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config import PreprocessConfig
 from dyzoo.errors import ImageError
+from dyzoo.hub.pretrained import PretrainedModel
 from dyzoo.images.detections import Detections
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.heads.base import Detected
 from dyzoo.model.heads.dense import suppress
 from dyzoo.model.preprocess import map_to_image, resize_image
 from dyzoo.model.sizes import MAX_BATCH_PIXELS, padded_size, resized_size
-from dyzoo.pretrained import PretrainedModel
 
 Flip = Literal["horizontal", "vertical"]
 Size = int | Literal["native"] | None

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from dyzoo.cards import CardDetails, Measurement, adapt_card, is_hand_written, write_card
 from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.hub.cards import CardDetails, Measurement, adapt_card, is_hand_written, write_card
 from dyzoo.model.detector import Detector
 
 METRICS = {"AP": 0.51234, "AP50": 0.75, "AP75": None, "APs": float("nan"), "AR100": 0.6}

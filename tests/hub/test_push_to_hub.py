@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from dyzoo.cards import CardDetails, CardKeptWarning, is_hand_written, terms_of
 from dyzoo.errors import CheckpointError, HubError
+from dyzoo.hub.cards import CardDetails, CardKeptWarning, is_hand_written, terms_of
 from dyzoo.model.detector import Detector
 from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub

@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from dyzoo import hub
-from dyzoo.cards import (
+from dyzoo.config import DetectorConfig
+from dyzoo.errors import CheckpointError, HubError, UnknownModelError, first_line
+from dyzoo.files import check_regular, read_regular, replacing, write_text
+from dyzoo.hub.cards import (
     CARD_NAME,
     CardDetails,
     CardKeptWarning,
@@ -29,9 +31,10 @@ from dyzoo.cards import (
     terms_of,
     write_card,
 )
-from dyzoo.config import DetectorConfig
-from dyzoo.errors import CheckpointError, HubError, UnknownModelError, first_line
-from dyzoo.files import check_regular, read_regular, replacing, write_text
+from dyzoo.hub.failures import missing_file
+from dyzoo.hub.fetching import download, mend_hint
+from dyzoo.hub.ids import Token, is_hub_id, split_id
+from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -91,7 +94,7 @@ class PretrainedModel(nn.Module):
         repo_id: str,
         *,
         private: bool | None = None,
-        token: hub.Token = None,
+        token: Token = None,
         revision: str | None = None,
         commit_message: str | None = None,
         create_pr: bool = False,
@@ -123,8 +126,8 @@ class PretrainedModel(nn.Module):
             HubError: no access, no network, or `private` asked for a repository that is public.
             CheckpointError: a weight is too large for `dtype`.
         """
-        repo_id, revision = hub.split_id(repo_id, revision)
-        hub.require_token(token)
+        repo_id, revision = split_id(repo_id, revision)
+        require_token(token)
         more = {name: Path(path) for name, path in (files or {}).items()}
         for path in more.values():
             if not path.is_file():
@@ -133,8 +136,8 @@ class PretrainedModel(nn.Module):
             folder = Path(staging)
             self.save_pretrained(folder, dtype, card=False)
             branch = None if create_pr else revision
-            repo_id, is_new = hub.prepare_repo(repo_id, private=private, token=token, branch=branch)
-            there = None if is_new else hub.read_text(repo_id, CARD_NAME, revision=revision, token=token)
+            repo_id, is_new = prepare_repo(repo_id, private=private, token=token, branch=branch)
+            there = None if is_new else read_text(repo_id, CARD_NAME, revision=revision, token=token)
             if there is not None and is_hand_written(there) and not replace_card:
                 warnings.warn(
                     f"{repo_id} has a {CARD_NAME} that somebody wrote or edited, it is kept: replace_card=True, or "
@@ -150,7 +153,7 @@ class PretrainedModel(nn.Module):
                     text = self._card(repo_id, inherit(details, there))
                 write_text(folder / CARD_NAME, text)
             staged = {path.name: path for path in sorted(folder.iterdir())}
-            return hub.commit(
+            return commit(
                 repo_id,
                 {**more, **staged},
                 commit_message or f"Upload {self.config.architecture}",
@@ -166,7 +169,7 @@ class PretrainedModel(nn.Module):
         device: str | torch.device = "cpu",
         *,
         revision: str | None = None,
-        token: hub.Token = None,
+        token: Token = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
@@ -195,15 +198,15 @@ class PretrainedModel(nn.Module):
         if folder.is_dir():
             for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
                 if not path.exists():
-                    raise hub.missing_file(str(folder), path.name, [other.name for other in folder.iterdir()])
+                    raise missing_file(str(folder), path.name, [other.name for other in folder.iterdir()])
             return cls.from_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, device)
-        if not hub.is_hub_id(name_or_folder):
+        if not is_hub_id(name_or_folder):
             raise UnknownModelError(
                 f"{str(name_or_folder)!r} is neither a folder nor an id of the Hugging Face Hub, org/name"
             )
-        repo_id, revision = hub.split_id(str(name_or_folder), revision)
+        repo_id, revision = split_id(str(name_or_folder), revision)
         try:
-            config_path, weights_path = hub.download(
+            config_path, weights_path = download(
                 repo_id,
                 (CONFIG_NAME, WEIGHTS_NAME),
                 revision=revision,
@@ -216,7 +219,7 @@ class PretrainedModel(nn.Module):
             if not folder.parent.is_dir():
                 raise
             raise HubError(f"there is no folder {folder}, and {error}") from error
-        return cls.from_files(config_path, weights_path, device, repo_id, hub.mend_hint(repo_id, revision))
+        return cls.from_files(config_path, weights_path, device, repo_id, mend_hint(repo_id, revision))
 
     @classmethod
     def from_files(

@@ -312,7 +312,7 @@ def test_names_without_number_are_refused_before_they_become_tensors(
     def too_late(*arguments: Any) -> None:
         raise AssertionError("the tensors were read")
 
-    monkeypatch.setattr("dyzoo.pretrained.load_file", too_late)
+    monkeypatch.setattr("dyzoo.hub.pretrained.load_file", too_late)
     weights = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(weights[:8], "little")
     header = json.loads(weights[8 : 8 + length])
