@@ -13,7 +13,7 @@ from types import TracebackType
 from dyhead_kernels.static import Job, Resources, compile_or_reason
 
 ATTEMPTS = 2
-"""A compiler that crashes takes the jobs beside it along; whoever was there twice is to blame."""
+"""A compiler that crashes takes the jobs beside it along: each of them is tried again, with none beside it."""
 
 
 def default_workers() -> int:
@@ -47,6 +47,8 @@ class Compiler:
             )
             try:
                 while waiting and len(running) < self._workers:
+                    if running and any(attempts[job] for job in (waiting[-1], *running.values())):
+                        break
                     running[self._pool.submit(compile_or_reason, waiting[-1])] = waiting[-1]
                     waiting.pop()
                 done, _ = wait(running, max(0.0, deadline - time.monotonic()), FIRST_COMPLETED)

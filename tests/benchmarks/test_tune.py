@@ -258,6 +258,10 @@ def test_a_compiler_that_crashes_or_hangs_stops_nobody() -> None:
         jobs: list = ["2 + 3", crash, "3 * 4"]
         assert compile_(jobs, time.monotonic() + 60) == {"2 + 3": 5, crash: "the compiler crashes", "3 * 4": 12}
         assert compile_(["2 + 3"], 0.0) == {"2 + 3": 5}  # known by now
+        # still at work when its neighbour crashes, and again if the two were tried side by side a second time
+        slow = "__import__('time').sleep(1) or 6"
+        late = "__import__('time').sleep(0.5) or __import__('os')._exit(3)"
+        assert compile_([slow, late], time.monotonic() + 60) == {slow: 6, late: "the compiler crashes"}
         both = ["__import__('time').sleep(1)", "__import__('time').sleep(1.0)"]  # starts both processes again
         assert compile_(both, time.monotonic() + 60) == dict.fromkeys(both)
         began = time.monotonic()
