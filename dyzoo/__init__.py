@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dyzoo.model.fixed_size import FixedSizeDetector as FixedSizeDetector
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
-    from dyzoo.zoo import create_model as create_model
-    from dyzoo.zoo import list_models as list_models
+    from dyzoo.zoo.creation import create_model as create_model
+    from dyzoo.zoo.names import list_models as list_models
 
 _HOMES = {
     "Detections": "dyzoo.images.detections",
@@ -27,9 +27,9 @@ _HOMES = {
     "FixedSizeDetector": "dyzoo.model.fixed_size",
     "TrainConfig": "dyzoo.training",
     "convert_checkpoint": "dyzoo.checkpoints",
-    "create_model": "dyzoo.zoo",
+    "create_model": "dyzoo.zoo.creation",
     "evaluate": "dyzoo.evaluation",
-    "list_models": "dyzoo.zoo",
+    "list_models": "dyzoo.zoo.names",
     "train": "dyzoo.training",
 }
 

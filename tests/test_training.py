@@ -19,7 +19,7 @@ from dyzoo.training import TrainConfig, train
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import precision_dtype
 from dyzoo.training.schedule import build_optimizer, lr_factor
-from dyzoo.zoo import load_model
+from dyzoo.zoo.creation import load_model
 from tests.training_runs import known_models, tiny_run
 
 

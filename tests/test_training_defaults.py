@@ -18,7 +18,7 @@ from dyzoo.model.detector import Detector
 from dyzoo.training import defaults, memory, train
 from dyzoo.training.defaults import default_epochs, default_images_in_a_step, default_size, resolve
 from dyzoo.training.loop import Trainer
-from dyzoo.zoo import model_config
+from dyzoo.zoo.names import model_config
 from tests.training_runs import known_models, tiny, tiny_run, write_voc
 
 

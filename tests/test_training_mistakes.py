@@ -18,7 +18,7 @@ from PIL import Image
 from dyzoo.cli import run
 from dyzoo.errors import DatasetError
 from dyzoo.training import train
-from dyzoo.zoo import BEST_NAME
+from dyzoo.zoo.creation import BEST_NAME
 from tests.test_distributed import run_together
 from tests.training_runs import known_models, tiny_run
 

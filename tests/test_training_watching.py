@@ -21,7 +21,7 @@ from dyzoo.training.display import clock
 from dyzoo.training.engine import Engine
 from dyzoo.training.failure import keep_batches
 from dyzoo.training.loop import Trainer
-from dyzoo.zoo import load_model
+from dyzoo.zoo.creation import load_model
 from tests.training_runs import known_models, tiny_run
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from dyzoo.config import DetectorConfig, DyHeadConfig, FPNConfig
 from dyzoo.config.training import TrainConfig
-from dyzoo.zoo import model_config
+from dyzoo.zoo.names import model_config
 
 
 def write_voc(folder: Path, images: int = 6) -> Path:

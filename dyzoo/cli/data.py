@@ -56,7 +56,7 @@ def check(
     """
     from dyzoo.config.training import TrainConfig
     from dyzoo.data import check_dataset
-    from dyzoo.zoo import model_config
+    from dyzoo.zoo.names import model_config
 
     make_folder(out)
     trained = model_config(TrainConfig.model).preprocess

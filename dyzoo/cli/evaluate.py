@@ -71,7 +71,7 @@ def evaluate(
     from dyzoo.evaluation import compare
     from dyzoo.evaluation.scorers import load_scorer
     from dyzoo.reporting import REPORT_NAME, write_report
-    from dyzoo.zoo import DEFAULT_MODEL
+    from dyzoo.zoo.names import DEFAULT_MODEL
 
     options: dict[str, Any] = {
         "batch_size": batch_size,

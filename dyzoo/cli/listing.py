@@ -42,10 +42,10 @@ def list_models(
     from rich import box
     from rich.table import Table
 
-    from dyzoo.catalog import checkpoints
-    from dyzoo.complexity import complexities
     from dyzoo.config.architectures import PUBLISHED
-    from dyzoo.zoo import list_models as names
+    from dyzoo.zoo.catalog import checkpoints
+    from dyzoo.zoo.complexity import complexities
+    from dyzoo.zoo.names import list_models as names
 
     trained = Table("checkpoint", "dataset", "metrics", "licence", box=box.SIMPLE_HEAD)
     for name in names(pattern, pretrained=True):
@@ -108,8 +108,8 @@ def _fits(family: Family | None) -> str:
 
 
 def _weights(architecture: str) -> str:
-    from dyzoo.catalog import checkpoints
     from dyzoo.config.architectures import PUBLISHED
+    from dyzoo.zoo.catalog import checkpoints
 
     tags = [name.removeprefix(architecture) for name in checkpoints() if name.split(".")[0] == architecture]
     reported = PUBLISHED.get(architecture)

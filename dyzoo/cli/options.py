@@ -47,7 +47,8 @@ SizeOption = Annotated[
 
 def load_detector(model: str | None, device: str | None) -> Detector:
     """The detector that --model and --device name."""
-    from dyzoo.zoo import DEFAULT_MODEL, load_model
+    from dyzoo.zoo.creation import load_model
+    from dyzoo.zoo.names import DEFAULT_MODEL
 
     return load_model(model or DEFAULT_MODEL, choose_device(device))
 

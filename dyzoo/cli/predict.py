@@ -73,9 +73,9 @@ def predict(
       dyzoo predict photos/ --model runs/mine --size 640 --device cuda
       dyzoo predict photos/ --out seen --resume
     """
-    from dyzoo.catalog import sample_image
     from dyzoo.images.reading import list_images
-    from dyzoo.zoo import DEFAULT_MODEL
+    from dyzoo.zoo.catalog import sample_image
+    from dyzoo.zoo.names import DEFAULT_MODEL
 
     size_px, flips = parse_size(size), parse_flips(flip)
     make_folder(out)

@@ -66,7 +66,7 @@ def push(
 
     from dyzoo import hub
     from dyzoo.hub.cards import CARD_NAME, CardDetails, adapt_card, is_hand_written
-    from dyzoo.zoo import BEST_NAME, load_model
+    from dyzoo.zoo.creation import BEST_NAME, load_model
 
     if not source.is_dir():
         raise UnknownModelError(f"{source} is no folder, expected a run's or one that save_pretrained wrote")
@@ -161,7 +161,7 @@ def _measurement(run: Path, data: str, split: str, dtype: str | None) -> Measure
     """The metrics of `evaluation/`, if they are those of the weights in `best/`."""
     from dyzoo.hub.cards import Measurement
     from dyzoo.hub.pretrained import WEIGHTS_NAME
-    from dyzoo.zoo import BEST_NAME
+    from dyzoo.zoo.creation import BEST_NAME
 
     path, weights_path = run / "evaluation" / "metrics.json", run / BEST_NAME / WEIGHTS_NAME
     again = f"`dyzoo evaluate --data DIR --split {split} --model {run} --out {path.parent}` measures them"

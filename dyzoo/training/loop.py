@@ -33,7 +33,7 @@ from dyzoo.training.setup import detector_config, open_splits, starting_detector
 from dyzoo.training.signals import StopRequest, departure
 from dyzoo.training.stages import FrozenStages
 from dyzoo.training.transfer import Transfer, start_from
-from dyzoo.zoo import BEST_NAME
+from dyzoo.zoo.creation import BEST_NAME
 
 EVALUATION_NAME = "evaluation"
 NOT_FINITE_NAME = "not_finite"

@@ -15,7 +15,8 @@ from dyzoo.data.transforms import SPECK_PX, count_small, train_transform
 from dyzoo.errors import TrainingError
 from dyzoo.model.detector import Detector
 from dyzoo.training.processes import Processes
-from dyzoo.zoo import load_model, model_config
+from dyzoo.zoo.creation import load_model
+from dyzoo.zoo.names import model_config
 
 
 def open_splits(config: TrainConfig, console: Console) -> tuple[DetectionDataset, DetectionDataset]:

@@ -51,7 +51,7 @@ class Checkpoint:
 
 def weights_folder() -> Path:
     """The catalogue's folder: inside the installed package, or at the top of a source checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "weights"
     return installed if installed.is_dir() else package.parent / "weights"
 

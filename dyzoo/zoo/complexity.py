@@ -1,6 +1,6 @@
 """Parameters and operations of every architecture: measured here, kept in `complexity.json`, shown by `dyzoo list`.
 
-python -m dyzoo.complexity      measures again and rewrites the file
+python -m dyzoo.zoo.complexity      measures again and rewrites the file
 """
 
 from __future__ import annotations

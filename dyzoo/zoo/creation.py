@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import torch
 
 from dyzoo import hub
-from dyzoo.catalog import checkpoints, weights_folder
-from dyzoo.config import DetectorConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
 from dyzoo.files import sha256
 from dyzoo.hub.pretrained import CONFIG_NAME
 from dyzoo.model.detector import Detector
+from dyzoo.zoo.catalog import checkpoints, weights_folder
+from dyzoo.zoo.names import model_config, unknown
 
-DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"
 BEST_NAME = "best"  # the folder of a training run that holds its best detector
-
-
-def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
-    """Names matching a wildcard pattern, sorted.
-
-    Args:
-        pattern: shell wildcards, e.g. "*swin*"; checkpoints are matched with their tag.
-        pretrained: list checkpoints (`architecture.tag`) instead of architectures.
-    """
-    names: Iterable[str] = checkpoints() if pretrained else ARCHITECTURES
-    return sorted(name for name in names if fnmatchcase(name, pattern))
-
-
-def model_config(name: str) -> DetectorConfig:
-    """The configuration that `name` stands for, a tag being ignored.
-
-    Raises:
-        UnknownModelError: no architecture has this name; the message suggests the nearest ones.
-    """
-    architecture = name.split(".")[0]
-    if architecture not in ARCHITECTURES:
-        raise _unknown(name, ARCHITECTURES)
-    return ARCHITECTURES[architecture]()
 
 
 def create_model(
@@ -115,7 +89,7 @@ def _load_checkpoint(name: str) -> Detector:
                 f"{name} has no published weights here, only {', '.join(known)}: train it, or name the folder of a run"
             )
         otherwise = f"or a folder with {CONFIG_NAME} and model.safetensors, or org/name on the Hugging Face Hub"
-        raise _unknown(name, [*known, *ARCHITECTURES], otherwise)
+        raise unknown(name, [*known, *ARCHITECTURES], otherwise)
     if len(matches) > 1:
         raise UnknownModelError(f"{name} has several checkpoints, name one: {', '.join(matches)}")
     checkpoint = known[matches[0]]
@@ -135,11 +109,3 @@ def _load_checkpoint(name: str) -> Detector:
     if sha256(weights_path) != checkpoint.sha256:
         raise CheckpointError(f"{weights_path} is not the file of the catalogue (sha256 differs): {mend}")
     return Detector.from_files(config_path, weights_path, repo_id=checkpoint.repo_id, mend_hint=mend)
-
-
-def _unknown(name: str, known: Iterable[str], otherwise: str = "") -> UnknownModelError:
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)[:3]
-    return UnknownModelError(
-        " ".join(filter(None, [f"no model is called {name!r}: did you mean {', '.join(near)}", otherwise])) + "?"
-    )

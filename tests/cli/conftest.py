@@ -12,7 +12,7 @@ from cli_helpers import Cli, Outcome, write_picture
 from dyzoo.cli import run
 from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import model_config
+from dyzoo.zoo.names import model_config
 
 
 @pytest.fixture(scope="session")

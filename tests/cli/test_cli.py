@@ -16,7 +16,8 @@ from dyzoo.cli import main, run
 from dyzoo.cli.predict import picture_paths
 from dyzoo.config.training import TrainConfig, TransformConfig
 from dyzoo.data import open_dataset
-from dyzoo.zoo import DEFAULT_MODEL, list_models, load_model
+from dyzoo.zoo.creation import load_model
+from dyzoo.zoo.names import DEFAULT_MODEL, list_models
 
 COMMANDS = ("predict", "train", "evaluate", "list", "convert", "push", "bench")
 

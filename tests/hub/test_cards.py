@@ -151,7 +151,7 @@ def test_save_pretrained_writes_and_renews_its_own_card_only(detector: Detector,
 
 
 def test_the_shipped_card_is_valid_and_hand_written() -> None:
-    from dyzoo.catalog import checkpoints, weights_folder
+    from dyzoo.zoo.catalog import checkpoints, weights_folder
 
     for checkpoint in checkpoints().values():
         if checkpoint.folder is not None:

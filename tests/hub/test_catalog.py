@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import dyzoo
-from dyzoo import catalog, zoo
 from dyzoo.errors import CheckpointError, HubError, UnknownModelError
 from dyzoo.model.detector import Detector
+from dyzoo.zoo import catalog, creation, names
 from tests.hub.hub_server import Hub
 
 NAME = "dyhead_atss_resnet10t.pets"
@@ -58,12 +58,13 @@ def published(
 
 def use(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     known = catalog.read_catalog(path)
-    monkeypatch.setattr(zoo, "checkpoints", lambda: known)
-    monkeypatch.setattr(zoo, "weights_folder", lambda: path.parent)
+    for module in (creation, names):
+        monkeypatch.setattr(module, "checkpoints", lambda: known)
+    monkeypatch.setattr(creation, "weights_folder", lambda: path.parent)
 
 
 def test_a_checkpoint_on_the_hub_loads_by_name(published: dict[str, object], hub: Hub, detector: Detector) -> None:
-    for found in (dyzoo.create_model(NAME, pretrained=True), zoo.load_model(NAME)):
+    for found in (dyzoo.create_model(NAME, pretrained=True), creation.load_model(NAME)):
         assert torch.equal(next(found.parameters()), next(detector.parameters()))
         assert found.labels == ("cat", "dog")
         assert not found.training

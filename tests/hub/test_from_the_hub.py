@@ -14,7 +14,7 @@ import torch
 
 from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import load_model
+from dyzoo.zoo.creation import load_model
 from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub
 

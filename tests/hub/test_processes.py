@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dyzoo.catalog import sample_image
 from dyzoo.model.detector import Detector
+from dyzoo.zoo.catalog import sample_image
 from tests.hub.hub_client import environment, run_client
 from tests.hub.hub_server import Hub
 

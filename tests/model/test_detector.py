@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from dyzoo.config import ATSSConfig
 from dyzoo.errors import CheckpointError, ImageError
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import model_config
+from dyzoo.zoo.names import model_config
 
 LABELS = ("cat", "dog", "bird")
 

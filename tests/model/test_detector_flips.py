@@ -14,7 +14,7 @@ from torch import Tensor
 from dyzoo.config import ATSSConfig, DyHeadConfig, FasterRCNNConfig, FCOSConfig, FPNConfig, HeadConfig, RetinaNetConfig
 from dyzoo.model.detector import Detector
 from dyzoo.model.prediction import Flip
-from dyzoo.zoo import model_config
+from dyzoo.zoo.names import model_config
 
 LABELS = ("cat", "dog", "bird")
 LOW: dict[str, HeadConfig] = {  # thresholds under which untrained heads find something, and fewer anchors

@@ -20,7 +20,7 @@ from dyzoo.errors import ImageError
 from dyzoo.images import reading
 from dyzoo.images.detections import Detections
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import model_config
+from dyzoo.zoo.names import model_config
 
 
 def tiny() -> Detector:

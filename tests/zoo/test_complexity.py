@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dyzoo.complexity import complexities, measure
 from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.zoo.complexity import complexities, measure
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_the_table_is_what_is_measured(name: str) -> None:
-    assert complexities()[name] == measure(ARCHITECTURES[name]()), "run python -m dyzoo.complexity"
+    assert complexities()[name] == measure(ARCHITECTURES[name]()), "run python -m dyzoo.zoo.complexity"
 
 
 def test_the_table_holds_no_others() -> None:

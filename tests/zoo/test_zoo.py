@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import dyzoo
-from dyzoo import catalog, zoo
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.zoo import catalog, creation
+from dyzoo.zoo.names import DEFAULT_MODEL
 
 
 def test_list_models_takes_wildcards() -> None:
@@ -16,7 +17,7 @@ def test_list_models_takes_wildcards() -> None:
     assert all("swin" in name for name in dyzoo.list_models("*swin*"))
     assert "dyhead_atss_resnet50" in dyzoo.list_models()
     assert dyzoo.list_models("nothing*") == []
-    assert zoo.DEFAULT_MODEL in dyzoo.list_models("*.bccd", pretrained=True)
+    assert DEFAULT_MODEL in dyzoo.list_models("*.bccd", pretrained=True)
 
 
 def test_every_architecture_says_what_it_is() -> None:
@@ -36,7 +37,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest(name: str, suggestion: str
 
 
 def test_an_architecture_without_weights_says_which_have_some() -> None:
-    with pytest.raises(UnknownModelError, match=zoo.DEFAULT_MODEL):
+    with pytest.raises(UnknownModelError, match=DEFAULT_MODEL):
         dyzoo.create_model("dyhead_atss_resnet50", pretrained=True)
 
 
@@ -46,19 +47,19 @@ def test_new_labels_and_another_backbone() -> None:
     assert model.config.backbone.name == "convnext_atto"
     assert len(model.predict(torch.zeros(3, 64, 64, dtype=torch.uint8))) == 1
     with pytest.raises(ValueError, match="come with a pretrained detector"):
-        dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True, labels=["cat"])
+        dyzoo.create_model(DEFAULT_MODEL, pretrained=True, labels=["cat"])
 
 
 def test_the_embedded_checkpoint_finds_cells_on_the_sample_image() -> None:
-    model = dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
+    model = dyzoo.create_model(DEFAULT_MODEL, pretrained=True)
     assert model.labels == ("Platelets", "RBC", "WBC")
     detections = model.predict(catalog.sample_image(), threshold=0.5)[0]
     assert {detections.names[label] for label in detections.labels.tolist()} >= {"RBC", "WBC"}
 
 
 def test_the_tag_may_be_left_out_where_there_is_one() -> None:
-    with_tag = dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True).state_dict()
-    without = dyzoo.create_model(zoo.DEFAULT_MODEL.split(".")[0], pretrained=True).state_dict()
+    with_tag = dyzoo.create_model(DEFAULT_MODEL, pretrained=True).state_dict()
+    without = dyzoo.create_model(DEFAULT_MODEL.split(".")[0], pretrained=True).state_dict()
     assert all(torch.equal(value, without[name]) for name, value in with_tag.items())
 
 
@@ -67,24 +68,24 @@ def test_every_checkpoint_of_the_catalogue_is_whole_and_small_enough_to_ship() -
         folder = catalog.weights_folder() / checkpoint.folder
         assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
         assert (folder / "README.md").is_file()
-        assert zoo.load_model(checkpoint.name).config.architecture == checkpoint.name.split(".")[0]
+        assert creation.load_model(checkpoint.name).config.architecture == checkpoint.name.split(".")[0]
 
 
 def test_weights_that_are_not_the_catalogues_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(catalog.weights_folder(), tmp_path / "weights")
-    folder = tmp_path / "weights" / catalog.checkpoints()[zoo.DEFAULT_MODEL].folder
+    folder = tmp_path / "weights" / catalog.checkpoints()[DEFAULT_MODEL].folder
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
-    monkeypatch.setattr(zoo, "weights_folder", lambda: tmp_path / "weights")
+    monkeypatch.setattr(creation, "weights_folder", lambda: tmp_path / "weights")
     with pytest.raises(CheckpointError, match="sha256 differs"):
-        dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
+        dyzoo.create_model(DEFAULT_MODEL, pretrained=True)
 
 
 def test_files_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo, "weights_folder", lambda: tmp_path)
+    monkeypatch.setattr(creation, "weights_folder", lambda: tmp_path)
     with pytest.raises(CheckpointError, match=r"config\.json of .* is not there: install dyzoo again"):
-        dyzoo.create_model(zoo.DEFAULT_MODEL, pretrained=True)
+        dyzoo.create_model(DEFAULT_MODEL, pretrained=True)
 
 
 def test_load_model_takes_a_folder_a_run_and_a_name(tmp_path: Path) -> None:
@@ -92,8 +93,8 @@ def test_load_model_takes_a_folder_a_run_and_a_name(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "plain")
     model.save_pretrained(tmp_path / "run" / "best")
     for place in (tmp_path / "plain", tmp_path / "run"):
-        assert zoo.load_model(place).labels == ("cat",)
+        assert creation.load_model(place).labels == ("cat",)
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        zoo.load_model(tmp_path)
+        creation.load_model(tmp_path)
     with pytest.raises(UnknownModelError, match="or a folder with"):
-        zoo.load_model(tmp_path / "absent")
+        creation.load_model(tmp_path / "absent")

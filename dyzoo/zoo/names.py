@@ -1,0 +1,46 @@
+"""Names of detectors: of architectures, and of checkpoints, `architecture.tag`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from dyzoo.config import DetectorConfig
+from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.errors import UnknownModelError
+from dyzoo.zoo.catalog import checkpoints
+
+DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Names matching a wildcard pattern, sorted.
+
+    Args:
+        pattern: shell wildcards, e.g. "*swin*"; checkpoints are matched with their tag.
+        pretrained: list checkpoints (`architecture.tag`) instead of architectures.
+    """
+    names: Iterable[str] = checkpoints() if pretrained else ARCHITECTURES
+    return sorted(name for name in names if fnmatchcase(name, pattern))
+
+
+def model_config(name: str) -> DetectorConfig:
+    """The configuration that `name` stands for, a tag being ignored.
+
+    Raises:
+        UnknownModelError: no architecture has this name; the message suggests the nearest ones.
+    """
+    architecture = name.split(".")[0]
+    if architecture not in ARCHITECTURES:
+        raise unknown(name, ARCHITECTURES)
+    return ARCHITECTURES[architecture]()
+
+
+def unknown(name: str, known: Iterable[str], otherwise: str = "") -> UnknownModelError:
+    """The error about a name that is none of `known`, with the nearest of them; `otherwise` ends the question."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or sorted(names)[:3]
+    return UnknownModelError(
+        " ".join(filter(None, [f"no model is called {name!r}: did you mean {', '.join(near)}", otherwise])) + "?"
+    )
