@@ -69,8 +69,8 @@ def evaluate(
     """
     from dyzoo.data import open_dataset
     from dyzoo.evaluation import compare
+    from dyzoo.evaluation.report import REPORT_NAME, write_report
     from dyzoo.evaluation.scorers import load_scorer
-    from dyzoo.reporting import REPORT_NAME, write_report
     from dyzoo.zoo.names import DEFAULT_MODEL
 
     options: dict[str, Any] = {

@@ -11,8 +11,8 @@ import numpy as np
 
 from dyzoo.evaluation.cost import Cost
 from dyzoo.evaluation.display import columns, number
+from dyzoo.evaluation.plots import save_precision_recall
 from dyzoo.files import replacing, write_text
-from dyzoo.plots import save_precision_recall
 
 PR_IOUS = (0.5, 0.75)
 """IoU thresholds of the precision-recall curves."""

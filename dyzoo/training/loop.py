@@ -15,10 +15,10 @@ from dyzoo.data.loader import Batch
 from dyzoo.distributed import copy_from_main, gather_everywhere, gather_on_main, share_from_main
 from dyzoo.errors import DatasetError, DyzooError, TrainingError, WorkerError
 from dyzoo.evaluation import Evaluation, evaluate_together
+from dyzoo.evaluation.report import REPORT_NAME, write_report
 from dyzoo.files import sweep, write_text
 from dyzoo.locks import RunLock
 from dyzoo.model.detector import Detector
-from dyzoo.reporting import REPORT_NAME, write_report
 from dyzoo.training.checkpoint import FOLDER_NAME, LABELS, Checkpoints, check_settings, load_parts
 from dyzoo.training.defaults import resolve
 from dyzoo.training.display import Display, EpochTable

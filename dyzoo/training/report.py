@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dyzoo.evaluation.plots import save_training_curves
 from dyzoo.files import write_text
-from dyzoo.plots import save_training_curves
 from dyzoo.training.progression import Row
 from dyzoo.training.trackers import Trackers
 

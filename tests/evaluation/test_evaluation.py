@@ -16,8 +16,8 @@ from dyzoo.data.records import areas_of
 from dyzoo.errors import DatasetError
 from dyzoo.evaluation import RECALLS, SCORERS, ScorerName, evaluate
 from dyzoo.evaluation.metrics import measure
+from dyzoo.evaluation.plots import save_precision_recall, save_training_curves
 from dyzoo.evaluation.scorers import load_scorer
-from dyzoo.plots import save_precision_recall, save_training_curves
 
 
 def test_the_truth_itself_scores_one(tmp_path: Path) -> None:

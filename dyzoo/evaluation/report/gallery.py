@@ -13,11 +13,11 @@ from PIL import Image
 
 from dyzoo.data import DetectionDataset
 from dyzoo.errors import ImageError
+from dyzoo.evaluation.report.matching import NOTHING, Matches, Outcome
+from dyzoo.evaluation.report.text import counted, plain
 from dyzoo.images.colors import RGB
 from dyzoo.images.drawing import LineStyle, draw_boxes
 from dyzoo.images.reading import read_image
-from dyzoo.reporting.matching import NOTHING, Matches, Outcome
-from dyzoo.reporting.text import counted, plain
 
 # Of Okabe and Ito's colours, which are told apart by everyone; crowd regions are grey.
 RIGHT, CONFUSED, MISSED, FALSE, IGNORED = (0, 158, 115), (170, 90, 200), (230, 159, 0), (213, 60, 0), (150, 150, 150)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dyzoo.plots import save_precision_recall
-from dyzoo.reporting.text import counted, number, plain
+from dyzoo.evaluation.plots import save_precision_recall
+from dyzoo.evaluation.report.text import counted, number, plain
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a detector does well and where it fails: the page, and the matching behind it."""
 
-from dyzoo.reporting.matching import Finds, ImageMatches, Matcher, Matches, Objects, Outcome, Threshold
-from dyzoo.reporting.page import REPORT_NAME, write_report
+from dyzoo.evaluation.report.matching import Finds, ImageMatches, Matcher, Matches, Objects, Outcome, Threshold
+from dyzoo.evaluation.report.page import REPORT_NAME, write_report
 
 __all__ = [
     "REPORT_NAME",

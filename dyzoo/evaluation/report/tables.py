@@ -10,7 +10,7 @@ import numpy as np
 from dyzoo.data import DetectionDataset
 from dyzoo.data.statistics import SIZE_LIMITS_PX
 from dyzoo.evaluation import Evaluation
-from dyzoo.reporting.matching import Matches, Outcome
+from dyzoo.evaluation.report.matching import Matches, Outcome
 
 MOST_CLASSES = 16
 """Classes in the confusion matrix; of more, those with the most confusions are shown."""

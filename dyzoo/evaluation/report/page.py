@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from dyzoo.data import DetectionDataset
 from dyzoo.evaluation import PR_IOUS, RECALLS, Comparison, Evaluation
+from dyzoo.evaluation.plots import LEGEND_LIMIT, line_color, precision_recall_panels, training_panels
+from dyzoo.evaluation.report import gallery, settings, tables
+from dyzoo.evaluation.report.matching import Matcher
+from dyzoo.evaluation.report.text import number, plain
 from dyzoo.files import write_text
-from dyzoo.plots import LEGEND_LIMIT, line_color, precision_recall_panels, training_panels
-from dyzoo.reporting import gallery, settings, tables
-from dyzoo.reporting.matching import Matcher
-from dyzoo.reporting.text import number, plain
 
 REPORT_NAME = "report.html"
 """What the page is usually called."""
@@ -61,7 +61,7 @@ def write_report(
         dataset: what was evaluated on; the worst images are read again.
         evaluation: of `dyzoo.evaluate` on that data set.
         title: of the page; names the detector and the data.
-        rows: one for each epoch of the training, see `dyzoo.plots.save_training_curves`.
+        rows: one for each epoch of the training, see `dyzoo.evaluation.plots.save_training_curves`.
         record: what the training's `run.json` holds.
         comparison: with another detector, this evaluation's being the first.
     """
