@@ -204,14 +204,14 @@ def test_pictures(doors: Doors, model: Path, suffix: str) -> None:
 
 
 def _coco(folder: Path) -> list[str]:
-    from dyzoo.data.convert import convert_dataset
+    from dyzoo.data.tools.convert import convert_dataset
 
     convert_dataset(folder / "voc", folder / "data", "coco")
     return ["annotations/instances_train.json"]
 
 
 def _yolo(folder: Path) -> list[str]:
-    from dyzoo.data.convert import convert_dataset
+    from dyzoo.data.tools.convert import convert_dataset
 
     convert_dataset(folder / "voc", folder / "data", "yolo")
     return ["data.yaml", "labels/train/0.txt"]

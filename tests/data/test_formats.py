@@ -12,7 +12,7 @@ from data_builders import coco_tables, write_coco, write_picture, write_voc, wri
 from PIL import Image
 
 from dyzoo.data import check_dataset, open_dataset
-from dyzoo.data.splits import split_kind
+from dyzoo.data.formats.splits import split_kind
 from dyzoo.errors import DatasetError
 
 CAT, DOG = ("cat", (1, 2, 11, 22)), ("dog", (5, 5, 20, 15))

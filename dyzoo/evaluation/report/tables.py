@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dyzoo.data import DetectionDataset
-from dyzoo.data.statistics import SIZE_LIMITS_PX
+from dyzoo.data.tools.statistics import SIZE_LIMITS_PX
 from dyzoo.evaluation import Evaluation
 from dyzoo.evaluation.report.matching import Matches, Outcome
 

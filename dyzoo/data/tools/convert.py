@@ -15,13 +15,13 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from dyzoo.data import coco, voc
-from dyzoo.data.folder import DatasetFolder, Track, open_folder, untracked
-from dyzoo.data.lookup import SEPARATORS, is_unwritable
+from dyzoo.data.formats import coco, voc
+from dyzoo.data.formats.lookup import SEPARATORS, is_unwritable
+from dyzoo.data.formats.splits import split_kind
+from dyzoo.data.formats.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, check_names, image_folder
 from dyzoo.data.records import Notes, Sample
-from dyzoo.data.splits import split_kind
-from dyzoo.data.splitting import split_samples
-from dyzoo.data.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, check_names, image_folder
+from dyzoo.data.tools.folder import DatasetFolder, Track, open_folder, untracked
+from dyzoo.data.tools.splitting import split_samples
 from dyzoo.errors import DatasetError
 from dyzoo.images.reading import IMAGE_SUFFIXES
 

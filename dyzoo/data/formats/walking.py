@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dyzoo.data.lookup import is_made_up, resolves_below
+from dyzoo.data.formats.lookup import is_made_up, resolves_below
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
 from dyzoo.images.reading import IMAGE_SUFFIXES, natural_key

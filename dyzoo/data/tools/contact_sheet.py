@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dyzoo.data.folder import DatasetFolder
 from dyzoo.data.records import Sample
+from dyzoo.data.tools.folder import DatasetFolder
 from dyzoo.errors import ImageError
 from dyzoo.images.colors import RGB, class_color
 from dyzoo.images.reading import read_image

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dyzoo.data.fingerprints import group_by_content
 from dyzoo.data.records import Sample
+from dyzoo.data.tools.fingerprints import group_by_content
 from dyzoo.errors import DatasetError
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dyzoo.data.lookup import is_folder, is_regular, is_there
+from dyzoo.data.formats.lookup import is_folder, is_regular, is_there
+from dyzoo.data.formats.walking import images_below
+from dyzoo.data.formats.yolo_labels import LabelFolders, LabelReader
+from dyzoo.data.formats.yolo_layouts import Layout, find_layout
+from dyzoo.data.formats.yolo_paths import listed_images
 from dyzoo.data.records import ImageRecord, Notes, SplitRecord
-from dyzoo.data.walking import images_below
-from dyzoo.data.yolo_labels import LabelFolders, LabelReader
-from dyzoo.data.yolo_layouts import Layout, find_layout
-from dyzoo.data.yolo_paths import listed_images
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.images.reading import is_image_file, read_image_size
 from dyzoo.text import printable

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyzoo.data.contact_sheet import draw_sheet
-from dyzoo.data.folder import DatasetFolder
 from dyzoo.data.records import Note
-from dyzoo.data.statistics import SIZE_LIMITS_PX, SplitStatistics
+from dyzoo.data.tools.contact_sheet import draw_sheet
+from dyzoo.data.tools.folder import DatasetFolder
+from dyzoo.data.tools.statistics import SIZE_LIMITS_PX, SplitStatistics
 from dyzoo.files import replacing, write_text
 
 JSON_NAME, SHEET_NAME = "check.json", "contact_sheet.png"

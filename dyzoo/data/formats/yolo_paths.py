@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dyzoo.data.lookup import (
+from dyzoo.data.formats.lookup import (
     find_by_tail,
     find_file,
     is_folder,
@@ -19,8 +19,8 @@ from dyzoo.data.lookup import (
     lies_below,
     read_own_text,
 )
+from dyzoo.data.formats.walking import note_way_out
 from dyzoo.data.records import Notes
-from dyzoo.data.walking import note_way_out
 from dyzoo.errors import DatasetError
 from dyzoo.images.reading import IMAGE_SUFFIXES
 

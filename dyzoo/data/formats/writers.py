@@ -10,10 +10,10 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import yaml
 
-from dyzoo.data.lookup import is_plain_name
+from dyzoo.data.formats.lookup import is_plain_name
+from dyzoo.data.formats.splits import check_split_name
+from dyzoo.data.formats.voc import LABELMAP_HEADER, LABELMAP_NAME
 from dyzoo.data.records import Sample
-from dyzoo.data.splits import check_split_name
-from dyzoo.data.voc import LABELMAP_HEADER, LABELMAP_NAME
 from dyzoo.errors import DatasetError
 from dyzoo.images.colors import class_color
 

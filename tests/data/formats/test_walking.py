@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from data_builders import write_picture
 
+from dyzoo.data.formats.walking import files_below, images_below
 from dyzoo.data.records import Notes
-from dyzoo.data.walking import files_below, images_below
 from dyzoo.errors import DatasetError
 
 

@@ -21,8 +21,8 @@ from data_builders import (
 )
 
 from dyzoo.data import convert_dataset, open_dataset
+from dyzoo.data.formats.writers import WRITERS, Named
 from dyzoo.data.records import Sample
-from dyzoo.data.writers import WRITERS, Named
 from dyzoo.errors import DatasetError
 
 

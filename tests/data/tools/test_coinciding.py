@@ -9,8 +9,9 @@ import pytest
 import torch
 from data_builders import annotation, coco_tables, write_coco
 
-from dyzoo.data import check, check_dataset
-from dyzoo.data.coinciding import coinciding
+from dyzoo.data import check_dataset
+from dyzoo.data.tools import check
+from dyzoo.data.tools.coinciding import coinciding
 from dyzoo.model.boxes import pairwise_iou
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from dyzoo.data.coco_rows import (
+from dyzoo.data.formats.coco_rows import (
     Corners,
     Ids,
     Row,
@@ -24,10 +24,10 @@ from dyzoo.data.coco_rows import (
     is_crowd,
     masks_of_datumaro,
 )
-from dyzoo.data.lookup import find_by_tail, find_file, leads_outside, read_regular
+from dyzoo.data.formats.lookup import find_by_tail, find_file, leads_outside, read_regular
+from dyzoo.data.formats.shares import mark_shares
+from dyzoo.data.formats.splits import split_kind
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
-from dyzoo.data.shares import mark_shares
-from dyzoo.data.splits import split_kind
 from dyzoo.errors import DatasetError, first_line
 
 NAME = "COCO JSON"

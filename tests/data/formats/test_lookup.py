@@ -11,7 +11,7 @@ import pytest
 from data_builders import coco_tables, write_coco, write_lines
 
 from dyzoo.data import open_dataset
-from dyzoo.data.lookup import (
+from dyzoo.data.formats.lookup import (
     find_by_tail,
     find_file,
     is_folder,

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dyzoo.data.coinciding import coinciding
-from dyzoo.data.fingerprints import group_by_content, nearest, thumbnail
-from dyzoo.data.folder import DatasetFolder, Split, Track, open_folder, untracked
+from dyzoo.data.formats.splits import split_kind
+from dyzoo.data.formats.walking import images_below
 from dyzoo.data.records import Notes, Sample
-from dyzoo.data.report import SHEET_NAME, DatasetReport, Finding
-from dyzoo.data.splits import split_kind
-from dyzoo.data.statistics import SplitStatistics, count
-from dyzoo.data.walking import images_below
+from dyzoo.data.tools.coinciding import coinciding
+from dyzoo.data.tools.fingerprints import group_by_content, nearest, thumbnail
+from dyzoo.data.tools.folder import DatasetFolder, Split, Track, open_folder, untracked
+from dyzoo.data.tools.report import SHEET_NAME, DatasetReport, Finding
+from dyzoo.data.tools.statistics import SplitStatistics, count
 from dyzoo.errors import ImageError
 from dyzoo.model.sizes import resized_size
 

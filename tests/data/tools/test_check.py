@@ -12,7 +12,7 @@ from data_builders import CAT_LINE, coco_tables, cvat_coco, write_coco, write_li
 from PIL import Image, ImageFilter
 
 from dyzoo.data import DatasetReport, check_dataset
-from dyzoo.data.contact_sheet import NUM_TILES, choose_tiles
+from dyzoo.data.tools.contact_sheet import NUM_TILES, choose_tiles
 from dyzoo.errors import DatasetError
 
 SIZE = (160, 120)

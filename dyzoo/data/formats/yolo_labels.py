@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dyzoo.data.lookup import find_file, read_regular, resolves_below
+from dyzoo.data.formats.lookup import find_file, read_regular, resolves_below
+from dyzoo.data.formats.yolo_keypoints import KeypointGuess
 from dyzoo.data.records import Notes, ObjectRecord
-from dyzoo.data.yolo_keypoints import KeypointGuess
 from dyzoo.errors import DatasetError
 
 # Tools round, and some let a centre lie this far over the edge; beyond it the numbers are no shares of the image.

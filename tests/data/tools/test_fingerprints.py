@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dyzoo.data import Sample, fingerprints
-from dyzoo.data.splitting import split_samples
+from dyzoo.data import Sample
+from dyzoo.data.tools import fingerprints
+from dyzoo.data.tools.splitting import split_samples
 
 
 def unit_rows(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -19,11 +19,11 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
-from dyzoo.data.lookup import read_own_text, read_regular
+from dyzoo.data.formats.lookup import read_own_text, read_regular
+from dyzoo.data.formats.shares import mark_shares
+from dyzoo.data.formats.voc_layouts import Files, find_folders, find_splits
+from dyzoo.data.formats.walking import files_below, images_below
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
-from dyzoo.data.shares import mark_shares
-from dyzoo.data.voc_layouts import Files, find_folders, find_splits
-from dyzoo.data.walking import files_below, images_below
 from dyzoo.errors import DatasetError, first_line
 from dyzoo.images.reading import IMAGE_SUFFIXES, natural_key
 

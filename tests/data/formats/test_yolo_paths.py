@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from data_builders import CAT_LINE, DOG_LINE, write_lines, write_picture, write_yolo
 
-from dyzoo.data import convert_dataset, list_splits, open_dataset, yolo
+from dyzoo.data import convert_dataset, list_splits, open_dataset
+from dyzoo.data.formats import yolo
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
 

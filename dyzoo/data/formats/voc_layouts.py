@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from dyzoo.data.splits import split_kind
-from dyzoo.data.walking import files_below
+from dyzoo.data.formats.splits import split_kind
+from dyzoo.data.formats.walking import files_below
 
 _LABEL_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("JPEGImages", "images")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from dyzoo.data.cleaning import clean
-from dyzoo.data.formats import detect
+from dyzoo.data.formats.cleaning import clean
+from dyzoo.data.formats.registry import detect
+from dyzoo.data.formats.splits import choose_split, split_kind
 from dyzoo.data.records import Notes, Sample, SplitRecord
-from dyzoo.data.splits import choose_split, split_kind
 from dyzoo.errors import DatasetError
 
 T = TypeVar("T")

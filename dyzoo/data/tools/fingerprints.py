@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dyzoo.data.folder import Track, untracked
+from dyzoo.data.tools.folder import Track, untracked
 from dyzoo.images.reading import read_image
 
 _SIDE = 16

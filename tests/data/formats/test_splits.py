@@ -8,7 +8,7 @@ import pytest
 from data_builders import write_coco, write_lines, write_picture
 
 from dyzoo.data import list_splits
-from dyzoo.data.splits import check_split_name
+from dyzoo.data.formats.splits import check_split_name
 from dyzoo.errors import DatasetError
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from dyzoo.data.lookup import is_plain_name
+from dyzoo.data.formats.lookup import is_plain_name
 from dyzoo.errors import DatasetError
 from dyzoo.text import printable
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from dyzoo.data.lookup import is_folder, is_made_up, is_regular, is_there, lies_below, read_own_text
+from dyzoo.data.formats.lookup import is_folder, is_made_up, is_regular, is_there, lies_below, read_own_text
+from dyzoo.data.formats.splits import check_split_name, split_kind
+from dyzoo.data.formats.walking import files_below
+from dyzoo.data.formats.yolo_paths import find_source
 from dyzoo.data.records import Notes
-from dyzoo.data.splits import check_split_name, split_kind
-from dyzoo.data.walking import files_below
-from dyzoo.data.yolo_paths import find_source
 from dyzoo.errors import DatasetError, first_line
 from dyzoo.images.reading import is_image_file
 

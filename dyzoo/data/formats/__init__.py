@@ -1,0 +1,1 @@
+"""Formats of dataset folders: COCO JSON, Pascal VOC and YOLO, read into records and written from them."""

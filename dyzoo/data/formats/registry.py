@@ -1,0 +1,51 @@
+"""The formats of dataset folders, and which of them a folder is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from dyzoo.data.formats import coco, voc, yolo
+from dyzoo.data.formats.splits import check_split_name
+from dyzoo.data.records import Notes, SplitRecord
+from dyzoo.errors import DatasetError
+
+
+class Format(Protocol):
+    """What a module has to offer to be a format."""
+
+    NAME: str
+    LAYOUT: str  # what a folder of this format looks like, in one line
+
+    def find_splits(self, folder: Path) -> dict[str, Path]:
+        """Split name -> the file or folder that defines it; empty if `folder` is not of this format."""
+
+    def read(self, folder: Path, split: str, notes: Notes) -> SplitRecord:
+        """Read one of `find_splits`; boxes may be as wrong as the label files are."""
+
+
+FORMATS: tuple[Format, ...] = (voc, yolo, coco)
+"""In the order in which they are tried."""
+
+
+def list_splits(folder: str | Path) -> tuple[str, ...]:
+    """Names of the splits in a dataset folder. Raises `DatasetError` if it is of no known format."""
+    return tuple(detect(Path(folder))[1])
+
+
+def detect(folder: Path) -> tuple[Format, dict[str, Path]]:
+    """The format of a folder, and its splits.
+
+    Raises:
+        DatasetError: it is of no known format, or has a split that no file could be called after.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is {'a file' if folder.exists() else 'absent'}, expected a dataset folder")
+    for each in FORMATS:
+        if splits := each.find_splits(folder):
+            for name, source in splits.items():
+                check_split_name(name, source)
+            return each, splits
+    layouts = "; ".join(f"{each.NAME} ({each.LAYOUT})" for each in FORMATS)
+    fault = "of no known format" if any(folder.iterdir()) else "empty"
+    raise DatasetError(f"{folder} is {fault}, expected {layouts}")

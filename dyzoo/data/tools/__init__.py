@@ -1,0 +1,1 @@
+"""Tools for whole dataset folders: checking, converting, splitting."""
