@@ -48,6 +48,6 @@ def bccd_folder(shared_folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn pictures, train and val alike."""
-    from tests.training_runs import write_voc  # not before Triton's variable is set
+    from tests.training.training_runs import write_voc  # not before Triton's variable is set
 
     return write_voc(tmp_path_factory.mktemp("data") / "voc")

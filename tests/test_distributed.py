@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
@@ -31,34 +27,9 @@ from dyzoo.errors import DatasetError
 from dyzoo.evaluation import Evaluation, evaluate, evaluate_together
 from dyzoo.images.detections import Detections
 from tests.model.heads.head_cases import CONFIGS, NOTHING, make_features, make_head, random_objects
+from tests.process_groups import run_together
 
 CPU = torch.device("cpu")
-TIMEOUT_S = 120
-
-
-def _enter(index: int, count: int, folder: Path, job: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.environ.update({"RANK": str(index), "LOCAL_RANK": str(index), "OMP_NUM_THREADS": "1"})
-    os.environ.update({"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)})
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=index, world_size=count)
-    result = job(*arguments)
-    torch.save(result, folder / f"result_{index}.pt")
-    dist.destroy_process_group()
-
-
-def run_together(folder: Path, count: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `job(*arguments)` returns in each of `count` processes of one group."""
-    folder.mkdir(parents=True, exist_ok=True)
-    context = torch.multiprocessing.spawn(_enter, (count, folder, job, arguments), nprocs=count, join=False)
-    deadline = time.monotonic() + TIMEOUT_S
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < deadline, f"{job.__name__} hangs"
-    finally:
-        for process in context.processes:
-            process.kill()
-    return [torch.load(folder / f"result_{index}.pt", weights_only=False) for index in range(count)]
-
 
 # --- losses -----------------------------------------------------------------------------------------------------------
 

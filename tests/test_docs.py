@@ -22,7 +22,7 @@ from PIL import Image
 
 from dyzoo.cli import app, run
 from dyzoo.model.detector import Detector
-from tests.training_runs import tiny, write_voc
+from tests.training.training_runs import tiny, write_voc
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

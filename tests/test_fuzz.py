@@ -23,7 +23,7 @@ from PIL import Image
 
 from dyzoo.cli import run
 from dyzoo.model.detector import Detector
-from tests.training_runs import tiny, write_voc
+from tests.training.training_runs import tiny, write_voc
 
 pytestmark = pytest.mark.slow
 

@@ -8,14 +8,31 @@ import sys
 from collections.abc import Iterator, Mapping, Set
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import dyzoo
+import dyzoo.data
 
 ROOT = Path(dyzoo.__file__).parent
+TESTS = Path(__file__).parent
 KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 
+# Lowest first. A module imports from its own folder and from those of lines above, never from the same line or below.
+ORDER = (
+    ("_version", "errors", "text", "distributed"),
+    ("files", "locks"),
+    ("config", "images"),
+    ("hub", "dyhead"),
+    ("model",),
+    ("data", "checkpoints"),
+    ("zoo", "evaluation"),
+    ("training",),
+    ("cli",),
+    ("__main__",),
+)
+HEIGHT = {name: height for height, names in enumerate(ORDER) for name in names}
 MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
 MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
 
@@ -71,6 +88,16 @@ def circle(graph: Mapping[str, Set[str]]) -> list[str] | None:
         return None
 
     return next(filter(None, (search(node, []) for node in sorted(graph))), None)
+
+
+def test_imports_point_downward() -> None:
+    """The order that the README's pipeline has: a reader who goes through it meets nothing that is not known yet."""
+    top = {module: module.partition(".")[2].partition(".")[0] for module in MODULES}
+    assert {name for name in top.values() if name} == set(HEIGHT)
+    for module, targets in imports().items():
+        for target in targets:
+            if top[module] and top[target] != top[module]:
+                assert HEIGHT[top[target]] < HEIGHT[top[module]], f"{module} imports {target}"
 
 
 def test_no_two_files_import_each_other() -> None:
@@ -136,15 +163,40 @@ def test_importing_the_package_and_its_command_line_is_light(statement: str) -> 
     assert process.stdout.split() == []
 
 
-def test_help_does_not_load_torch() -> None:
-    code = "import sys, dyzoo.cli\ncode = dyzoo.cli.run(['train', '--help'])\nprint(code, 'torch' in sys.modules)"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout.split()[-2:] == ["0", "False"]
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["train", "--help"], {"torch"}),
+        (["data", "--help"], {"torch"}),
+        (["list"], {"torch"}),
+        (["list", "official_atss_r50"], {"torch"}),
+        (["data", "check", "voc", "-o", "checked"], {"torchvision", "timm"}),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_commands_load_what_they_need(arguments: list[str], absent: set[str], voc: Path, tmp_path: Path) -> None:
+    (tmp_path / "voc").symlink_to(voc)
+    code = (
+        f"import sys, dyzoo.cli\ncode = dyzoo.cli.run({arguments!r})\n"
+        f"print(code, *sorted(set(sys.modules) & {absent!r}))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert process.stdout.splitlines()[-1].split() == ["0"], process.stdout
 
 
-def test_every_public_name_is_there() -> None:
-    for name in dyzoo.__all__:
-        assert getattr(dyzoo, name) is not None
-    assert set(dyzoo.__all__) <= set(dir(dyzoo))
+@pytest.mark.parametrize("package", [dyzoo, dyzoo.data], ids=lambda package: package.__name__)
+def test_every_public_name_is_there(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="has no attribute 'creat_model'"):
-        dyzoo.creat_model  # noqa: B018
+        package.creat_model  # noqa: B018
+
+
+def test_tests_import_helpers_by_their_full_names_and_no_other_test() -> None:
+    helpers = {path.stem for path in TESTS.rglob("*.py") if not path.name.startswith(("test_", "conftest"))}
+    for path in TESTS.rglob("*.py"):
+        for name in imported_names(path):
+            first, *rest = name.split(".")
+            assert first not in helpers, f"{path} imports {name}: write tests.FOLDER.{name}"
+            assert first != "tests" or not any(part.startswith("test_") for part in rest), f"{path} imports {name}"

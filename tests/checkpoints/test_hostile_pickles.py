@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import PICKLED, small_weights
 
 from dyzoo.checkpoints.reading import as_tensor, read_checkpoint, weights_of
 from dyzoo.errors import CheckpointError
+from tests.checkpoints.checkpoint_files import PICKLED, small_weights
 
 
 class Calls:

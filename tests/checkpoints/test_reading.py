@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import FORMATS, PICKLED, Save, save_legacy, save_pickle, save_zip, small_weights
 from torch import Tensor
 
 from dyzoo.checkpoints.pickles import Inert
 from dyzoo.checkpoints.reading import as_tensor, read_checkpoint, weights_of
 from dyzoo.checkpoints.stored import Stored
 from dyzoo.errors import CheckpointError
+from tests.checkpoints.checkpoint_files import FORMATS, PICKLED, Save, save_legacy, save_pickle, save_zip, small_weights
 
 
 def value_of(stored: Any) -> Tensor:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import Cli, Outcome, write_picture
 
 from dyzoo.cli import run
 from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.names import model_config
+from tests.cli.cli_helpers import Cli, Outcome, write_picture
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import Cli, Outcome, write_picture
 from PIL import Image
 
 from dyzoo.config import DetectorConfig
+from tests.cli.cli_helpers import Cli, Outcome, write_picture
 
 
 def assert_one_error(outcome: Outcome, *words: str) -> None:

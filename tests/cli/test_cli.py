@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import Cli, write_picture
 from PIL import Image
 
 import dyzoo
@@ -18,6 +17,7 @@ from dyzoo.config.training import TrainConfig, TransformConfig
 from dyzoo.data import open_dataset
 from dyzoo.zoo.creation import load_model
 from dyzoo.zoo.names import DEFAULT_MODEL, list_models
+from tests.cli.cli_helpers import Cli, write_picture
 
 COMMANDS = ("predict", "train", "evaluate", "list", "convert", "push", "bench")
 

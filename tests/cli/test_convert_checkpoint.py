@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import Cli, Outcome
 
 from dyzoo.checkpoints.conversion import LAYOUTS
 from dyzoo.model.detector import Detector
+from tests.cli.cli_helpers import Cli, Outcome
 
 NAME = "official_atss_r50"
 MANIFEST = Path(__file__).parents[1] / "golden" / f"{NAME}.json"

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_helpers import Cli, write_picture
 
 from dyzoo.data import open_dataset
+from tests.cli.cli_helpers import Cli, write_picture
 
 
 def test_check_prints_and_writes_a_report(cli: Cli, voc: Path) -> None:

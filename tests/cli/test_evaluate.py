@@ -8,12 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from cli_helpers import Cli
 
 import dyzoo
 from dyzoo.data import open_dataset
 from dyzoo.evaluation import Cost
 from dyzoo.model.detector import Detector
+from tests.cli.cli_helpers import Cli
 
 
 @pytest.fixture(scope="session")

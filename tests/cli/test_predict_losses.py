@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import Cli, write_picture
 from PIL import Image
 
 from dyzoo.cli.journal import Journal
 from dyzoo.cli.predict import picture_paths
 from dyzoo.errors import DyzooError
+from tests.cli.cli_helpers import Cli, write_picture
 
 JSONL, JSON = Path("predictions/detections.jsonl"), Path("predictions/detections.json")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_helpers import Cli, Outcome
 
 from dyzoo.model.detector import Detector
+from tests.cli.cli_helpers import Cli, Outcome
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
 

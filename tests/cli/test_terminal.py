@@ -9,12 +9,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-from cli_helpers import Cli
 from test_bad_input import write_coco
 
 import dyzoo.cli
 from dyzoo.hub.fetching import StaleCacheWarning
 from dyzoo.training.processes import Processes
+from tests.cli.cli_helpers import Cli
 
 HOSTILE = "a\x1b[31mb\x07\u202ec\u2066d\u200fe\nf\udc80g\x9bh"
 SPELT = r"a\x1b[31mb\x07\u202ec\u2066d\u200fe\nf\udc80g\x9bh"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_builders import write_voc
 from torchvision import tv_tensors
 
 from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import write_voc
 
 CAT = ("cat", (1, 2, 11, 22))
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import (
+
+from dyzoo.data import DetectionDataset, list_splits, open_dataset
+from dyzoo.errors import DatasetError
+from tests.data.data_builders import (
     CAT_LINE,
     DOG_LINE,
     cvat_coco,
@@ -25,9 +28,6 @@ from data_builders import (
     write_lines,
     write_picture,
 )
-
-from dyzoo.data import DetectionDataset, list_splits, open_dataset
-from dyzoo.errors import DatasetError
 
 
 def assert_cat_and_dog(dataset: DetectionDataset) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import coco_tables, write_coco, write_picture, write_voc, write_yolo
 from PIL import Image
 
 from dyzoo.data import check_dataset, open_dataset
 from dyzoo.data.formats.splits import split_kind
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import coco_tables, write_coco, write_picture, write_voc, write_yolo
 
 CAT, DOG = ("cat", (1, 2, 11, 22)), ("dog", (5, 5, 20, 15))
 

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from data_builders import write_picture, write_xml
 
 from dyzoo.data import DetectionDataset, build_loader, open_dataset, train_transform
 from dyzoo.data.loader import Batch
+from tests.data.data_builders import write_picture, write_xml
 
 COUNT = 7
 

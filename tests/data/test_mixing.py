@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_builders import write_xml
 from PIL import Image
 from torch import Tensor
 
 from dyzoo.data import DetectionDataset, TransformConfig, build_loader, open_dataset, train_transform
 from dyzoo.data.loader import Batch
 from dyzoo.data.mixing import Mixing
+from tests.data.data_builders import write_xml
 
 SIZE_PX = (96, 160)
 STILL = TransformConfig(horizontal_flip=0, scale_range=(1, 1), crop=0, colour=0)

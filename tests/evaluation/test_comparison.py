@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import (
+
+from dyzoo.data import DetectionDataset
+from dyzoo.errors import DatasetError
+from dyzoo.evaluation import Comparison, Evaluation, compare, evaluate
+from dyzoo.evaluation.changes import changes
+from dyzoo.evaluation.metrics import measure
+from dyzoo.evaluation.resampling import average_precisions, draw, match
+from dyzoo.evaluation.scorers import load_scorer
+from tests.evaluation.evaluation_cases import (
     LABELS,
     TRUTH,
     Oracle,
@@ -19,14 +27,6 @@ from evaluation_cases import (
     random_detections,
     the_truth,
 )
-
-from dyzoo.data import DetectionDataset
-from dyzoo.errors import DatasetError
-from dyzoo.evaluation import Comparison, Evaluation, compare, evaluate
-from dyzoo.evaluation.changes import changes
-from dyzoo.evaluation.metrics import measure
-from dyzoo.evaluation.resampling import average_precisions, draw, match
-from dyzoo.evaluation.scorers import load_scorer
 
 DATASETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "objects of all sizes": ({}, {}),

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_cases import TRUTH, Oracle, make_dataset, the_truth
 from torch import nn
 
 from dyzoo.evaluation import Cost, evaluate, evaluate_together, running
 from dyzoo.evaluation.cost import TIMED_BATCHES, WARM_UP_BATCHES, Stopwatch
 from dyzoo.images.detections import Detections
+from tests.evaluation.evaluation_cases import TRUTH, Oracle, make_dataset, the_truth
 
 
 class Module(nn.Module):

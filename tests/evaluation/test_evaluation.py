@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import LABELS, TRUTH, Oracle, make_dataset, noisy, the_truth
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,6 +17,7 @@ from dyzoo.evaluation import RECALLS, SCORERS, ScorerName, evaluate
 from dyzoo.evaluation.metrics import measure
 from dyzoo.evaluation.plots import save_precision_recall, save_training_curves
 from dyzoo.evaluation.scorers import load_scorer
+from tests.evaluation.evaluation_cases import LABELS, TRUTH, Oracle, make_dataset, noisy, the_truth
 
 
 def test_the_truth_itself_scores_one(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import LABELS, Oracle, make_dataset, noisy, random_dataset, random_detections
 
 from dyzoo.data import DetectionDataset
 from dyzoo.errors import DyzooError
 from dyzoo.evaluation import SCORERS, evaluate
 from dyzoo.evaluation.metrics import Metrics, measure
 from dyzoo.evaluation.scorers import load_scorer
+from tests.evaluation.evaluation_cases import LABELS, Oracle, make_dataset, noisy, random_dataset, random_detections
 
 Case = tuple[dict[str, Any], dict[str, Any] | None]  # of random_dataset and random_detections; None: nothing is found
 

@@ -7,13 +7,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import recipe
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dyzoo.checkpoints import Conversion, convert, convert_checkpoint
 from dyzoo.model.detector import Detector
+from tests.golden import recipe
 
 FOLDER = Path(__file__).parent
 CASES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))

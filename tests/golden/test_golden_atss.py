@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from foreign import golden_detector, golden_outputs
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.model.detector import Detector
 from dyzoo.model.preprocess import batch_images
+from tests.golden.foreign import golden_detector, golden_outputs
 
 CASES = ("mmdet_atss_r50", "official_atss_r50")
 MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1

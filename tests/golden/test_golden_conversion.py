@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign import CASES, constants, converted, foreign_preprocessing, foreign_shapes, foreign_weights, golden_detector
 from torch import Tensor
 
 import dyzoo
@@ -20,6 +19,15 @@ from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
 from dyzoo.model.detector import Detector
+from tests.golden.foreign import (
+    CASES,
+    constants,
+    converted,
+    foreign_preprocessing,
+    foreign_shapes,
+    foreign_weights,
+    golden_detector,
+)
 
 SMALL = "official_retinanet_r50"  # for what is the same for all of them
 MILLION_PARAMETERS = {

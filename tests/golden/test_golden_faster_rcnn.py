@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import recipe
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,6 +18,7 @@ from dyzoo.model.detector import Detector
 from dyzoo.model.heads import FasterRCNNHead, roi
 from dyzoo.model.heads.rpn import Proposals
 from dyzoo.model.preprocess import batch_images
+from tests.golden import recipe
 
 CASE = "official_faster_rcnn_r50"
 FOLDER = Path(__file__).parent

@@ -6,13 +6,13 @@ import copy
 from dataclasses import dataclass, replace
 
 import pytest
-import swins
 import torch
-from foreign import converted
-from swins import Keys, Weights, swin_maps
 from torch import Tensor
 
 from dyzoo.model.backbones import Backbone
+from tests.golden import swins
+from tests.golden.foreign import converted
+from tests.golden.swins import Keys, Weights, swin_maps
 
 TOLERANCE = 1e-12  # of a map's largest value, in float64
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_builders import annotation, coco_tables, write_coco, write_picture
 from pycocotools import mask
 from pycocotools.coco import COCO
 
 from dyzoo.data import list_splits, open_dataset
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import annotation, coco_tables, write_coco, write_picture
 
 ANNOTATIONS = coco_tables()["annotations"]
 

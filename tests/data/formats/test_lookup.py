@@ -8,7 +8,6 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from data_builders import coco_tables, write_coco, write_lines
 
 from dyzoo.data import open_dataset
 from dyzoo.data.formats.lookup import (
@@ -24,6 +23,7 @@ from dyzoo.data.formats.lookup import (
     resolves_below,
 )
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import coco_tables, write_coco, write_lines
 
 
 def test_text_of_a_file_and_through_a_link(tmp_path: Path) -> None:

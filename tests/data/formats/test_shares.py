@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import SIZE, annotation, coco_tables, write_coco, write_voc
 
 from dyzoo.data import check_dataset, open_dataset
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import SIZE, annotation, coco_tables, write_coco, write_voc
 
 SHARES = "boxes in shares of their image instead of pixels, taken as such"
 

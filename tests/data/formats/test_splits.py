@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_builders import write_coco, write_lines, write_picture
 
 from dyzoo.data import list_splits
 from dyzoo.data.formats.splits import check_split_name
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import write_coco, write_lines, write_picture
 
 
 @pytest.mark.parametrize("name", ["train", "val2017", "bccd_val", "fold 1", "a.b", "Prüfung", "学習", "x" * 100])

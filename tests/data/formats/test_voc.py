@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import write_picture, write_voc, write_xml
 
 from dyzoo.data import list_splits, open_dataset
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import write_picture, write_voc, write_xml
 
 CAT = ("cat", (1, 2, 11, 22))
 DOG = ("dog", (5, 5, 20, 15))

@@ -6,10 +6,10 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from data_builders import write_lines, write_picture, write_voc, write_xml
 
 from dyzoo.data import convert_dataset, list_splits, open_dataset
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import write_lines, write_picture, write_voc, write_xml
 
 CAT, DOG = ("cat", (1, 2, 11, 22)), ("dog", (5, 5, 20, 15))
 

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from data_builders import write_picture
 
 from dyzoo.data.formats.walking import files_below, images_below
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import write_picture
 
 
 def test_linked_folders_are_read_once_and_circles_are_cut(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_builders import CAT_LINE, DOG_LINE, SIZE, cvat_coco, write_lines, write_picture, write_yolo
 from PIL import Image
 
 from dyzoo.data import list_splits, open_dataset
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import CAT_LINE, DOG_LINE, SIZE, cvat_coco, write_lines, write_picture, write_yolo
 
 # A few lines that stand for two to the power of 41 words.
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 41))

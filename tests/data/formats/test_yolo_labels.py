@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_builders import CAT_LINE, write_lines, write_picture, write_yolo
 
 from dyzoo.data import open_dataset
+from tests.data.data_builders import CAT_LINE, write_lines, write_picture, write_yolo
 
 BOX = [[10, 7.5, 30, 22.5]]  # of 0.5 0.5 0.5 0.5
 KEYPOINTS = "lines of a box and what looks like keypoints, the box taken"

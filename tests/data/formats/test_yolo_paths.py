@@ -7,12 +7,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from data_builders import CAT_LINE, DOG_LINE, write_lines, write_picture, write_yolo
 
 from dyzoo.data import convert_dataset, list_splits, open_dataset
 from dyzoo.data.formats import yolo
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import CAT_LINE, DOG_LINE, write_lines, write_picture, write_yolo
 
 SECRET = "root:$6$secret:19000:0:99999"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_builders import CAT_LINE, coco_tables, cvat_coco, write_coco, write_lines, write_yolo
 from PIL import Image, ImageFilter
 
 from dyzoo.data import DatasetReport, check_dataset
 from dyzoo.data.tools.contact_sheet import NUM_TILES, choose_tiles
 from dyzoo.errors import DatasetError
+from tests.data.data_builders import CAT_LINE, coco_tables, cvat_coco, write_coco, write_lines, write_yolo
 
 SIZE = (160, 120)
 

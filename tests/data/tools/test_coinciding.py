@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_builders import annotation, coco_tables, write_coco
 
 from dyzoo.data import check_dataset
 from dyzoo.data.tools import check
 from dyzoo.data.tools.coinciding import coinciding
 from dyzoo.model.boxes import pairwise_iou
+from tests.data.data_builders import annotation, coco_tables, write_coco
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300, 1200])

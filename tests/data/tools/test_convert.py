@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from data_builders import (
+from PIL import Image
+from pycocotools.coco import COCO
+
+import dyzoo.data.tools.convert
+from dyzoo.data import DetectionDataset, convert_dataset, list_splits, open_dataset
+from dyzoo.errors import DatasetError
+from tests.data.data_builders import (
     CAT_LINE,
     cvat_coco,
     cvat_voc,
@@ -27,12 +33,6 @@ from data_builders import (
     write_voc,
     write_yolo,
 )
-from PIL import Image
-from pycocotools.coco import COCO
-
-import dyzoo.data.tools.convert
-from dyzoo.data import DetectionDataset, convert_dataset, list_splits, open_dataset
-from dyzoo.errors import DatasetError
 
 FORMATS = ("coco", "yolo", "voc")
 

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import (
+
+from dyzoo.data import convert_dataset, open_dataset
+from dyzoo.data.formats.writers import WRITERS, Named
+from dyzoo.data.records import Sample
+from dyzoo.errors import DatasetError
+from tests.data.data_builders import (
     CAT_LINE,
     coco_tables,
     cvat_yolo,
@@ -19,11 +24,6 @@ from data_builders import (
     write_voc,
     write_yolo,
 )
-
-from dyzoo.data import convert_dataset, open_dataset
-from dyzoo.data.formats.writers import WRITERS, Named
-from dyzoo.data.records import Sample
-from dyzoo.errors import DatasetError
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:

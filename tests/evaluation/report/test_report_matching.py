@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from report_cases import dataset, random_case, results
 
 from dyzoo.evaluation.report.matching import NOTHING, Matcher, Outcome
 from dyzoo.evaluation.scorers import ground_truth, prepared, silence
+from tests.evaluation.report.report_cases import dataset, random_case, results
 
 LABELS = ("cat", "dog", "bird")
 A, B, C = (0, 0, 20, 20), (50, 50, 90, 90), (100, 10, 140, 60)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from report_cases import SIZE_PX, dataset, evaluation, random_case, results
 
 from dyzoo.config.training import TrainConfig, TransformConfig
 from dyzoo.data import DetectionDataset
 from dyzoo.evaluation import compare
 from dyzoo.evaluation.report import write_report
+from tests.evaluation.report.report_cases import SIZE_PX, dataset, evaluation, random_case, results
 
 LABELS = ("cat", "dog", "bird")
 A, B, C = (0, 0, 20, 20), (50, 50, 90, 90), (100, 10, 140, 60)

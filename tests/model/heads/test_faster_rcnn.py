@@ -6,10 +6,19 @@ import math
 
 import pytest
 import torch
-from head_cases import CLASSES, IMAGE_SIZE, NOTHING, OBJECTS, SHAPES, make_features, make_head, spread_out
 
 from dyzoo.model.boxes import aligned_iou
 from dyzoo.model.heads import FasterRCNNHead
+from tests.model.heads.head_cases import (
+    CLASSES,
+    IMAGE_SIZE,
+    NOTHING,
+    OBJECTS,
+    SHAPES,
+    make_features,
+    make_head,
+    spread_out,
+)
 
 
 def faster_rcnn(**settings: object) -> FasterRCNNHead:

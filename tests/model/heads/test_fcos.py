@@ -6,7 +6,16 @@ import math
 
 import pytest
 import torch
-from head_cases import (
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from dyzoo.config import FCOSConfig
+from dyzoo.model.heads import FCOSHead
+from dyzoo.model.heads.anchors import AnchorGrid
+from dyzoo.model.heads.assignment import assign_fcos
+from dyzoo.model.heads.losses import BACKGROUND
+from tests.model.heads.head_cases import (
     CHANNELS,
     CLASSES,
     IMAGE_SIZE,
@@ -20,15 +29,6 @@ from head_cases import (
     slow_iou,
     spread_out,
 )
-from torch import Tensor, nn
-from torchvision.models.detection import FCOS
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-
-from dyzoo.config import FCOSConfig
-from dyzoo.model.heads import FCOSHead
-from dyzoo.model.heads.anchors import AnchorGrid
-from dyzoo.model.heads.assignment import assign_fcos
-from dyzoo.model.heads.losses import BACKGROUND
 
 WIDTH = 64  # the fewest channels whose 32 groups have more than one
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from head_cases import (
+from torch import Tensor
+
+from dyzoo.model.heads import ATSSHead, FasterRCNNHead, FCOSHead, RetinaNetHead, build_head
+from dyzoo.model.heads.base import Head
+from dyzoo.model.heads.matching import MAX_PAIRS
+from tests.model.heads.head_cases import (
     CHANNELS,
     CLASSES,
     CONFIGS,
@@ -19,11 +24,6 @@ from head_cases import (
     spread_out,
     tensor_sizes,
 )
-from torch import Tensor
-
-from dyzoo.model.heads import ATSSHead, FasterRCNNHead, FCOSHead, RetinaNetHead, build_head
-from dyzoo.model.heads.base import Head
-from dyzoo.model.heads.matching import MAX_PAIRS
 
 every_head = pytest.mark.parametrize("kind", CONFIGS)
 

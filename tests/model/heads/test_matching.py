@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from head_cases import random_objects, tensor_sizes
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
@@ -13,6 +12,7 @@ from dyzoo.model.heads import matching
 from dyzoo.model.heads.anchors import AnchorGrid
 from dyzoo.model.heads.losses import BACKGROUND, IGNORED
 from dyzoo.model.heads.matching import assign_by_iou, sample_balanced
+from tests.model.heads.head_cases import random_objects, tensor_sizes
 
 CPU = torch.device("cpu")
 RPN = {"foreground_iou": 0.7, "background_iou": 0.3, "rescue": True}

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from head_cases import (
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from dyzoo.config import RetinaNetConfig
+from dyzoo.model.heads import Head, RetinaNetHead
+from dyzoo.model.heads.anchors import all_boxes
+from tests.model.heads.head_cases import (
     CLASSES,
     CONFIGS,
     IMAGE_SIZE,
@@ -24,12 +30,6 @@ from head_cases import (
     slow_nms,
     spread_out,
 )
-from torch import Tensor
-from torchvision.ops import box_iou
-
-from dyzoo.config import RetinaNetConfig
-from dyzoo.model.heads import Head, RetinaNetHead
-from dyzoo.model.heads.anchors import all_boxes
 
 MAX_LOG_GROWTH = math.log(1000 / 16)
 

@@ -6,7 +6,13 @@ import math
 
 import pytest
 import torch
-from head_cases import (
+from torch import Tensor
+from torchvision.ops import MultiScaleRoIAlign
+
+from dyzoo.config import FasterRCNNConfig
+from dyzoo.model.heads import FasterRCNNHead
+from dyzoo.model.heads.roi import RegionClassifier, assign_levels
+from tests.model.heads.head_cases import (
     CHANNELS,
     CLASSES,
     IMAGE_SIZE,
@@ -22,12 +28,6 @@ from head_cases import (
     slow_nms,
     spread_out,
 )
-from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign
-
-from dyzoo.config import FasterRCNNConfig
-from dyzoo.model.heads import FasterRCNNHead
-from dyzoo.model.heads.roi import RegionClassifier, assign_levels
 
 PYRAMID_PX = (4, 8, 16, 32)
 MAX_LOG_GROWTH = math.log(1000 / 16)

@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from head_cases import (
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+
+from dyzoo.config import FasterRCNNConfig
+from dyzoo.model.heads import FasterRCNNHead
+from dyzoo.model.heads.anchors import all_boxes
+from dyzoo.model.heads.rpn import RegionProposals
+from tests.model.heads.head_cases import (
     CHANNELS,
     IMAGE_SIZE,
     NOTHING,
@@ -19,14 +27,6 @@ from head_cases import (
     random_objects,
     slow_clip,
 )
-from torch import Tensor
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-
-from dyzoo.config import FasterRCNNConfig
-from dyzoo.model.heads import FasterRCNNHead
-from dyzoo.model.heads.anchors import all_boxes
-from dyzoo.model.heads.rpn import RegionProposals
 
 CPU = torch.device("cpu")
 RATIOS = (0.5, 1.0, 2.0)

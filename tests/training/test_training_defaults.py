@@ -19,7 +19,7 @@ from dyzoo.training import defaults, memory, train
 from dyzoo.training.defaults import default_epochs, default_images_in_a_step, default_size, resolve
 from dyzoo.training.loop import Trainer
 from dyzoo.zoo.names import model_config
-from tests.training_runs import known_models, tiny, tiny_run, write_voc
+from tests.training.training_runs import known_models, tiny, tiny_run, write_voc
 
 
 def dataset(images: int, size: tuple[int, int] = (640, 480), box_px: float = 50.0) -> DetectionDataset:

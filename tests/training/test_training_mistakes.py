@@ -19,8 +19,8 @@ from dyzoo.cli import run
 from dyzoo.errors import DatasetError
 from dyzoo.training import train
 from dyzoo.zoo.creation import BEST_NAME
-from tests.test_distributed import run_together
-from tests.training_runs import known_models, tiny_run
+from tests.process_groups import run_together
+from tests.training.training_runs import known_models, tiny_run
 
 Box = tuple[float, float, float, float, int]  # x, y, width, height, class
 TWO: tuple[Box, ...] = ((10, 10, 30, 30, 0), (50, 20, 30, 30, 1))

@@ -25,8 +25,8 @@ from dyzoo.training.checkpoint import FOLDER_NAME
 from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import Processes, has_unused_parameters
-from tests.test_distributed import run_together
-from tests.training_runs import known_models, tiny_run
+from tests.process_groups import run_together
+from tests.training.training_runs import known_models, tiny_run
 
 
 def settings(voc: Path, out: Path, **changes: Any) -> TrainConfig:

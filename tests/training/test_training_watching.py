@@ -22,7 +22,7 @@ from dyzoo.training.engine import Engine
 from dyzoo.training.failure import keep_batches
 from dyzoo.training.loop import Trainer
 from dyzoo.zoo.creation import load_model
-from tests.training_runs import known_models, tiny_run
+from tests.training.training_runs import known_models, tiny_run
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +22,8 @@ from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
 from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
-from tests.training_runs import known_models, tiny_run
+from tests.training.stopped_runs import checkpoints, interrupted_at, load, stopped_run
+from tests.training.training_runs import known_models, tiny_run
 
 EPOCHS, STEPS = 3, 9  # three steps an epoch
 
@@ -38,7 +37,7 @@ torch.set_num_threads(1)
 import dyzoo.training.setup
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.engine import Engine
-from tests.training_runs import known_models
+from tests.training.training_runs import known_models
 import dyzoo.model.heads.atss, torch.utils.tensorboard
 
 def noisy_losses(self, raw, targets, image_sizes=()):  # draws from PyTorch's generator, as Faster R-CNN does
@@ -79,15 +78,6 @@ for number, plan in enumerate(plans):
 def config(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("dyzoo.training.setup.model_config", known_models)
     return tiny_run(voc, tmp_path / "run", epochs=EPOCHS, batch_size=2, ema_decay=0.9, save_every="1", keep=2)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Oldest first."""
-    return sorted((run / FOLDER_NAME).iterdir())
-
-
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -133,20 +123,6 @@ def test_killed_several_times_over_the_end_is_the_same(killed_runs: Path, worker
     whole, killed = killed_runs / f"whole_{workers}", killed_runs / f"killed_{workers}"
     assert load(checkpoints(killed)[-1])["progress"]["steps_done"] == STEPS
     assert_same_run(whole, killed)
-
-
-def interrupted_at(step: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """An `Engine.step` that does something before the given one of this process."""
-    plain, count = Engine.step, 0
-
-    def wrapped(self: Engine, *arguments: Any, **settings: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == step:
-            action()
-        return plain(self, *arguments, **settings)
-
-    return wrapped
 
 
 @pytest.mark.parametrize(("number", "left"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
@@ -199,19 +175,6 @@ def test_a_signal_during_evaluation_keeps_the_epoch(config: TrainConfig, monkeyp
     monkeypatch.setattr(Engine, "step", interrupted_at(1, lambda: pytest.fail("the epoch is trained again")))
     train(replace(config, epochs=1, resume=True))
     assert load(checkpoints(config.folder)[-1])["progress"]["epochs_done"] == 1
-
-
-def stopped_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step: int = 5) -> TrainConfig:
-    """A run that stopped before this step; gives the settings to go on with."""
-    with monkeypatch.context() as patch:
-
-        def stop() -> None:
-            raise KeyboardInterrupt
-
-        patch.setattr(Engine, "step", interrupted_at(step, stop))
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-    return replace(config, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "a bit turned", "other things"])

@@ -25,8 +25,8 @@ from dyzoo.training.checkpoint import Checkpoints
 from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.randomness import random_state
-from tests.test_training_resume import checkpoints, interrupted_at, load, stopped_run
-from tests.training_runs import known_models, tiny_run, write_voc
+from tests.training.stopped_runs import checkpoints, interrupted_at, load, stopped_run
+from tests.training.training_runs import known_models, tiny_run, write_voc
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import precision_dtype
 from dyzoo.training.schedule import build_optimizer, lr_factor
 from dyzoo.zoo.creation import load_model
-from tests.training_runs import known_models, tiny_run
+from tests.training.training_runs import known_models, tiny_run
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from dyzoo.training.record import fingerprint
 from dyzoo.training.schedule import build_optimizer
 from dyzoo.training.stages import FrozenStages, parameter_stages, stage_count
 from dyzoo.training.transfer import start_from
-from tests.training_runs import known_models, tiny, tiny_run, write_voc
+from tests.training.training_runs import known_models, tiny, tiny_run, write_voc
 
 HEADS: dict[str, HeadConfig] = {
     "atss": tiny().head,
