@@ -20,6 +20,7 @@ import torch
 import typer
 from PIL import Image
 
+from dyzoo._version import __version__
 from dyzoo.cli import app, run
 from dyzoo.model.detector import Detector
 from tests.training.training_runs import tiny, write_voc
@@ -120,3 +121,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_changes_and_citation_are_of_this_version() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+)$", changes, re.MULTILINE)[0] in (__version__, "Unreleased")
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
