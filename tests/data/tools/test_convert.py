@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-import dyzoo.data.tools.convert
+import dyzoo.data.tools.writing
 from dyzoo.data import DetectionDataset, convert_dataset, list_splits, open_dataset
 from dyzoo.errors import DatasetError
 from tests.data.data_builders import (
@@ -268,7 +268,7 @@ def test_what_fails_or_was_killed_leaves_nothing(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dyzoo.data.tools.convert.shutil, "copyfile", full)
+        patch.setattr(dyzoo.data.tools.writing.shutil, "copyfile", full)
         with pytest.raises(OSError, match="No space left"):
             convert_dataset(source, tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["start"]
