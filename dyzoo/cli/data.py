@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from dyzoo.cli.options import make_folder
-from dyzoo.cli.terminal import note, progress_bar, say, show
+from dyzoo.cli.options import DeviceOption, ModelOption, SizeOption, load_detector, make_folder, parse_size
+from dyzoo.cli.terminal import complain, note, progress_bar, say, show
 from dyzoo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -21,10 +21,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Check dataset folders, convert and split them.",
+    help="Check dataset folders, convert, split and make them.",
 )
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Dataset folder: COCO JSON, Pascal VOC or YOLO.")]
+
+LinkOption = Annotated[
+    bool, typer.Option("--link/--copy", help="Hard links to the images, which take no space, or copies.")
+]
 
 
 @app.command()
@@ -81,9 +85,7 @@ def convert(
         typer.Option("--split", metavar="SHARE", help="Set this share of the images aside for validation, say 0.2."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Which images --split sets aside.")] = 0,
-    link: Annotated[
-        bool, typer.Option("--link/--copy", help="Hard links to the images, which take no space, or copies.")
-    ] = False,
+    link: LinkOption = False,
 ) -> None:
     """Write a dataset in another format, or split it.
 
@@ -105,6 +107,81 @@ def convert(
     for name, images in conversion.images.items():
         say(f"{name}: {images} images, {conversion.boxes[name]} boxes")
     say(f"written to {out}")
+
+
+@app.command()
+def label(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders, globs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The new folder, absent or empty.")],
+    model: ModelOption = None,
+    to: Annotated[
+        Literal["coco", "voc", "yolo", "label-studio", "cvat"],
+        typer.Option("--to", help="A dataset format, or what an annotation tool imports."),
+    ] = "coco",
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", metavar="A,B,...", help="Classes to keep, in this order.", show_default="the model's"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", "-t", metavar="X", min=0, max=1, help="Leave out what scores lower.")
+    ] = 0.3,
+    class_threshold: Annotated[
+        list[str] | None,
+        typer.Option("--class-threshold", metavar="NAME=X", help="Another threshold for one class; may be repeated."),
+    ] = None,
+    size: SizeOption = None,
+    device: DeviceOption = None,
+    link: LinkOption = False,
+) -> None:
+    """Label pictures with a detector, to be corrected by hand.
+
+    Writes a dataset with one split, train; for Label Studio tasks.json and label_config.xml, for CVAT annotations.xml,
+    each beside a folder `images`. Pictures in which nothing is found are in it, too. One that cannot be read is named
+    and left out, and the exit code is 1.
+
+    \b
+    Examples:
+      dyzoo data label photos/ -o labelled
+      dyzoo data label photos/ -o labelled --to yolo --classes RBC,WBC --threshold 0.5
+      dyzoo data label photos/ -o labelled --model runs/mine --class-threshold Platelets=0.2
+      dyzoo data label photos/ -o tasks --to label-studio
+    """
+    from dyzoo.data import label_images
+    from dyzoo.images.reading import list_images
+
+    thresholds = _named_numbers(class_threshold or [])
+    wanted = None if classes is None else [name.strip() for name in classes.split(",")]
+    size_px = parse_size(size)
+    detector = load_detector(model, device)
+    with progress_bar() as bar:
+        labelling = label_images(
+            detector, list_images(images), out, to, classes=wanted, threshold=threshold, thresholds=thresholds,
+            model_name=detector.config.architecture, link=link, track=Tracked(bar), size=size_px,
+        )  # fmt: skip
+    for error in labelling.failures:
+        complain(str(error))
+    for line in labelling.notes:
+        note(line)
+    found = ", ".join(f"{number} {name}" for name, number in labelling.boxes.items() if number)
+    say(f"{labelling.images} image{'s' if labelling.images != 1 else ''}: {found or 'nothing found'}")
+    say(f"written to {out}")
+    if labelling.failures:
+        raise typer.Exit(1)
+
+
+def _named_numbers(texts: Iterable[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise typer.BadParameter(f"{text!r} is no NAME=X such as RBC=0.5", param_hint="--class-threshold")
+    return found
 
 
 class Tracked:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dyzoo.data.tools.check import check_dataset as check_dataset
     from dyzoo.data.tools.convert import Conversion as Conversion
     from dyzoo.data.tools.convert import convert_dataset as convert_dataset
+    from dyzoo.data.tools.labelling import Labelling as Labelling
+    from dyzoo.data.tools.labelling import label_images as label_images
     from dyzoo.data.tools.report import DatasetReport as DatasetReport
     from dyzoo.data.tools.report import Finding as Finding
     from dyzoo.data.transforms import eval_transform as eval_transform
@@ -29,6 +31,7 @@ _HOMES = {
     "DatasetReport": "dyzoo.data.tools.report",
     "DetectionDataset": "dyzoo.data.dataset",
     "Finding": "dyzoo.data.tools.report",
+    "Labelling": "dyzoo.data.tools.labelling",
     "Sample": "dyzoo.data.records",
     "TransformConfig": "dyzoo.config",
     "build_loader": "dyzoo.data.loader",
@@ -36,6 +39,7 @@ _HOMES = {
     "collate": "dyzoo.data.loader",
     "convert_dataset": "dyzoo.data.tools.convert",
     "eval_transform": "dyzoo.data.transforms",
+    "label_images": "dyzoo.data.tools.labelling",
     "list_splits": "dyzoo.data.formats.registry",
     "open_dataset": "dyzoo.data.opening",
     "train_transform": "dyzoo.data.transforms",

@@ -33,7 +33,7 @@ Splits = Mapping[str, Sequence[Named]]
 
 def image_folder(to: str, split: str) -> Path:
     """Where the images of a split lie, relative to the dataset folder."""
-    return {"coco": Path(split), "voc": Path("JPEGImages"), "yolo": Path("images", split)}[to]
+    return {"coco": Path(split), "voc": Path("JPEGImages"), "yolo": Path("images", split)}.get(to, Path("images"))
 
 
 def check_names(folder: Path, splits: Splits) -> None:

@@ -52,12 +52,8 @@ def write_folder(
         OSError: the disk is full, or cannot be written to.
     """
     check_names(out, named)
-    with _folder_aside(out) as aside:
-        for name, images in named.items():
-            target = aside / image_folder(to, name)
-            target.mkdir(parents=True, exist_ok=True)
-            for sample, file_name in track(images, f"{'linking' if link else 'copying'} {name}", len(images)):
-                _place(sample.image_path, target / file_name, link)
+    with folder_aside(out) as aside:
+        place_images(aside, named, to, link, track)
         WRITERS[to](aside, named, labels, category_ids)
         _compare(open_folder(aside, track=track), named, labels, to)
 
@@ -75,7 +71,7 @@ def check_labels(labels: Sequence[str]) -> None:
             raise DatasetError(f"class name {name!r} has characters that label files cannot hold: rename it")
 
 
-def file_names(splits: Mapping[str, Sequence[Sample]], to: FormatName, losses: Notes) -> dict[str, list[Named]]:
+def file_names(splits: Mapping[str, Sequence[Sample]], to: str, losses: Notes) -> dict[str, list[Named]]:
     """A file name for every image, with a stem of its own among those in one folder, whatever the case."""
     taken: dict[Path, set[str]] = {}
     shared: dict[tuple[Path, Path], tuple[str, Named]] = {}  # an image that two lists of one folder name
@@ -122,7 +118,7 @@ def _file_name(path: Path, taken: set[str]) -> str:
 
 
 @contextmanager
-def _folder_aside(path: Path) -> Iterator[Path]:
+def folder_aside(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`; on success it is renamed to `path`, on an exception it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
@@ -136,6 +132,20 @@ def _folder_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def place_images(folder: Path, named: Splits, to: str, link: bool = False, track: Track = untracked) -> None:
+    """Copy or link the images of every split to their place in `folder`, below which they have plain names.
+
+    Raises:
+        DatasetError: an image cannot be linked.
+        OSError: an image cannot be read, or the disk is full.
+    """
+    for name, images in named.items():
+        target = folder / image_folder(to, name)
+        target.mkdir(parents=True, exist_ok=True)
+        for sample, file_name in track(images, f"{'linking' if link else 'copying'} {name}", len(images)):
+            _place(sample.image_path, target / file_name, link)
 
 
 def _place(source: Path, target: Path, link: bool) -> None:
