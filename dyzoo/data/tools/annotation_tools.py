@@ -65,7 +65,7 @@ def write_label_studio(
     choices = SubElement(view, "RectangleLabels", name="label", toName="image")
     for label, name in enumerate(labels):
         SubElement(choices, "Label", value=name, background=_hex(label))
-    _write_xml(view, folder / LABEL_CONFIG_NAME)
+    _write_xml(view, folder / LABEL_CONFIG_NAME, declaration=False)  # Label Studio takes it as text
 
 
 def write_cvat(folder: Path, images: Sequence[Named], labels: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def write_cvat(folder: Path, images: Sequence[Named], labels: Sequence[str]) -> 
     """
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
-    known = SubElement(SubElement(SubElement(root, "meta"), "job"), "labels")
+    known = SubElement(SubElement(SubElement(root, "meta"), "task"), "labels")
     for label, name in enumerate(labels):
         element = SubElement(known, "label")
         for key, text in (("name", name), ("color", _hex(label)), ("type", "rectangle")):
@@ -89,13 +89,13 @@ def write_cvat(folder: Path, images: Sequence[Named], labels: Sequence[str]) -> 
             edges = {key: f"{edge:.2f}" for key, edge in zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)}
             shown = {"label": labels[label], "source": "auto", "occluded": "0", **edges, "z_order": "0"}
             SubElement(image, "box", shown)
-    _write_xml(root, folder / CVAT_NAME)
+    _write_xml(root, folder / CVAT_NAME, declaration=True)
 
 
 def _hex(label: int) -> str:
     return "#" + "".join(f"{channel:02x}" for channel in class_color(label))
 
 
-def _write_xml(root: Element, path: Path) -> None:
+def _write_xml(root: Element, path: Path, declaration: bool) -> None:
     indent(root)
-    ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    ElementTree(root).write(path, encoding="utf-8", xml_declaration=declaration)
