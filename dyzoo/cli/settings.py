@@ -91,7 +91,7 @@ def assemble(settings_type: type[SettingsT], values: dict[str, Any]) -> Settings
     """Settings from the values of all fields by name, those of groups among them.
 
     Raises:
-        ValueError: what the class itself says.
+        ValueError: the class refuses them.
     """
     return settings_type(
         **{

@@ -28,7 +28,7 @@ class Setting:
         option: name on the command line; empty: `--` and the field's, with hyphens.
         short: another name of one letter, "-m".
         metavar: the value's place in --help; empty: by type and range.
-        left_open: what is chosen in place of None.
+        left_open: the choice that is made in place of None.
     """
 
     help: str

@@ -1,4 +1,4 @@
-"""What a training run's folder tells about its detector: the details of the model card, and the files worth seeing.
+"""The model card of a training run, and the files beside it: all that the run's folder tells about its detector.
 
 Nothing of the machine that trained leaves it: a path keeps its last name alone.
 """
