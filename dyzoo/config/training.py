@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,12 +79,13 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @documented
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. What is left open, as None, is chosen when the data is known: `dyzoo.training.defaults`."""
 
-    data: Annotated[Path, Setting("Dataset folder: COCO JSON, Pascal VOC or YOLO.", metavar="DIR")]
-    _: KW_ONLY
+    data: Annotated[Path, Setting("Dataset folder: COCO JSON, Pascal VOC or YOLO.", metavar="DIR")] = field(
+        kw_only=False
+    )
     model: Annotated[
         str, Setting("Architecture, see `dyzoo list`.", "In Python: `dyzoo.list_models()`.", short="-m", metavar="NAME")
     ] = "dyhead_atss_resnet10t"
