@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dyzoo.training import train as train
     from dyzoo.zoo.creation import create_model as create_model
     from dyzoo.zoo.names import list_models as list_models
+    from dyzoo.zoo.pushing import push_run as push_run
 
 _HOMES = {
     "Detections": "dyzoo.images.detections",
@@ -30,6 +31,7 @@ _HOMES = {
     "create_model": "dyzoo.zoo.creation",
     "evaluate": "dyzoo.evaluation",
     "list_models": "dyzoo.zoo.names",
+    "push_run": "dyzoo.zoo.pushing",
     "train": "dyzoo.training",
 }
 

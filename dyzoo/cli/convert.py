@@ -17,7 +17,9 @@ _MAX_LABELS_BYTES = 1 << 24
 
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .pth, .pt, .bin, .pkl, .safetensors.")],
-    source: Annotated[str, typer.Option("--from", metavar="NAME", help="What it is of, one of those above.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="Its architecture and code base, one of those above.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the detector.")],
     labels: Annotated[
         str | None,
@@ -36,7 +38,7 @@ def convert(
     """Convert a checkpoint of another code base.
 
     The detector gives the same answers. Every key of the checkpoint is accounted for; no code in the file is run.
-    What can be converted, of microsoft/DynamicHead and of mmdetection:
+    These can be converted, from microsoft/DynamicHead and mmdetection:
 
     \b
       official_atss_r50          dyhead_r50_atss_fpn_1x

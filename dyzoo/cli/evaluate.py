@@ -42,12 +42,13 @@ def evaluate(
         str | None, typer.Option("--against", metavar="M", help="Another detector to compare with, as for --model.")
     ] = None,
     draws: Annotated[
-        int, typer.Option("--draws", metavar="N", min=0, help="Of the images, for the intervals of --against; 0: none.")
+        int,
+        typer.Option("--draws", metavar="N", min=0, help="Bootstrap draws for the intervals of --against; 0: none."),
     ] = 1000,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images of one size at a time.")] = 1,
     scorer: Annotated[
         Literal["pycocotools", "faster-coco-eval"],
-        typer.Option("--scorer", help="What computes the metrics: the same numbers, the second one sooner."),
+        typer.Option("--scorer", help="Library for the metrics: the same numbers, the second one sooner."),
     ] = "pycocotools",
     device: DeviceOption = None,
     size: SizeOption = None,
@@ -109,7 +110,7 @@ def evaluate(
 
 
 def _called(model: str) -> str:
-    """What a report calls a model: as the user did, without the folders above it on this machine."""
+    """The name of a model in a report: the user's, without the folders above it on this machine."""
     path = Path(model)
     return path.name if path.is_absolute() else model
 

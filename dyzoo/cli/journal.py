@@ -1,4 +1,4 @@
-"""What is found, on disk while the command runs, a line of JSON for each image: a run that is killed loses nothing."""
+"""Detections on disk while the command runs, a line of JSON for each image: a run that is killed loses nothing."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from dyzoo.cli.settings import option_of
+from dyzoo.config.training import TrainConfig
 from dyzoo.errors import first_line
 from dyzoo.files import write_text
 
@@ -27,13 +29,8 @@ ModelOption = Annotated[
         show_default="the embedded one",
     ),
 ]
-DataOption = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="Dataset folder: COCO JSON, Pascal VOC or YOLO.")
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one"),
-]
+DataOption = Annotated[Path, option_of(TrainConfig, "data")]
+DeviceOption = Annotated[str | None, option_of(TrainConfig, "device")]
 SizeOption = Annotated[
     str | None,
     typer.Option(

@@ -1,5 +1,5 @@
-"""What the commands print. Names come from strangers: nothing that a terminal would obey reaches it, nor an encoding's
-limits end a command."""
+"""Printing for the commands. Names come from strangers: no control character reaches the terminal, and a letter that
+its encoding lacks ends no command."""
 
 from __future__ import annotations
 

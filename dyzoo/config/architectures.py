@@ -79,7 +79,7 @@ READS_FLAT = DyHeadConfig(offset_mode="flat")
 MMDET_DYHEAD = DyHeadConfig(offset_mode="flat", conv_bias=False)
 MMDET_FPN = FPNConfig(relu_before_p7=False)
 MMDET_HEAD = ATSSConfig(rank_by="class", clip_before_nms=True)
-# of networks that began as MSRA's or Caffe's ImageNet weights: BGR, means taken off, not scaled
+# for networks that began as MSRA's or Caffe's ImageNet weights: BGR, means taken off, not scaled
 CAFFE_INPUT = PreprocessConfig(channel_order="BGR", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0))
 
 
@@ -183,7 +183,7 @@ def dyhead_faster_rcnn_resnet50() -> DetectorConfig:
 
 
 def _official(architecture: str, **changes: Any) -> DetectorConfig:
-    """What the configurations of microsoft/DynamicHead on ResNet-50 have in common."""
+    """A configuration of microsoft/DynamicHead on ResNet-50, with the settings that they share."""
     backbone = BackboneConfig("resnet50", stride_in_1x1=True, norm="frozen")
     return _detector(architecture, backbone, **{"dyhead": READS_FLAT, "preprocess": CAFFE_INPUT, **changes})
 

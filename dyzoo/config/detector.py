@@ -21,7 +21,7 @@ Text = Annotated[str, Range(0, 200)]
 Channels = Annotated[int, Range(1, 4096)]
 Blocks = Annotated[int, Range(0, 64)]
 EdgePx = Annotated[int, Range(1, 16_384)]
-Count = Annotated[int, Range(1, 10_000)]  # of candidates and detections: NMS compares each with each
+Count = Annotated[int, Range(1, 10_000)]  # candidates and detections: NMS compares each with each
 Fraction = Annotated[float, Range(0, 1)]
 Probability = Annotated[float, Range(1e-9, 1 - 1e-9)]  # its logit is taken
 Scale = Annotated[float, Range(1e-3, 1e4)]
@@ -39,7 +39,7 @@ class BackboneConfig:
     Attributes:
         name: timm's name, with or without a tag.
         stride_in_1x1: a bottleneck strides in its first convolution (MSRA and caffe ResNets).
-        norm: what batch norms do in training. "batch" normalises by the batch and learns; "eval" keeps the running
+        norm: behaviour of batch norms in training. "batch" normalises by the batch and learns; "eval" keeps the running
             statistics and learns scale and shift (mmdetection's `norm_eval`); "frozen" learns nothing: all four are
             buffers (detectron2's `FrozenBatchNorm2d`).
         output_norm: a LayerNorm of its own on each map given to the pyramid (Swin as a detection backbone).
@@ -58,7 +58,7 @@ class FPNConfig:
     """Feature pyramid of Lin et al. (CVPR 2017).
 
     Attributes:
-        channels: of every level.
+        channels: width of every level.
         finest_stride: 8 for P3 as the first level (dense heads), 4 for P2 (Faster R-CNN).
         top: levels above P5, made from P5's output. "convs": P6 and P7 by 3x3 convolutions of stride 2 (RetinaNet);
             "pool": P6 alone, every second position of P5 (Faster R-CNN).
@@ -72,12 +72,12 @@ class FPNConfig:
 
     @property
     def backbone_strides_px(self) -> tuple[int, ...]:
-        """Of the backbone's maps that the pyramid is built on, finest first."""
+        """Strides of the backbone's maps that the pyramid is built on, finest first."""
         return tuple(stride for stride in (4, 8, 16, 32) if stride >= self.finest_stride)
 
     @property
     def strides_px(self) -> tuple[int, ...]:
-        """Of the pyramid's levels, finest first."""
+        """Strides of the pyramid's levels, finest first."""
         return (*self.backbone_strides_px, 64, 128) if self.top == "convs" else (*self.backbone_strides_px, 64)
 
 
@@ -86,7 +86,7 @@ class DyHeadConfig:
     """Stack of DyHead blocks.
 
     Attributes:
-        channels: of every block's output.
+        channels: width of every block's output.
         num_blocks: 0 leaves the attention out.
         form: "pyramid" works on every level at its own size, as the published code and weights do; "tensor" on all
             levels resized to the median one, as the paper writes it (section 3). The fields below are the pyramid's.
@@ -114,7 +114,7 @@ class ATSSConfig:
     type: Literal["atss"] = "atss"
     kernel_size: Literal[1, 3, 5, 7] = 1
     anchor_scale: Scale = 8.0  # anchor side in units of the level's stride
-    anchor_center_offset: Offset = 0.5  # of the first anchor's centre, in units of the stride
+    anchor_center_offset: Offset = 0.5  # place of the first anchor's centre, in units of the stride
     num_candidates: Count = 9  # nearest anchors per level considered for each ground-truth box
     box_code_weights: BoxCodeWeights = (10.0, 10.0, 5.0, 5.0)
     prior_probability: Probability = 0.01
@@ -188,7 +188,7 @@ class FasterRCNNConfig:
     roi_positive_fraction: Fraction = 0.25
     roi_foreground_iou: Fraction = 0.5
     roi_size: Annotated[int, Range(1, 14)] = 7
-    hidden_features: Annotated[int, Range(1, 16_384)] = 1024  # of the two fully connected layers
+    hidden_features: Annotated[int, Range(1, 16_384)] = 1024  # width of the two fully connected layers
     box_code_weights: BoxCodeWeights = (10.0, 10.0, 5.0, 5.0)
     score_threshold: Fraction = 0.05
     nms_threshold: Fraction = 0.5

@@ -6,49 +6,64 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from dyzoo.config.settings import Setting, check_ranges, documented
+from dyzoo.config.values import Range
+
+Share = Annotated[float, Range(0, 1)]
+PartOfAll = Annotated[float, Range(above=0, highest=1)]
+AtLeast1 = Annotated[int, Range(1)]
+AtLeast1OrOpen = Annotated[int | None, Range(1)]
+AboveZero = Annotated[float, Range(above=0)]
+AtLeastZero = Annotated[float, Range(0)]
 
 
+@documented
 @dataclass(frozen=True)
 class TransformConfig:
-    """Strength of the augmentation.
+    """Strength of the augmentation."""
 
-    Attributes:
-        horizontal_flip, vertical_flip: probability of mirroring left to right, top to bottom.
-        rotate90: probability of turning by 90, 180 or 270 degrees, for pictures without an upright.
-        scale_range: size of the picture relative to the size evaluation uses, log-uniform.
-        crop: probability of cutting out a window.
-        crop_min_side: least width and height of the window, as a share of the picture's.
-        crop_min_visible: an object stays in the target if at least this share of its area is inside the window.
-        colour: strength of the changes to brightness, contrast, saturation and hue, 0 (none) to 1.
-        mosaic: probability of putting a picture together from parts of four.
-        copy_paste: probability of pasting objects of another picture into free places.
-        mix_until: share of the epochs after which pictures are no longer mixed: the last epochs see them as they are.
-    """
-
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.0
-    rotate90: float = 0.0
-    scale_range: tuple[float, float] = (0.75, 1.33)
-    crop: float = 0.5
-    crop_min_side: float = 0.5
-    crop_min_visible: float = 0.5
-    colour: float = 0.5
-    mosaic: float = 0.0
-    copy_paste: float = 0.0
-    mix_until: float = 0.9
+    horizontal_flip: Annotated[Share, Setting("How often images are mirrored left to right in training.")] = 0.5
+    vertical_flip: Annotated[Share, Setting("How often images are mirrored top to bottom in training.")] = 0.0
+    rotate90: Annotated[
+        Share,
+        Setting(
+            "How often images are turned by a multiple of 90 degrees in training.", "For pictures without an upright."
+        ),
+    ] = 0.0
+    scale_range: Annotated[
+        tuple[float, float],
+        Setting(
+            "Image size in training, relative to the size in evaluation.",
+            "Log-uniform between the two.",
+            metavar="LEAST MOST",
+        ),
+    ] = (0.75, 1.33)
+    crop: Annotated[Share, Setting("How often images are cropped in training.")] = 0.5
+    crop_min_side: Annotated[PartOfAll, Setting("Least width and height of a crop, as a share of the image's.")] = 0.5
+    crop_min_visible: Annotated[
+        Share, Setting("Least share of an object's area inside the crop for the object to count.")
+    ] = 0.5
+    colour: Annotated[
+        Share,
+        Setting("Strength of changes to colours in training.", "To brightness, contrast, saturation and hue."),
+    ] = 0.5
+    mosaic: Annotated[Share, Setting("How often images are put together from parts of four in training.")] = 0.0
+    copy_paste: Annotated[
+        Share, Setting("How often images are given objects of another image in training.", "They go to free places.")
+    ] = 0.0
+    mix_until: Annotated[
+        PartOfAll,
+        Setting(
+            "Share of the epochs after which mosaic and copy-paste end.", "The last epochs see images as they are."
+        ),
+    ] = 0.9
 
     def __post_init__(self) -> None:
-        shares = ("horizontal_flip", "vertical_flip", "rotate90", "crop", "crop_min_visible", "colour")
-        for name in (*shares, "mosaic", "copy_paste"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if not 0 < self.crop_min_side <= 1:
-            raise ValueError(f"crop_min_side is {self.crop_min_side}, expected more than 0 and at most 1")
+        check_ranges(self)
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"scale_range is {self.scale_range}, expected (least, greatest), both above 0")
-        if not 0 < self.mix_until <= 1:
-            raise ValueError(f"mix_until is {self.mix_until}, expected more than 0 and at most 1")
 
     def mixed_epochs(self, epochs: int) -> int:
         """How many of the first epochs mix pictures; at least one, so that one epoch alone has what it asks for."""
@@ -63,103 +78,138 @@ LEFT_OPEN = ("epochs", "batch_size", "size_px")
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
-@dataclass(frozen=True)
+@documented
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. What is left open, as None, is chosen when the data is known: `dyzoo.training.defaults`.
+    """One training run. What is left open, as None, is chosen when the data is known: `dyzoo.training.defaults`."""
 
-    Attributes:
-        data: dataset folder: COCO JSON, Pascal VOC or YOLO.
-        model: architecture name, see `dyzoo.list_models()`.
-        backbone: a timm backbone in the place of the architecture's.
-        pretrained_backbone: start from timm's published weights.
-        backbone_weights: start from this local file of them instead, .safetensors or .pth.
-        weights: start from this trained detector, a checkpoint's name or a folder; its architecture takes the place of
-            `model`. Classes of the same name keep what they have learnt.
-        out: the run's folder; default `runs/<model>`.
-        epochs: passes over the data; None: by the number of images.
-        size_px: shortest edge of training and evaluation images; None: the architecture's, less where images are far
-            smaller or the memory is short of it.
-        batch_size: images in a forward pass of one process; None: by the number of images and the free memory.
-        accumulate: forward passes to a step. A step learns from `batch_size * accumulate` images of each process; the
-            losses of a pass are divided by what that pass holds, their mean is the step's.
-        sync_bn: batch norms normalise over the images of all processes instead of their own (GPUs only).
-        lr: peak learning rate of AdamW at 16 images in a step; scaled linearly with their number.
-        backbone_lr_factor: the backbone's learning rate relative to the rest.
-        layer_decay: each stage of the backbone learns slower than the one behind it by this factor.
-        freeze: so many of the backbone's first stages do not learn, "backbone": none does.
-        warmup_epochs: linear warm-up, then half a cosine down to `final_lr_factor * lr`. Unless 0, it takes 100 steps
-            or a tenth of the run at least.
-        ema_decay: decay of the averaged weights, the ones that are evaluated and kept; 0 turns averaging off.
-        average_last: the plain mean of the weights at the ends of so many last epochs is one more candidate for the
-            best (stochastic weight averaging, Izmailov et al., UAI 2018; the statistics of batch norms are averaged,
-            too, not measured anew); 0: none.
-        precision: "auto" is what `accelerate launch` was told, else bf16 where the device computes in it natively,
-            else float32.
-        validate_every: epochs between evaluations; the last epoch is always evaluated.
-        patience: stop after so many evaluations without a better AP; None trains all epochs.
-        save_every: when to write a checkpoint within an epoch: "10m" after so many minutes, "500" after so many steps,
-            "epoch" not at all. At the end of an epoch there is always one.
-        keep: how many of the newest checkpoints to keep.
-        resume: go on from the newest whole checkpoint in `out`.
-    """
-
-    data: Path
-    model: str = "dyhead_atss_resnet10t"
-    backbone: str | None = None
-    out: Path | None = None
-    train_split: str = "train"
-    val_split: str = "val"
-    epochs: int | None = None
-    batch_size: int | None = None
-    accumulate: int = 1
-    sync_bn: bool = False
-    size_px: int | None = None
-    lr: float = 1e-3
-    backbone_lr_factor: float = 1.0
-    layer_decay: float = 1.0
-    freeze: str = "0"
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    final_lr_factor: float = 0.01
-    clip_norm: float = 10.0
-    ema_decay: float = 0.999
-    average_last: int = 0
-    precision: Precision = "auto"
-    pretrained_backbone: bool = True
-    backbone_weights: Path | None = None
-    weights: str | None = None
-    patience: int | None = None
-    validate_every: int = 1
-    workers: int = 2
-    device: str | None = None
-    seed: int = 0
-    save_every: str = "10m"
-    keep: int = 2  # a damaged newest one has another behind it
-    resume: bool = False
-    transform: TransformConfig = field(default_factory=TransformConfig)
+    data: Annotated[Path, Setting("Dataset folder: COCO JSON, Pascal VOC or YOLO.", metavar="DIR")] = field(
+        kw_only=False
+    )
+    model: Annotated[
+        str, Setting("Architecture, see `dyzoo list`.", "In Python: `dyzoo.list_models()`.", short="-m", metavar="NAME")
+    ] = "dyhead_atss_resnet10t"
+    backbone: Annotated[
+        str | None, Setting("Any other timm backbone.", metavar="NAME", left_open="the architecture's")
+    ] = None
+    epochs: Annotated[
+        AtLeast1OrOpen, Setting("Passes over the data.", left_open="12 to 300, fewer for more images")
+    ] = None
+    batch_size: Annotated[
+        AtLeast1OrOpen,
+        Setting("Images at a time, in each process.", left_open="by images and free memory, 16 in all"),
+    ] = None
+    accumulate: Annotated[
+        AtLeast1,
+        Setting(
+            "Batches that a step learns from.",
+            "A step learns from `batch_size * accumulate` images of each process; the losses of a batch are divided by "
+            "what that batch holds, their mean is the step's.",
+        ),
+    ] = 1
+    lr: Annotated[AboveZero, Setting("Peak learning rate of AdamW at 16 images in a step, scaled to yours.")] = 1e-3
+    backbone_lr_factor: Annotated[AtLeastZero, Setting("The backbone's learning rate relative to the rest.")] = 1.0
+    layer_decay: Annotated[PartOfAll, Setting("Each backbone stage learns this much slower than the next.")] = 1.0
+    freeze: Annotated[
+        str,
+        Setting("First backbone stages that do not learn.", '"backbone": none learns.', metavar="N|backbone"),
+    ] = "0"
+    warmup_epochs: Annotated[
+        AtLeastZero,
+        Setting(
+            "Epochs of linear warm-up before the learning rate falls.",
+            "Unless 0, it takes 100 steps or a tenth of the run at least.",
+        ),
+    ] = 1.0
+    final_lr_factor: Annotated[
+        AtLeastZero, Setting("Learning rate at the end relative to the peak.", "It falls by half a cosine.")
+    ] = 0.01
+    weight_decay: Annotated[AtLeastZero, Setting("AdamW's weight decay.", "Biases and norms do not decay.")] = 0.05
+    size_px: Annotated[
+        AtLeast1OrOpen,
+        Setting(
+            "Shortest edge of images.",
+            "The same in training and evaluation; less than the architecture's also where memory is short.",
+            option="--size",
+            metavar="PX",
+            left_open="the architecture's, less for small images",
+        ),
+    ] = None
+    out: Annotated[Path | None, Setting("The run's folder.", short="-o", metavar="DIR", left_open="runs/NAME")] = None
+    resume: Annotated[bool, Setting("Go on from the folder's newest checkpoint.")] = False
+    save_every: Annotated[
+        str,
+        Setting(
+            "Checkpoints: after X minutes, N steps, or epochs only.",
+            "At the end of an epoch there is always one.",
+            metavar="Xm|N|epoch",
+        ),
+    ] = "10m"
+    # a damaged newest one has another behind it
+    keep: Annotated[AtLeast1, Setting("Newest checkpoints that are kept.")] = 2
+    train_split: Annotated[str, Setting("Part of the dataset to learn from.", metavar="NAME")] = "train"
+    val_split: Annotated[str, Setting("Part of the dataset to evaluate on.", metavar="NAME")] = "val"
+    pretrained_backbone: Annotated[bool, Setting("Start from timm's published backbone weights.")] = True
+    backbone_weights: Annotated[
+        Path | None,
+        Setting("Start the backbone from this file (.safetensors, .pth) instead.", metavar="FILE"),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Setting(
+            "Start from this trained detector: a checkpoint's name or a folder.",
+            "Its architecture takes the place of `model`. Classes of the same name keep what they have learnt.",
+            metavar="M",
+        ),
+    ] = None
+    precision: Annotated[
+        Precision,
+        Setting(
+            "Precision of matrix products; auto is bf16 where the hardware has it.",
+            "Under `accelerate launch` auto is what that was told first.",
+        ),
+    ] = "auto"
+    clip_norm: Annotated[AboveZero, Setting("Longest gradient, as a norm over all parameters.")] = 10.0
+    ema_decay: Annotated[
+        float,
+        Range(0, below=1),
+        Setting("Decay of the averaged weights; 0: no averaging.", "The averaged ones are evaluated and kept."),
+    ] = 0.999
+    average_last: Annotated[
+        int,
+        Range(0),
+        Setting(
+            "Try the mean of the weights after the last N epochs, too.",
+            "Stochastic weight averaging (Izmailov et al., UAI 2018), one more candidate for the best; the statistics "
+            "of batch norms are averaged, too, not measured anew. 0: none.",
+        ),
+    ] = 0
+    validate_every: Annotated[
+        AtLeast1, Setting("Epochs between evaluations.", "The last epoch is always evaluated.")
+    ] = 1
+    patience: Annotated[
+        AtLeast1OrOpen,
+        Setting("Stop after N evaluations without a better AP.", "None: all epochs are trained."),
+    ] = None
+    sync_bn: Annotated[bool, Setting("Batch norms over the images of all GPUs.")] = False
+    seed: Annotated[int, Range(0), Setting("Start of all random numbers.")] = 0
+    workers: Annotated[int, Range(0), Setting("Processes that read images.", "0: this one.")] = 2
+    device: Annotated[str | None, Setting("cpu, cuda, cuda:1, ...", metavar="D", left_open="a GPU if there is one")] = (
+        None
+    )
+    transform: Annotated[TransformConfig, Setting("Augmentation of training images.")] = field(
+        default_factory=TransformConfig
+    )
 
     def __post_init__(self) -> None:
         for name in ("data", "out", "backbone_weights"):
             if isinstance(path := getattr(self, name), str):
                 object.__setattr__(self, name, Path(path))
-        for name in ("epochs", "batch_size", "size_px", "accumulate", "validate_every", "keep", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}, expected more than 0 and at most 1")
+        check_ranges(self)
         if self.freeze != "backbone" and not self.freeze.isdecimal():
             raise ValueError(f"freeze is {self.freeze!r}, expected a number of stages or backbone")
         if self.weights is not None and (self.backbone is not None or self.backbone_weights is not None):
             raise ValueError("weights is a whole detector, expected no backbone and no backbone_weights beside it")
-        for name in ("lr", "clip_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}, expected 0 <= ema_decay < 1")
-        for name in ("workers", "average_last"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         parse_save_every(self.save_every)
 
     @property
@@ -168,7 +218,7 @@ class TrainConfig:
         return self.out if self.out is not None else Path("runs") / self.model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(TrainConfig):
     """A run with nothing left open; saved as `train.json` in its folder."""
 

@@ -13,20 +13,35 @@ from dyzoo.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Range:
-    """Values that a number may have, or the length of a text or a tuple; both ends belong to it.
+    """Values that a number may have, or the length of a text or a tuple.
 
     A configuration comes with strangers' weights. What it can make a detector allocate is bounded by these, far above
     what is of use.
+
+    Attributes:
+        lowest, highest: ends that belong to it.
+        above, below: ends that do not, in the place of `lowest` and `highest`.
     """
 
-    lowest: float
-    highest: float
+    lowest: float | None = None
+    highest: float | None = None
+    above: float | None = None
+    below: float | None = None
 
     def __contains__(self, number: float) -> bool:
-        return self.lowest <= number <= self.highest  # not so for NaN
+        return (
+            number == number  # not so for NaN
+            and (self.lowest is None or self.lowest <= number)
+            and (self.highest is None or number <= self.highest)
+            and (self.above is None or self.above < number)
+            and (self.below is None or number < self.below)
+        )
 
     def __str__(self) -> str:
-        return f"{self.lowest:.12g} to {self.highest:.12g}"
+        if self.lowest is not None and self.highest is not None:
+            return f"{self.lowest:.12g} to {self.highest:.12g}"
+        words = {"more than": self.above, "at least": self.lowest, "less than": self.below, "at most": self.highest}
+        return " and ".join(f"{word} {end:.12g}" for word, end in words.items() if end is not None)
 
 
 _representation = reprlib.Repr()

@@ -44,7 +44,7 @@ class CardKeptWarning(DyzooWarning):
 
 
 class Evaluated(Protocol):
-    """What a measurement is made of; `dyzoo.evaluation.Evaluation` is such."""
+    """Results that a measurement is made of, such as a `dyzoo.evaluation.Evaluation`."""
 
     @property
     def metrics(self) -> Metrics: ...
@@ -62,7 +62,7 @@ class Measurement:
         dataset: its name, or the name of its folder.
         split: which part of it.
         metrics, per_class, num_images: as in `dyzoo.evaluation.Evaluation`.
-        note: what to know about the numbers.
+        note: a remark about the numbers.
     """
 
     dataset: str
@@ -74,13 +74,13 @@ class Measurement:
 
     @classmethod
     def of(cls, evaluation: Evaluated, dataset: str, split: str = "val", note: str = "") -> Measurement:
-        """What `dyzoo.evaluate` gave, on a dataset of that name."""
+        """The measurement that `dyzoo.evaluate` made on a dataset of that name."""
         return cls(dataset, split, evaluation.metrics, evaluation.per_class, evaluation.num_images, note)
 
 
 @dataclass(frozen=True)
 class CardDetails:
-    """What a card says beyond the configuration.
+    """Facts for a card that the configuration does not hold.
 
     Attributes:
         measurements: metrics of these weights; without any the card says that there are none.
@@ -101,10 +101,10 @@ def write_card(config: DetectorConfig, name: str, parameters: int, details: Card
     """The text of a README.md.
 
     Args:
-        config: of the detector.
-        name: what `Detector.from_pretrained` finds it by, `org/name` or a folder.
+        config: the detector's configuration.
+        name: `org/name` or a folder, as `Detector.from_pretrained` takes it.
         parameters: their number.
-        details: what else is known.
+        details: further facts.
     """
     details = details or CardDetails()
     body = "\n\n".join(

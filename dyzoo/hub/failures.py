@@ -1,4 +1,4 @@
-"""What went wrong with the Hub, in one line that says what to do."""
+"""Failures of the Hub, each as one line that says what to do."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".pickle")
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Of an OSError: nothing more can be written."""
+"""Numbers of an OSError that mean: nothing more can be written."""
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""Of an OSError: nothing may be written."""
+"""Numbers of an OSError that mean: nothing may be written."""
 
 _SAID_AT_MOST = 300  # characters of what others say
 _TRANSIENT = (408, 429, 500, 502, 503, 504)  # statuses that another try may better
@@ -37,7 +37,7 @@ _TRANSIENT = (408, 429, 500, 502, 503, 504)  # statuses that another try may bet
 # huggingface_hub's HTTP library changed twice; its errors share a base with HfHubHTTPError, or are OSErrors (requests)
 _HTTP_ERROR = cast("type[Exception]", HfHubHTTPError.__bases__[0])
 FAILURES: tuple[type[Exception], ...] = (_HTTP_ERROR, EntryNotFoundError, OSError, ValueError, RuntimeError)
-"""What huggingface_hub raises, in all its versions."""
+"""Exceptions that huggingface_hub raises, in all its versions."""
 
 
 def missing_file(place: str, name: str, others: Sequence[str]) -> CheckpointError:

@@ -46,7 +46,7 @@ _KEPT = "what has come is kept"
 
 
 class StaleCacheWarning(DyzooWarning):
-    """What the cache holds is used, though the Hub has newer, as the cache may not be written."""
+    """An older version from the cache is used, as the cache may not be written."""
 
 
 def download(

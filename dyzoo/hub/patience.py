@@ -61,7 +61,7 @@ class Patience:
         time.sleep(seconds)
 
     def run(self, action: Callable[[], ResultT]) -> ResultT:
-        """What an action returns or raises, which runs in a thread: nothing else ends a read that trickles on.
+        """Run an action in a thread and return its result: nothing else ends a read that trickles on.
 
         Raises:
             OutOfPatienceError: it is not done in time; it is left behind, to stop when it sees `is_over`.

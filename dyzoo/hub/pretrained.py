@@ -39,7 +39,7 @@ from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
-_MAX_CONFIG_BYTES = 1 << 22  # of a file that is a few kB: labels may be many
+_MAX_CONFIG_BYTES = 1 << 22  # limit for a file that is a few kB: labels may be many
 _SPARE_PARAMETERS = 100_000_000  # timm builds more than a feature extractor keeps
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
@@ -113,7 +113,7 @@ class PretrainedModel(nn.Module):
             commit_message: None: one that names the architecture.
             create_pr: open a pull request instead of changing the branch.
             dtype: as for `save_pretrained`.
-            card: what the model card says besides the configuration, or its whole text. One that `save_pretrained`
+            card: facts for the model card beyond the configuration, or its whole text. One that `save_pretrained`
                 wrote is told the new name. Licence and data sets that are not given stay as they are there.
             replace_card: also in place of a README.md that somebody wrote or edited there, which is kept otherwise,
                 with a warning.
@@ -235,10 +235,10 @@ class PretrainedModel(nn.Module):
         Nothing is built that has far more parameters than the file has weights, and no code of the files is run.
 
         Args:
-            config_path, weights_path: what `save_pretrained` wrote.
+            config_path, weights_path: two files that `save_pretrained` wrote.
             device: where the model goes.
             repo_id: where they come from, in place of their paths in error messages.
-            mend_hint: what to do about a damaged file.
+            mend_hint: advice for a damaged file.
 
         Raises:
             CheckpointError: one is damaged, of a newer version, or they do not belong together.

@@ -27,10 +27,10 @@ def fetch(url: str, headers: dict[str, str], part: Path, size: int, name: str, p
     """Make `part` the whole file; what it has already is kept, and what has arrived is kept when this fails.
 
     Args:
-        url: of the file; redirections are followed.
-        headers: of the requests.
+        url: the file's address; redirections are followed.
+        headers: HTTP headers of the requests.
         part: where the file's first bytes are, or nothing yet.
-        size: of the whole file, in bytes.
+        size: length of the whole file, in bytes.
         name: for the progress bar.
         patience: how long to try.
 

@@ -13,11 +13,10 @@ from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
 from dyzoo.files import sha256
 from dyzoo.hub.pretrained import CONFIG_NAME
+from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.catalog import checkpoints, weights_folder
 from dyzoo.zoo.names import model_config, unknown
-
-BEST_NAME = "best"  # the folder of a training run that holds its best detector
 
 
 def create_model(

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import dyzoo
+from dyzoo.hub.run_card import MetricsLeftOutWarning
 from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, Outcome
 from tests.hub.hub_client import use_hub
@@ -115,6 +118,29 @@ def test_a_run_brings_weights_curves_and_measured_metrics(cli: Cli, hub: Hub, ru
     }
     assert "dyzoo evaluate --data Shapes --split valid --model org/shapes" in card
     assert "7 epochs in batches of 4" in card
+
+
+def test_python_pushes_the_same(cli: Cli, hub: Hub, run_folder: Path) -> None:
+    commit = dyzoo.push_run(
+        run_folder, NAME, revision="python", commit_message="Mine", dtype=torch.float16, license="mit", datasets="org/a"
+    )
+    branches = hub.repo(NAME).branches
+    assert (branches["python"][-1].sha, branches["python"][-1].message) == (commit.oid, "Mine")
+    assert len(branches["main"]) == 1
+    options = ("--message", "Mine", "--dtype", "float16", "--license", "mit", "--dataset", "org/a")
+    assert cli("push", run_folder, NAME, *options).code == 0
+    assert hub.files(NAME) == hub.files(NAME, "python")
+    assert "rounded to float16" in card_of(hub, revision="python")
+    assert metadata_of(card_of(hub))["datasets"] == ["org/a"]
+
+
+def test_python_is_warned_of_numbers_that_are_not_these_weights(hub: Hub, run_folder: Path) -> None:
+    make_old(run_folder)
+    with pytest.warns(MetricsLeftOutWarning, match="is older than the weights, the card says nothing") as warned:
+        dyzoo.push_run(str(run_folder), NAME, private=True)
+    assert warned[0].filename == __file__
+    assert hub.repo(NAME).private
+    assert "Nothing has been measured" in card_of(hub)
 
 
 def test_nothing_of_the_machine_is_uploaded(cli: Cli, hub: Hub, run_folder: Path) -> None:
