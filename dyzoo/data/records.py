@@ -49,7 +49,7 @@ class Sample:
 
 
 class ObjectRecord(NamedTuple):
-    """One object as its label file has it, in pixel edges; coordinates may be anything a file can hold.
+    """One object as its label file has it: edges in the unit of its `ImageRecord`, anything a file can hold.
 
     `area` is what the file gives for it, in square pixels; None if it gives none.
     """
@@ -62,10 +62,10 @@ class ObjectRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a split.
+    """One image of a split as its label file has it; no reader opens it, `formats.cleaning.clean` measures it.
 
     Attributes:
-        claimed_size: the (width, height) that its label file gives, if any.
+        claimed_size: the (width, height) that its label file gives, if any; the image's own may be another.
         relative: whether boxes are in shares of the image's width and height instead of pixels.
     """
 

@@ -223,3 +223,18 @@ def label_studio_voc(folder: Path) -> Path:
         write_picture(folder / "images" / f"{name}.jpg")
         write_xml(folder / "Annotations" / f"{name}.xml", box, filename=name)
     return folder
+
+
+EXPORTS = {
+    roboflow_coco: ("test", "train", "valid"),
+    roboflow_yolo: ("train", "val"),
+    roboflow_voc: ("test", "train", "valid"),
+    cvat_coco: ("default",),
+    cvat_voc: ("default",),
+    cvat_yolo: ("train",),
+    cvat_ultralytics: ("train",),
+    label_studio_coco: ("result",),
+    label_studio_yolo: ("all",),
+    label_studio_voc: ("all",),
+}
+"""Builder of each export -> the names of its splits."""

@@ -1,9 +1,4 @@
-"""COCO: one JSON file with the images, the categories and the boxes of a split.
-
-Category ids may have gaps; labels follow the order of the ids, which are kept for export. `iscrowd` annotations
-become crowd regions: left out of training, ignored by evaluation. The "area" of an annotation is kept, as it decides
-what evaluation takes for small, medium and large. Where an annotation has an outline alone, its box is around that.
-"""
+"""Reading a COCO file: its images, its categories and its annotations, each checked against the others."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from dyzoo.data.formats.coco_rows import (
+from dyzoo.data.formats.coco.rows import (
     Corners,
     Ids,
     Row,
