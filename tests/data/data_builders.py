@@ -90,7 +90,7 @@ def write_yolo(folder: Path, *lines: str, split: str = "train", names: str = "[c
     return folder
 
 
-# What the exports below hold: a.jpg with a cat at (1, 2, 11, 22), b.jpg with a dog at (20, 10, 35, 25). YOLO's lines
+# The exports below hold a.jpg with a cat at (1, 2, 11, 22), b.jpg with a dog at (20, 10, 35, 25). YOLO's lines
 # are rounded to six digits, as the tools round them.
 CAT_LINE, DOG_LINE = "0 0.150000 0.400000 0.250000 0.666667", "1 0.687500 0.583333 0.375000 0.500000"
 CAT_OBJECT, DOG_OBJECT = ("cat", (1, 2, 11, 22)), ("dog", (20, 10, 35, 25))

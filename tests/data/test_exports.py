@@ -1,4 +1,4 @@
-"""What labelling tools export is recognised by looking, and means the same whatever the format."""
+"""Exports of labelling tools are recognised by looking, and mean the same whatever the format."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Format(Protocol):
     """The names that a module has to have to be a format."""
 
     NAME: str
-    LAYOUT: str  # what a folder of this format looks like, in one line
+    LAYOUT: str  # the look of a folder of this format, in one line
 
     def find_splits(self, folder: Path) -> dict[str, Path]:
         """Split name -> the file or folder that defines it; empty if `folder` is not of this format."""

@@ -35,7 +35,7 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """The dataset folder that was written.
 
     Attributes:
         folder: the new dataset folder.

@@ -29,7 +29,7 @@ NAME = "COCO JSON"
 LAYOUT = "annotations/instances_<split>.json with images in <split>/, or <split>/_annotations.coco.json"
 
 _BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's name for it
-_MOST_BYTES = 1 << 31  # of a JSON file, which takes some ten times as much memory; COCO's own have 450 MB
+_MOST_BYTES = 1 << 31  # a JSON file takes some ten times as much memory; COCO's own have 450 MB
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ LABELMAP_NAME = "labelmap.txt"
 LABELMAP_HEADER = "# label:color_rgb:parts:actions"
 NO_LABEL_FILE = "images without a label file, dropped"
 
-_MOST_XML_BYTES = 1 << 26  # of one image: some 200,000 objects
+_MOST_XML_BYTES = 1 << 26  # the file of one image: some 200,000 objects
 _IMAGE_AND_LABEL_FILE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s.*\.xml", re.IGNORECASE)
 
 

@@ -43,9 +43,9 @@ def _label_folder(folder: Path) -> Path:
 class _Undecided(NamedTuple):
     """A line that may be an outline, or a box with keypoints."""
 
-    objects: list[ObjectRecord]  # of its image
-    position: int  # of its object there, as yet the box
-    outline: ObjectRecord | str  # what it is else, or what is wrong with it then
+    objects: list[ObjectRecord]  # all objects of the image
+    position: int  # the place of the line's object among them, which is the box so far
+    outline: ObjectRecord | str  # the object if the line is an outline, or the fault it has then
     where: str
     image: Path
 
