@@ -1,4 +1,4 @@
-"""The ground truth that a detector learns from, and the check that it can be learnt."""
+"""Targets that a detector learns from, and the check that they can be learnt."""
 
 from __future__ import annotations
 
