@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from dyzoo.checkpoints import mmdet, official
-from dyzoo.checkpoints.layout import Layout
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
+from dyzoo.checkpoints.rules import KeyRules
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
 from dyzoo.model.detector import Detector
 
-LAYOUTS: dict[str, Layout] = {**official.LAYOUTS, **mmdet.LAYOUTS}
+KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES}
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConvertedCheckpoint:
     """A converted detector, and what became of the checkpoint's keys."""
 
     detector: Detector
@@ -52,27 +52,27 @@ def convert_checkpoint(
 
 def convert(
     path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None = None
-) -> Conversion:
+) -> ConvertedCheckpoint:
     """`convert_checkpoint`, and an account of the keys."""
-    if source not in LAYOUTS:
-        near = difflib.get_close_matches(source, LAYOUTS, n=3, cutoff=0.4) or sorted(LAYOUTS)
+    if source not in KEY_RULES:
+        near = difflib.get_close_matches(source, KEY_RULES, n=3, cutoff=0.4) or sorted(KEY_RULES)
         raise UnknownModelError(f"no checkpoints of {source!r} can be converted: did you mean {', '.join(near)}?")
-    layout = LAYOUTS[source]
+    rules = KEY_RULES[source]
     if isinstance(path_or_state_dict, Mapping):
         checkpoint, where = path_or_state_dict, "the checkpoint"
     else:
         checkpoint, where = read_checkpoint(path_or_state_dict), str(path_or_state_dict)
     foreign = weights_of(checkpoint, where)
-    if layout.class_bias not in foreign:
-        others = [name for name, other in LAYOUTS.items() if other.class_bias in foreign]
+    if rules.class_bias not in foreign:
+        others = [name for name, other in KEY_RULES.items() if other.class_bias in foreign]
         hint = f"is it of {' or '.join(others)}?" if others else "it is of another detector, or not whole"
-        raise CheckpointError(f"{where} lacks {layout.class_bias!r} of {source}: {hint}")
-    num_classes = layout.num_classes(foreign, where)
+        raise CheckpointError(f"{where} lacks {rules.class_bias!r} of {source}: {hint}")
+    num_classes = rules.num_classes(foreign, where)
     config = replace(ARCHITECTURES[source](), labels=_labels(labels, num_classes, checkpoint, where))
     detector = Detector(config)
-    weights, ignored = layout.translate(foreign, detector.state_dict(), where)
+    weights, ignored = rules.translate(foreign, detector.state_dict(), where)
     detector.load_weights(weights, where)
-    return Conversion(detector.eval(), len(foreign), tuple(ignored))
+    return ConvertedCheckpoint(detector.eval(), len(foreign), tuple(ignored))
 
 
 def _labels(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dyzoo.checkpoints.layout import Layout, Rule
+from dyzoo.checkpoints.rules import KeyRules, Rule
 
 
 def unfolded_to_concatenated(values: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ CONSTANTS = (
     r".+\.num_batches_tracked",
 )
 
-_RESNET_50 = Layout((*RESNET, *FPN, *DYHEAD, *ATSS), CONSTANTS, "bbox_head.atss_cls.bias")
-_SWIN_L = Layout((*SWIN, *FPN, *DYHEAD, *ATSS), CONSTANTS, "bbox_head.atss_cls.bias")
+_RESNET_50 = KeyRules((*RESNET, *FPN, *DYHEAD, *ATSS), CONSTANTS, "bbox_head.atss_cls.bias")
+_SWIN_L = KeyRules((*SWIN, *FPN, *DYHEAD, *ATSS), CONSTANTS, "bbox_head.atss_cls.bias")
 
-LAYOUTS = {
+KEY_RULES = {
     "mmdet_atss_r50": _RESNET_50,
     "mmdet_atss_r50_caffe": _RESNET_50,
     "mmdet_atss_swin_l": _SWIN_L,

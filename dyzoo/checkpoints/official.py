@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dyzoo.checkpoints.layout import Layout, Rule
+from dyzoo.checkpoints.rules import KeyRules, Rule
 
 _FPN = "backbone.backbone."
 _BACKBONE = f"{_FPN}bottom_up."
@@ -85,13 +85,13 @@ CONSTANTS = (
     r".+\.num_batches_tracked",
 )
 
-LAYOUTS = {
-    "official_atss_r50": Layout((*RESNET, *_pyramid(3), *DYHEAD, *ATSS), CONSTANTS, "head.cls_logits.bias"),
-    "official_atss_swin_t": Layout((*SWIN, *_pyramid(3), *DYHEAD, *ATSS), CONSTANTS, "head.cls_logits.bias"),
-    "official_retinanet_r50": Layout(
+KEY_RULES = {
+    "official_atss_r50": KeyRules((*RESNET, *_pyramid(3), *DYHEAD, *ATSS), CONSTANTS, "head.cls_logits.bias"),
+    "official_atss_swin_t": KeyRules((*SWIN, *_pyramid(3), *DYHEAD, *ATSS), CONSTANTS, "head.cls_logits.bias"),
+    "official_retinanet_r50": KeyRules(
         (*RESNET, *_pyramid(3), *DYHEAD, *RETINANET), CONSTANTS, "head.cls_score.bias", outputs_per_class=9
     ),
-    "official_faster_rcnn_r50": Layout(
+    "official_faster_rcnn_r50": KeyRules(
         (*RESNET, *_pyramid(2), *DYHEAD, *FASTER_RCNN),
         CONSTANTS,
         f"{_ROI}box_predictor.cls_score.bias",

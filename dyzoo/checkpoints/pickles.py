@@ -21,13 +21,13 @@ class Refused(Exception):
 
 
 class Buildable(Protocol):
-    """What a pickle may give a state to, other than containers and inert objects, which ignore it."""
+    """An object that a pickle may give a state to, beside containers and inert objects, which ignore it."""
 
     def build(self, state: Any) -> None: ...
 
 
 class Stream(Protocol):
-    """What pickles are read from: a memory-mapped file, or bytes in a `BytesIO`."""
+    """A source of pickles: a memory-mapped file, or bytes in a `BytesIO`."""
 
     def read(self, count: int = ..., /) -> bytes: ...
     def readline(self) -> bytes: ...
@@ -70,7 +70,7 @@ _LITERALS = re.compile(
     r"|(SHORT_)?BIN(STRING|UNICODE|BYTES)|BIN(UNICODE|BYTES)8|STRING|UNICODE"
 )
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_KEYS = (str, int, float, bytes)  # of dictionaries; hashing nested tuples could exhaust the stack
+_KEYS = (str, int, float, bytes)  # types of dictionary keys; hashing nested tuples could exhaust the stack
 
 
 def latin1_bytes(text: str | bytes | bytearray = b"", encoding: str = "latin1") -> bytes | bytearray:
@@ -101,7 +101,7 @@ def read_pickle(stream: Stream, calls: Calls, persistent: Callable[[Any], Any] |
     Args:
         stream: where to read.
         calls: stand-ins for the names that may be called with a result that matters.
-        persistent: what a persistent id stands for; without it they are refused.
+        persistent: gives the object that a persistent id stands for; without it such ids are refused.
 
     Raises:
         Refused: the pickle names something that is neither in `calls` nor a harmless class.

@@ -1,4 +1,4 @@
-"""What a converted detector's model card says of where it comes from."""
+"""The part of a converted detector's model card that says where it comes from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dyzoo.hub.cards import CardDetails
 CONVERTED = "Converted by `dyzoo convert`"
 """Begins the paragraph, and tells a folder that the command may write over."""
 
-_LICENSES = {"official": "mit", "mmdet": "apache-2.0"}  # of the code bases, under which they publish their weights
+_LICENSES = {"official": "mit", "mmdet": "apache-2.0"}  # the code bases' own, which they publish their weights under
 
 
 def card_details(path: Path, config: DetectorConfig) -> CardDetails:
-    """Of a detector that was converted from the file `path`."""
+    """Details of the card of a detector that was converted from the file `path`."""
     published = PUBLISHED[config.architecture]
     description = (ARCHITECTURES[config.architecture].__doc__ or "").splitlines()[0].rstrip(".")
     reported = (

@@ -26,10 +26,10 @@ from dyzoo.errors import CheckpointError, first_line
 
 EXPECTED = "expected a checkpoint of PyTorch (.pth, .pt, .bin), detectron2 (.pkl) or safetensors"
 WEIGHT_KEYS = ("state_dict", "model")  # where mmdetection and detectron2 keep the weights
-PARALLEL_PREFIX = "module."  # of DataParallel and DistributedDataParallel
+PARALLEL_PREFIX = "module."  # DataParallel and DistributedDataParallel put it before every key
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before zip
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a file in a zip archive: signature, lengths of its name and extra field
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # in a zip archive: signature, lengths of name and extra field
 
 
 def read_checkpoint(path: str | Path) -> dict[Any, Any]:

@@ -44,7 +44,7 @@ class Storage:
     """The flat values that tensors are views of.
 
     Attributes:
-        start: of the values in the file, in bytes; None until known.
+        start: place of the values in the file, in bytes; None until known.
         checksum: CRC-32 of their bytes, None where the format has none.
     """
 
@@ -99,7 +99,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def tensor_calls() -> Calls:
-    """What torch's pickles call: tensors from storages, parameters from tensors."""
+    """Stand-ins for the functions that torch's pickles call: tensors from storages, parameters from tensors."""
     return {
         "torch._utils._rebuild_tensor": StoredTensor,
         "torch._utils._rebuild_tensor_v2": StoredTensor,
@@ -157,7 +157,7 @@ def _scalar(dtype: Any, content: Any = b"") -> Any:
 
 
 def array_calls() -> Calls:
-    """What numpy's pickles call, under the module names of numpy 1 and 2."""
+    """Stand-ins for the functions that numpy's pickles call, under the module names of numpy 1 and 2."""
     calls: dict[str, Callable[..., Any]] = {"numpy.dtype": StoredDtype}
     for core in ("numpy.core", "numpy._core"):
         calls[f"{core}.multiarray._reconstruct"] = StoredArray

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -14,8 +13,8 @@ from torchvision.transforms.v2 import functional as TF
 from dyzoo.data.records import Sample
 from dyzoo.errors import DatasetError, DyzooWarning, ImageError
 from dyzoo.images.reading import read_image
+from dyzoo.model.targets import Target
 
-Target = dict[str, Any]
 Transform = Callable[[torch.Tensor, Target], tuple[torch.Tensor, Target]]
 
 
@@ -27,7 +26,7 @@ class DetectionDataset(Dataset[tuple[torch.Tensor, Target]]):
         labels: class names; a sample's label is an index into them.
         category_ids: the number that each of `labels` has in the label files, for export.
         notes: one line for each kind of thing that was dropped or mended.
-        transform: what `dataset[i]` is passed through; None leaves it as read.
+        transform: applied to `dataset[i]`; None leaves it as read.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class DetectionDataset(Dataset[tuple[torch.Tensor, Target]]):
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def load(self, index: int) -> tuple[torch.Tensor, Target]:
-        """What `dataset[index]` is before `transform`."""
+        """The sample that `dataset[index]` passes through `transform`."""
         first = range(len(self))[index]
         failures: dict[int, ImageError] = {}
         for offset in range(len(self)):
@@ -87,7 +86,7 @@ class DetectionDataset(Dataset[tuple[torch.Tensor, Target]]):
         image = tv_tensors.Image(TF.pil_to_tensor(read_image(sample.image_path)))
         boxes = torch.from_numpy(sample.boxes_xyxy[~sample.crowd])
         height_px, width_px = image.shape[-2:]
-        target = {
+        target: Target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height_px, width_px)),  # type: ignore[call-overload]
             "labels": torch.from_numpy(sample.labels[~sample.crowd]),
             "image_id": sample.image_id,

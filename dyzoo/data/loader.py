@@ -17,9 +17,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils import signal_handling
 
-from dyzoo.data.dataset import DetectionDataset, Target
+from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.mixing import Mixing
 from dyzoo.errors import DatasetError, WorkerError
+from dyzoo.model.targets import Target
 
 GRACE_S = 30  # that launchers and schedulers give, too
 

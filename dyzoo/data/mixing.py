@@ -15,22 +15,23 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config.training import TransformConfig
-from dyzoo.data.dataset import DetectionDataset, Target
+from dyzoo.data.dataset import DetectionDataset
 from dyzoo.data.transforms import TRIALS, Resize, changes, framing, log_uniform, uniform, visible_share
 from dyzoo.model.boxes import box_areas
+from dyzoo.model.targets import Target
 
 Loaded = tuple[Tensor, Target]
 
 _CENTER_RANGE = (0.25, 0.75)  # where a mosaic's four parts meet, as a share of each side
-_LEAST_SHARE = 0.5  # of the size a picture has alone: smaller than that it is not shown in a mosaic
+_LEAST_SHARE = 0.5  # a mosaic shows no picture at less than this share of the size it has alone
 _FILL = 114  # grey, about the mean of ImageNet's pictures, which padding is too once it is normalised
 _MOST_PASTED = 10  # cut-outs in one picture
 _MOST_HIDDEN = 0.2  # share of an object's box that cut-outs may come to lie on, all together
-_MARGIN = 1 / 8  # of an object's side: the part around a cut-out in which it fades out
+_MARGIN = 1 / 8  # width of the frame in which a cut-out fades out, as a share of the object's side
 
 
 class Mixing:
-    """What `train_transform` does, for pictures that may be mixed with others.
+    """The steps of `train_transform`, for pictures that may be mixed with others.
 
     A mosaic takes the place of resizing and cropping, so that a picture is never larger than it would be alone; objects
     are pasted after that, at the size they are seen at; mirroring, turns and colours follow for the whole.
@@ -167,7 +168,7 @@ def _seen(boxes_xyxy: Tensor, window: tuple[int, int, int, int], size: tuple[int
 
 
 def _clipped(boxes_xyxy: Tensor, limit_xyxy: Tensor) -> Tensor:
-    """What of boxes (..., 4) lies within another (4,) that they all reach into."""
+    """The parts of boxes (..., 4) within another box (4,) that they all reach into."""
     left_top, right_bottom = limit_xyxy.split(2)
     return torch.cat([boxes_xyxy[..., :2].maximum(left_top), boxes_xyxy[..., 2:].minimum(right_bottom)], dim=-1)
 

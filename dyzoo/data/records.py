@@ -1,4 +1,4 @@
-"""What the readers of label files and the rest of the data code hand to each other."""
+"""Records that the readers of label files and the rest of the data code hand to each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dyzoo.text import printable
 
 _EXAMPLES_PER_NOTE = 3
 _EXAMPLE_LENGTH = 120
-_LONGEST_NAME = 1000  # of a class; tables and pictures show it as a whole
+_LONGEST_NAME = 1000  # characters of a class name; tables and pictures show it as a whole
 
 
 def areas_of(boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ class Sample:
     """
 
     image_path: Path
-    width_px: int  # of the upright image, after EXIF orientation
+    width_px: int  # width of the upright image, after EXIF orientation
     height_px: int
     boxes_xyxy: np.ndarray  # (M, 4) float32, pixel edges
     labels: np.ndarray  # (M,) int64
@@ -49,7 +49,7 @@ class Sample:
 
 
 class ObjectRecord(NamedTuple):
-    """One object as its label file has it, in pixel edges; coordinates may be anything a file can hold.
+    """One object as its label file has it: edges in the unit of its `ImageRecord`, anything a file can hold.
 
     `area` is what the file gives for it, in square pixels; None if it gives none.
     """
@@ -62,10 +62,10 @@ class ObjectRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a split.
+    """One image of a split as its label file has it; no reader opens it, `formats.cleaning.clean` measures it.
 
     Attributes:
-        claimed_size: the (width, height) that its label file gives, if any.
+        claimed_size: the (width, height) that its label file gives, if any; the image's own may be another.
         relative: whether boxes are in shares of the image's width and height instead of pixels.
     """
 
@@ -117,7 +117,7 @@ class Note:
 
 
 class Notes:
-    """What was dropped or mended, counted by kind, with the first examples."""
+    """Counts of all that was dropped or mended, by kind, with the first examples."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

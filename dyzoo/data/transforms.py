@@ -6,7 +6,6 @@ Built from torchvision.transforms.v2. Random numbers come from torch alone, so s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,13 +14,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config.training import TransformConfig
-from dyzoo.data.records import Sample
 from dyzoo.model.sizes import resized_size
 
 # At the size the network sees: below it a box is a sliver that a crop has left.
 _MIN_SIDE_PX = 1.0
-SPECK_PX = 2  # less is dropped as a sliver in some epochs, and lies between the anchors in the others
-TRIALS = 10  # of a random place before the wish for a good one is given up
+TRIALS = 10  # random places that are tried before the wish for a good one is given up
 
 
 def train_transform(size_px: tuple[int, int], config: TransformConfig | None = None) -> v2.Transform:
@@ -63,23 +60,6 @@ def changes(config: TransformConfig) -> list[v2.Transform]:
 def eval_transform(size_px: tuple[int, int]) -> v2.Transform:
     """Resize as `Detector.predict` does, nothing random. Arguments and result as for `train_transform`."""
     return v2.Compose([Resize(size_px), *_finish()])
-
-
-def count_small(samples: Iterable[Sample], size_px: tuple[int, int], side_px: float) -> int:
-    """Objects that are less than `side_px` wide or high at the size evaluation uses.
-
-    Args:
-        samples: whose crowd regions do not count.
-        size_px: shortest and longest edge, as for `train_transform`.
-        side_px: in pixels of the resized images.
-    """
-    count = 0
-    for sample in samples:
-        height, width = resized_size(sample.height_px, sample.width_px, *size_px)
-        boxes = sample.boxes_xyxy[~sample.crowd]
-        sides = (boxes[:, 2:] - boxes[:, :2]) * (width / sample.width_px, height / sample.height_px)
-        count += int((sides < side_px).any(axis=1).sum())
-    return count
 
 
 def _finish() -> list[v2.Transform]:

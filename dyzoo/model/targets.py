@@ -1,4 +1,4 @@
-"""What a detector learns from, and the check that it can be learnt."""
+"""Targets that a detector learns from, and the check that they can be learnt."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ FARTHEST_PX = 1e6  # of an edge from the image's corner: areas and their product
 _TINY_PX = 4  # an image of so few pixels may have all its boxes within one
 
 
-class Target(TypedDict):
-    """Ground truth of one image, torchvision's detection convention with labels counted from 0."""
-
+class _Objects(TypedDict):
     boxes: Tensor  # (M, 4) float, xyxy in pixels of the image given with it
     labels: Tensor  # (M,) int64, indices into the detector's labels
+
+
+class Target(_Objects, total=False):
+    """Ground truth of one image, torchvision's detection convention with labels counted from 0."""
+
+    image_id: int  # of a dataset; no loss reads it
 
 
 def check_targets(targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]], classes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from dyzoo.config import DetectorConfig
 from dyzoo.config.training import LEFT_OPEN, ResolvedConfig, TrainConfig
 from dyzoo.data import DetectionDataset
-from dyzoo.data.transforms import count_small
+from dyzoo.data.small import SMALL_PX, SPECK_PX, sides_in_training
 from dyzoo.errors import TrainingError, first_line
 from dyzoo.model.sizes import resized_size
 from dyzoo.training.memory import bytes_per_image, free_bytes, state_bytes
@@ -25,7 +25,7 @@ MOST_IMAGES_IN_A_STEP = 16
 STEPS_PER_EPOCH = 50
 MOST_ENLARGED = 2.0
 SMALLEST_EDGE_PX = 160
-SMALL_PX, MANY = 8, 0.25
+MANY_SMALL = 0.25
 _USABLE = 0.8  # of the free memory; what the estimate does not know of, and other programs, have the rest
 _EDGE_STEP_PX = 32
 
@@ -107,10 +107,8 @@ def resolve(
     if left_open:
         words = {"epochs": "{} epochs", "batch_size": "{} images in a batch", "size_px": "shortest edge {} px"}
         say("chosen: " + ", ".join(words[name].format(values[name]) for name in left_open))
-    small = count_small(dataset.samples, (size_px, detector.preprocess.at(size_px).longest_edge), SMALL_PX)
-    boxes = sum(int((~sample.crowd).sum()) for sample in dataset.samples)
-    if small > MANY * boxes:
-        say(f"{small} of {boxes} boxes are under {SMALL_PX} px wide or high at this size: consider a larger --size")
+    for line in _small_boxes(dataset, (size_px, detector.preprocess.at(size_px).longest_edge)):
+        say(f"{config.train_split}: {line}")
     given = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     return ResolvedConfig(**{**given, **values})
 
@@ -133,6 +131,19 @@ def _that_fit(wanted: int, sizes_px: Sequence[int], room: float, needed: Callabl
         f"one image with a shortest edge of {size_px} px needs about {each / 1e9:.1f} GB to train on, "
         f"{max(room, 0) / 1e9:.1f} GB are free: give a smaller --size or --model, or --batch-size 1 to try"
     )
+
+
+def _small_boxes(dataset: DetectionDataset, size_px: tuple[int, int]) -> Iterator[str]:
+    """A line on the boxes that cannot be learnt at a size (shortest and longest edge), and one on many small ones."""
+    sides = np.concatenate([np.zeros((0, 2)), *(sides_in_training(sample, size_px) for sample in dataset.samples)])
+    shorter = sides.min(axis=1)
+    specks, small = (int((shorter < limit).sum()) for limit in (SPECK_PX, SMALL_PX))
+    if specks:
+        what = f"{specks} boxes are less than {SPECK_PX} pixels wide or high at {size_px[0]} x {size_px[1]} pixels"
+        yield f"{what}, too small to be learnt: choose a larger --size"
+    if small > MANY_SMALL * len(shorter):
+        what = f"{small} of {len(shorter)} boxes are under {SMALL_PX} px wide or high"
+        yield f"{what} at this size: consider a larger --size"
 
 
 def _largest_size(

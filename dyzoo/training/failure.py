@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dyzoo.data.dataset import Target
 from dyzoo.data.loader import Batch
 from dyzoo.files import replacing, write_text
 from dyzoo.images.colors import class_color
 from dyzoo.images.drawing import draw_boxes
+from dyzoo.model.targets import Target
 
 _MOST_IMAGES = 64
 

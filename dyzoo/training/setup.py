@@ -11,7 +11,7 @@ from dyzoo.config.training import ResolvedConfig, TrainConfig
 from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.data.loader import EpochLoader, build_loader
 from dyzoo.data.mixing import Mixing
-from dyzoo.data.transforms import SPECK_PX, count_small, train_transform
+from dyzoo.data.transforms import train_transform
 from dyzoo.errors import TrainingError
 from dyzoo.model.detector import Detector
 from dyzoo.training.processes import Processes
@@ -64,9 +64,6 @@ def training_loader(
     """Augmented batches of this process."""
     size = (detector.preprocess.shortest_edge, detector.preprocess.longest_edge)
     dataset.transform = train_transform(size, config.transform)
-    if specks := count_small(dataset.samples, size, SPECK_PX):
-        what = f"{specks} boxes are less than {SPECK_PX} pixels wide or high at {size[0]} x {size[1]} pixels"
-        processes.console.print(f"{config.train_split}: {what}, too small to be learnt: choose a larger --size")
     return build_loader(
         dataset,
         config.batch_size,

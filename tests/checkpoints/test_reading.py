@@ -222,7 +222,7 @@ def test_a_truncated_file_is_one_line(tmp_path: Path, save: Save) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:invalid escape")  # of what has become a string
+@pytest.mark.filterwarnings("ignore:invalid escape")  # in code that has become a string
 @pytest.mark.parametrize("save", FORMATS.values(), ids=FORMATS)
 def test_a_damaged_byte_never_ends_in_a_traceback(tmp_path: Path, save: Save) -> None:
     path = tmp_path / "damaged.pth"

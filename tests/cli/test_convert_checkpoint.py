@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dyzoo.checkpoints.conversion import LAYOUTS
+from dyzoo.checkpoints.conversion import KEY_RULES
 from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, Outcome
 
@@ -131,5 +131,5 @@ def test_nothing_else_is_written_over(cli: Cli, checkpoint: Path, tiny_model: Pa
 def test_help_names_what_can_be_converted(cli: Cli) -> None:
     outcome = cli("convert", "--help")
     assert outcome.code == 0
-    for name in LAYOUTS:
+    for name in KEY_RULES:
         assert f" {name} " in outcome.out

@@ -90,7 +90,7 @@ def write_yolo(folder: Path, *lines: str, split: str = "train", names: str = "[c
     return folder
 
 
-# What the exports below hold: a.jpg with a cat at (1, 2, 11, 22), b.jpg with a dog at (20, 10, 35, 25). YOLO's lines
+# The exports below hold a.jpg with a cat at (1, 2, 11, 22), b.jpg with a dog at (20, 10, 35, 25). YOLO's lines
 # are rounded to six digits, as the tools round them.
 CAT_LINE, DOG_LINE = "0 0.150000 0.400000 0.250000 0.666667", "1 0.687500 0.583333 0.375000 0.500000"
 CAT_OBJECT, DOG_OBJECT = ("cat", (1, 2, 11, 22)), ("dog", (20, 10, 35, 25))
@@ -223,3 +223,18 @@ def label_studio_voc(folder: Path) -> Path:
         write_picture(folder / "images" / f"{name}.jpg")
         write_xml(folder / "Annotations" / f"{name}.xml", box, filename=name)
     return folder
+
+
+EXPORTS = {
+    roboflow_coco: ("test", "train", "valid"),
+    roboflow_yolo: ("train", "val"),
+    roboflow_voc: ("test", "train", "valid"),
+    cvat_coco: ("default",),
+    cvat_voc: ("default",),
+    cvat_yolo: ("train",),
+    cvat_ultralytics: ("train",),
+    label_studio_coco: ("result",),
+    label_studio_yolo: ("all",),
+    label_studio_voc: ("all",),
+}
+"""Builder of each export -> the names of its splits."""

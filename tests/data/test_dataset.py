@@ -1,4 +1,4 @@
-"""What a dataset hands out."""
+"""Samples that a dataset hands out."""
 
 from __future__ import annotations
 

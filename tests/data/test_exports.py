@@ -1,4 +1,4 @@
-"""What labelling tools export is recognised by looking, and means the same whatever the format."""
+"""Exports of labelling tools are recognised by looking, and mean the same whatever the format."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from dyzoo.errors import DatasetError
 from tests.data.data_builders import (
     CAT_LINE,
     DOG_LINE,
+    EXPORTS,
     cvat_coco,
     cvat_ultralytics,
     cvat_voc,
     cvat_yolo,
     export_tables,
     label_studio_coco,
-    label_studio_voc,
-    label_studio_yolo,
     roboflow_coco,
     roboflow_voc,
     roboflow_yolo,
@@ -38,21 +37,7 @@ def assert_cat_and_dog(dataset: DetectionDataset) -> None:
     assert np.allclose(dataset.samples[1].boxes_xyxy, [[20, 10, 35, 25]], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("build", "splits"),
-    [
-        (roboflow_coco, ("test", "train", "valid")),
-        (roboflow_yolo, ("train", "val")),
-        (roboflow_voc, ("test", "train", "valid")),
-        (cvat_coco, ("default",)),
-        (cvat_voc, ("default",)),
-        (cvat_yolo, ("train",)),
-        (cvat_ultralytics, ("train",)),
-        (label_studio_coco, ("result",)),
-        (label_studio_yolo, ("all",)),
-        (label_studio_voc, ("all",)),
-    ],
-)
+@pytest.mark.parametrize(("build", "splits"), EXPORTS.items())
 def test_exports(build: Callable[[Path], Path], splits: tuple[str, ...], tmp_path: Path) -> None:
     folder = build(tmp_path / "export")
     assert list_splits(folder) == splits

@@ -127,7 +127,7 @@ def test_a_cutout_has_no_hard_edge_and_is_whole_inside_its_box(dataset: Detectio
     assert (x2 - x1, y2 - y1) == (32, 40)
     assert (image[:, y1:y2, x1:x2] == 255).all()
     steps = image.int().diff(dim=1).abs().max(), image.int().diff(dim=2).abs().max()
-    assert max(steps) < 80  # of 255: it fades over four pixels at least
+    assert max(steps) < 80  # out of 255: it fades over four pixels at least
     assert (ours == 0).all(), "the picture given is left as it is"
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dyzoo.checkpoints import Conversion, convert, convert_checkpoint
+from dyzoo.checkpoints import ConvertedCheckpoint, convert, convert_checkpoint
 from dyzoo.model.detector import Detector
 from tests.golden import recipe
 
@@ -56,7 +56,7 @@ def golden_detector(case: str) -> Detector:
 
 
 @lru_cache(maxsize=1)
-def converted(case: str) -> tuple[dict[str, Tensor], Conversion]:
+def converted(case: str) -> tuple[dict[str, Tensor], ConvertedCheckpoint]:
     """The state dict and its conversion, neither to be changed: the last case asked for is kept."""
     weights = foreign_weights(case)
     return weights, convert(weights, case)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import dyzoo
-from dyzoo.checkpoints import Conversion, convert
-from dyzoo.checkpoints.conversion import LAYOUTS
-from dyzoo.checkpoints.layout import Layout
+from dyzoo.checkpoints import ConvertedCheckpoint, convert
+from dyzoo.checkpoints.conversion import KEY_RULES
 from dyzoo.checkpoints.mmdet import class_names
+from dyzoo.checkpoints.rules import KeyRules
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
@@ -45,15 +45,15 @@ MILLION_PARAMETERS = {
 class Case:
     name: str
     foreign: dict[str, Tensor]
-    conversion: Conversion
+    conversion: ConvertedCheckpoint
 
     @property
     def detector(self) -> Detector:
         return self.conversion.detector
 
     @property
-    def layout(self) -> Layout:
-        return LAYOUTS[self.name]
+    def rules(self) -> KeyRules:
+        return KEY_RULES[self.name]
 
 
 # the large one last, so that the tests of Swin find it converted
@@ -63,7 +63,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_every_case_has_an_architecture_of_its_name() -> None:
-    assert set(CASES) == set(LAYOUTS) == set(MILLION_PARAMETERS)
+    assert set(CASES) == set(KEY_RULES) == set(MILLION_PARAMETERS)
     assert set(CASES) <= set(ARCHITECTURES)
 
 
@@ -105,19 +105,19 @@ def test_a_missing_an_unknown_and_a_misshapen_key_are_named(case: Case) -> None:
     for key in keys[:: len(keys) // 3]:
         without = {name: value for name, value in case.foreign.items() if name != key}
         with pytest.raises(CheckpointError, match=r"^it lacks") as caught:
-            case.layout.translate(without, own, "it")
+            case.rules.translate(without, own, "it")
         assert repr(key) in str(caught.value)
         with pytest.raises(CheckpointError, match=f"^it lacks {key!r} and has the unknown '{key}x': "):
-            case.layout.translate({**without, f"{key}x": case.foreign[key]}, own, "it")
+            case.rules.translate({**without, f"{key}x": case.foreign[key]}, own, "it")
         value = case.foreign[key]
         for other in (value[None], value.flatten()[:-1], value.double().new_zeros(*value.shape, 2)):
             with pytest.raises(CheckpointError, match=f"^it: {key!r} is .*, expected ") as caught:
-                case.layout.translate({**case.foreign, key: other}, own, "it")
+                case.rules.translate({**case.foreign, key: other}, own, "it")
             assert str(tuple(other.shape)) in str(caught.value)
         with pytest.raises(CheckpointError, match=f"^it: {key!r} has infinite values or NaN"):
-            case.layout.translate({**case.foreign, key: torch.full_like(value, torch.nan)}, own, "it")
+            case.rules.translate({**case.foreign, key: torch.full_like(value, torch.nan)}, own, "it")
     with pytest.raises(CheckpointError, match=r"lacks '.*' and \d+ more and has the unknown 'head.extra.weight': "):
-        case.layout.translate({"head.extra.weight": torch.zeros(1)}, own, "it")
+        case.rules.translate({"head.extra.weight": torch.zeros(1)}, own, "it")
 
 
 def test_finds_something_in_a_picture(case: Case) -> None:

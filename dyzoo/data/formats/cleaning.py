@@ -22,7 +22,8 @@ Box = tuple[float, float, float, float]
 def clean(images: Iterable[ImageRecord], labels: Sequence[str], notes: Notes) -> list[Sample]:
     """Drop what cannot be used, mend what can, and note both.
 
-    The size in an image's header wins over its label file's. Boxes are clipped to the image, the areas that label
+    Every image is opened here, once and for its header alone, and nowhere else on the way from a folder to its samples.
+    The size measured wins over the one that its label file claims. Boxes are clipped to the image, the areas that label
     files give stay what they are. Dropped are images that cannot be opened, and objects of other classes than `labels`,
     without area, wholly outside their image, or given twice. An image that is left without objects stays: it shows what
     background looks like.

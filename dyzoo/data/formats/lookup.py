@@ -13,9 +13,9 @@ from dyzoo import files
 from dyzoo.errors import DatasetError
 
 SEPARATORS = '/\\:*?"<>|'
-"""What some system takes for the end of a folder or a drive, or for a pattern of names."""
+"""Characters that some system takes for the end of a folder or a drive, or for a pattern of names."""
 
-_MOST_BYTES = 1 << 28  # of a file of labels or names: some five million boxes
+_MOST_BYTES = 1 << 28  # a file of labels or names: some five million boxes
 
 
 def is_regular(path: Path) -> bool:
@@ -48,7 +48,7 @@ def read_regular(path: Path, most_bytes: int = _MOST_BYTES) -> bytes:
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no path has such characters
         raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from error
     except OSError as error:
-        unfit = error.errno in (errno.EINVAL, errno.EFBIG, errno.EISDIR)  # what `files` finds wrong with it
+        unfit = error.errno in (errno.EINVAL, errno.EFBIG, errno.EISDIR)  # the faults that `files` finds
         raise DatasetError(f"{path} {'is ' if unfit else 'cannot be read: '}{error.strerror or error}") from None
 
 

@@ -12,16 +12,16 @@ from dyzoo.errors import DatasetError
 
 
 class Format(Protocol):
-    """What a module has to offer to be a format."""
+    """The names that a module has to have to be a format."""
 
     NAME: str
-    LAYOUT: str  # what a folder of this format looks like, in one line
+    LAYOUT: str  # the look of a folder of this format, in one line
 
     def find_splits(self, folder: Path) -> dict[str, Path]:
         """Split name -> the file or folder that defines it; empty if `folder` is not of this format."""
 
     def read(self, folder: Path, split: str, notes: Notes) -> SplitRecord:
-        """Read one of `find_splits`; boxes may be as wrong as the label files are."""
+        """Read one of `find_splits` without opening an image; boxes may be as wrong as the label files are."""
 
 
 FORMATS: tuple[Format, ...] = (voc, yolo, coco)

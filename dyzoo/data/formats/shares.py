@@ -11,7 +11,7 @@ from dyzoo.data.records import ImageRecord, Notes, ObjectRecord
 from dyzoo.errors import DatasetError
 
 _TOLERANCE = 0.01  # tools round
-_MOST_OVER_THE_EDGE = 0.05  # of the boxes; slips of labellers are fewer, another meaning of the numbers has more
+_MOST_OVER_THE_EDGE = 0.05  # share of the boxes; slips of labellers are fewer, another meaning of the numbers has more
 
 
 def mark_shares(images: Sequence[ImageRecord], source: Path, notes: Notes) -> list[ImageRecord]:

@@ -33,7 +33,7 @@ def check_split_name(name: str, source: Path) -> str:
     """The name as it came, if a file and a folder may be called so: splits become paths when a folder is converted.
 
     Args:
-        name: of a split, as a stranger's file gives it.
+        name: the split's, as a stranger's file gives it.
         source: the file or folder that gives it, for the message.
 
     Raises:
@@ -65,7 +65,7 @@ def choose_split(wanted: str | None, available: Collection[str], folder: Path) -
     if wanted is None:
         raise DatasetError(f"{folder} has several splits, name one of them: {listed}")
     fault = f"has several splits {wanted!r}" if fitting else f"has no split {wanted!r}"
-    # What is not split yet: all in one, or training images alone.
+    # Not split yet: all in one, or training images alone.
     unsplit = split_kind(wanted) in ("train", "val") and not any(split_kind(name) == "val" for name in available)
     way_out = f" (`dyzoo data convert {folder} OUT --split 0.2` makes train and val of it)" if unsplit else ""
     raise DatasetError(f"{folder} {fault}, available: {listed}{way_out if not fitting else ''}")

@@ -12,16 +12,15 @@ import numpy as np
 
 from dyzoo.data.formats.splits import split_kind
 from dyzoo.data.formats.walking import images_below
-from dyzoo.data.records import Notes, Sample
+from dyzoo.data.records import Notes
+from dyzoo.data.small import SMALL_PX, sides_in_training
 from dyzoo.data.tools.coinciding import coinciding
 from dyzoo.data.tools.fingerprints import group_by_content, nearest, thumbnail
 from dyzoo.data.tools.folder import DatasetFolder, Split, Track, open_folder, untracked
 from dyzoo.data.tools.report import SHEET_NAME, DatasetReport, Finding
 from dyzoo.data.tools.statistics import SplitStatistics, count
 from dyzoo.errors import ImageError
-from dyzoo.model.sizes import resized_size
 
-TINY_PX = 8.0  # one cell of the finest feature map of most detectors here
 _COINCIDING_IOU = 0.9
 _MOST_COMPARED = 20_000  # objects of one image; those of a million would be compared for hours
 _IMBALANCE = 10.0
@@ -163,19 +162,12 @@ def _boxes(split: Split, labels: Sequence[str], size_px: tuple[int, int]) -> lis
             at = " ".join(f"{edge:g}" for edge in boxes[second].tolist())
             example = f"{' and '.join(names)} in {sample.image_path.name} at {at}"
             notes.add(f"boxes of {what} that almost coincide", example, sample.image_path)
-        for sides, label in zip(_sides_in_training(sample, boxes, size_px), classes.tolist(), strict=True):
-            if min(sides) < TINY_PX:
+        for sides, label in zip(sides_in_training(sample, size_px).tolist(), classes.tolist(), strict=True):
+            if min(sides) < SMALL_PX:
                 size = "x".join(f"{side:.1f}" for side in sides)
-                kind = f"boxes narrower than {TINY_PX:g} px in training, at a shortest edge of {size_px[0]} px"
+                kind = f"boxes narrower than {SMALL_PX} px in training, at a shortest edge of {size_px[0]} px"
                 notes.add(kind, f"{labels[label]} of {size} in {sample.image_path.name}", sample.image_path)
     return list(_of_notes(notes, split.name))
-
-
-def _sides_in_training(sample: Sample, boxes: np.ndarray, size_px: tuple[int, int]) -> list[tuple[float, float]]:
-    """(width, height) of each box on the resized image."""
-    height, width = resized_size(sample.height_px, sample.width_px, *size_px)
-    scales = (width / sample.width_px, height / sample.height_px)
-    return [(w, h) for w, h in ((boxes[:, 2:] - boxes[:, :2]) * scales).tolist()]
 
 
 def _classes(source: DatasetFolder, statistics: Sequence[SplitStatistics]) -> Iterator[Finding]:

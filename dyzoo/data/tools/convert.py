@@ -21,7 +21,7 @@ _YOLO_SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """The dataset folder that was written.
 
     Attributes:
         folder: the new dataset folder.

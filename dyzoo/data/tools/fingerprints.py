@@ -14,8 +14,8 @@ from dyzoo.data.tools.folder import Track, untracked
 from dyzoo.images.reading import read_image
 
 _SIDE = 16
-# Of the grey values of two pictures at 16x16. A picture and its copy at two thirds of the size, saved as JPEG of
-# quality 40, correlate by over 0.999; different pictures of one microscope by under 0.75.
+# Correlation of the grey values of two pictures at 16x16. A picture and its copy at two thirds of the size, saved as
+# JPEG of quality 40, correlate by over 0.999; different pictures of one microscope by under 0.75.
 _MIN_CORRELATION = 0.98
 # A picture of one colour has nothing that could correlate.
 _MIN_DEVIATION = 1.0

@@ -1,4 +1,4 @@
-"""What a check has found, as text, as JSON and as a picture."""
+"""The findings of a check, as text, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What `check_dataset` has found.
+    """The findings of `check_dataset`.
 
     Attributes:
         source: the folder as it was read.

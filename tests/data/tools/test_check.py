@@ -1,4 +1,4 @@
-"""What a check of a dataset folder finds, and that it finds nothing where nothing is wrong."""
+"""A check of a dataset folder finds what is wrong, and nothing where nothing is."""
 
 from __future__ import annotations
 

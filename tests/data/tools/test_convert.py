@@ -17,16 +17,11 @@ from dyzoo.data import DetectionDataset, convert_dataset, list_splits, open_data
 from dyzoo.errors import DatasetError
 from tests.data.data_builders import (
     CAT_LINE,
+    EXPORTS,
     cvat_coco,
-    cvat_voc,
-    cvat_yolo,
     export_tables,
-    label_studio_coco,
-    label_studio_voc,
     label_studio_yolo,
     roboflow_coco,
-    roboflow_voc,
-    roboflow_yolo,
     write_json,
     write_lines,
     write_picture,
@@ -105,20 +100,7 @@ def test_around_all_formats_and_back(link: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-@pytest.mark.parametrize(
-    "build",
-    [
-        roboflow_coco,
-        roboflow_yolo,
-        roboflow_voc,
-        cvat_coco,
-        cvat_voc,
-        cvat_yolo,
-        label_studio_coco,
-        label_studio_yolo,
-        label_studio_voc,
-    ],
-)
+@pytest.mark.parametrize("build", EXPORTS)
 def test_every_export_becomes_every_format(build: Callable[[Path], Path], to: str, tmp_path: Path) -> None:
     conversion = convert_dataset(build(tmp_path / "export"), tmp_path / "new", to)
     for split, images in conversion.images.items():

@@ -15,7 +15,7 @@ import yaml
 from dyzoo.data.formats.lookup import is_folder, is_made_up, is_regular, is_there, lies_below, read_own_text
 from dyzoo.data.formats.splits import check_split_name, split_kind
 from dyzoo.data.formats.walking import files_below
-from dyzoo.data.formats.yolo_paths import find_source
+from dyzoo.data.formats.yolo.paths import find_source
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError, first_line
 from dyzoo.images.reading import is_image_file
@@ -30,7 +30,7 @@ _MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
-class Layout:
+class YoloFolder:
     """A YOLO folder as its files describe it.
 
     Attributes:
@@ -56,18 +56,18 @@ class Layout:
         return self.names
 
 
-def find_layout(folder: Path, notes: Notes) -> Layout | None:
-    """What is there, or None if this is not YOLO.
+def describe_folder(folder: Path, notes: Notes) -> YoloFolder | None:
+    """The classes and images of a folder, by the first of its files that tells them; None if this is not YOLO.
 
     Raises:
         DatasetError: a file that describes the folder cannot be read, contradicts itself or leads out of it.
     """
     for path in _yaml_files(folder):
-        if layout := _of_yaml(path, notes):
-            return layout
+        if found := _from_yaml(path, notes):
+            return found
     if (folder / "obj.data").exists():
-        return _of_darknet(folder / "obj.data", notes)
-    return _of_folders(folder)
+        return _from_darknet(folder / "obj.data", notes)
+    return _from_folders(folder)
 
 
 def _yaml_files(folder: Path) -> list[Path]:
@@ -77,8 +77,8 @@ def _yaml_files(folder: Path) -> list[Path]:
     return known + [path for path in others if is_regular(path)]
 
 
-def _of_yaml(path: Path, notes: Notes) -> Layout | None:
-    """Ultralytics. A file under another name than `data.yaml` has to look like one, or it is passed over."""
+def _from_yaml(path: Path, notes: Notes) -> YoloFolder | None:
+    """The folder of an Ultralytics file; one not called `data.yaml` has to look like it, or it is passed over."""
     folder, expected = path.parent, path.name in _YAML_NAMES
     try:
         # Every scalar as text, and no object of any kind: a class may be called `no`, `on` or `1_000`.
@@ -128,7 +128,7 @@ def _of_yaml(path: Path, notes: Notes) -> Layout | None:
         splits = _splits_of_folders(folder)
     if away := [source for sources in splits.values() for source in sources if not lies_below(source, [folder])]:
         notes.add_all("sources outside the dataset folder, read because `path` leads there", away)
-    return Layout(path, homes, splits, names, _keypoint_values(content.get("kpt_shape"), path)) if splits else None
+    return YoloFolder(path, homes, splits, names, _keypoint_values(content.get("kpt_shape"), path)) if splits else None
 
 
 def _yaml_fault(error: Exception) -> str:
@@ -182,7 +182,7 @@ def _homes(path: Path, root: Any) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((folder / root, folder)))
 
 
-def _of_darknet(path: Path, notes: Notes) -> Layout:
+def _from_darknet(path: Path, notes: Notes) -> YoloFolder:
     """The layout that CVAT calls YOLO 1.1: `names = obj.names`, `train = train.txt`, paths often led by `data/`."""
     homes = (path.parent,)
     settings = {}
@@ -200,10 +200,10 @@ def _of_darknet(path: Path, notes: Notes) -> Layout:
     names_path = find_source(settings.get("names", "obj.names"), homes, f"{path}: names", Notes())
     if not names_path.is_file():
         raise DatasetError(f"{names_path} is absent, expected the class names that {path} speaks of")
-    return Layout(path, homes, splits, _names_of_list(names_path, homes))
+    return YoloFolder(path, homes, splits, _names_of_list(names_path, homes))
 
 
-def _of_folders(folder: Path) -> Layout | None:
+def _from_folders(folder: Path) -> YoloFolder | None:
     """Names in `classes.txt`; splits by subfolders of `images`, by folders with `images` in them, or none."""
     names_path = next(
         (path for name in ("classes.txt", "obj.names", "labels/classes.txt") if (path := folder / name).exists()), None
@@ -217,9 +217,9 @@ def _of_folders(folder: Path) -> Layout | None:
         return None
     homes = (folder,)
     if names_path is None:
-        return Layout(folder / _LABEL_FOLDER, homes, splits, None)
+        return YoloFolder(folder / _LABEL_FOLDER, homes, splits, None)
     names_of = _names_of_notes if names_path.suffix == ".json" else _names_of_list
-    return Layout(names_path, homes, splits, names_of(names_path, homes))
+    return YoloFolder(names_path, homes, splits, names_of(names_path, homes))
 
 
 def _holds_labels(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from dyzoo.data import open_dataset
 from tests.data.data_builders import CAT_LINE, write_lines, write_picture, write_yolo
 
-BOX = [[10, 7.5, 30, 22.5]]  # of 0.5 0.5 0.5 0.5
+BOX = [[10, 7.5, 30, 22.5]]  # 0.5 0.5 0.5 0.5 in pixels
 KEYPOINTS = "lines of a box and what looks like keypoints, the box taken"
 
 

@@ -28,7 +28,7 @@ FOUND_BY_TAIL = "images not where the label file says, found by name"
 
 
 def find_source(entry: str, homes: Sequence[Path], described_by: str, notes: Notes) -> Path:
-    """What an entry of `data.yaml` or `obj.data` means: a folder, a list or an image. Where it should be, if absent.
+    """The folder, list or image that an entry of `data.yaml` or `obj.data` means; its likeliest place if it is absent.
 
     Args:
         entry: with slashes of either kind. Roboflow writes `../train/images` where `train/images` is meant, and

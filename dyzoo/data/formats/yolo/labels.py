@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dyzoo.data.formats.lookup import find_file, read_regular, resolves_below
-from dyzoo.data.formats.yolo_keypoints import KeypointGuess
+from dyzoo.data.formats.yolo.keypoints import KeypointGuess
 from dyzoo.data.records import Notes, ObjectRecord
 from dyzoo.errors import DatasetError
 
@@ -43,9 +43,9 @@ def _label_folder(folder: Path) -> Path:
 class _Undecided(NamedTuple):
     """A line that may be an outline, or a box with keypoints."""
 
-    objects: list[ObjectRecord]  # of its image
-    position: int  # of its object there, as yet the box
-    outline: ObjectRecord | str  # what it is else, or what is wrong with it then
+    objects: list[ObjectRecord]  # all objects of the image
+    position: int  # the place of the line's object among them, which is the box so far
+    outline: ObjectRecord | str  # the object if the line is an outline, or the fault it has then
     where: str
     image: Path
 
@@ -68,13 +68,12 @@ class LabelReader:
         self._guess = None if keypoint_values else KeypointGuess()
         self._undecided: list[_Undecided] = []
 
-    def read(self, path: Path, image: Path, size: tuple[int, int]) -> list[ObjectRecord] | None:
-        """The objects of one image, complete after `settle`; None if its label file cannot be read.
+    def read(self, path: Path, image: Path) -> list[ObjectRecord] | None:
+        """The objects of one image, in shares of it, complete after `settle`; None if its label file cannot be read.
 
         Args:
             path: the label file.
             image: its image, for messages.
-            size: (width, height) of the upright image in pixels.
         """
         try:
             lines = _read(path).decode("utf-8-sig").splitlines()
@@ -94,7 +93,7 @@ class LabelReader:
             if not texts:
                 continue
             parsed = self._parse(texts)
-            found = parsed if isinstance(parsed, str) else _object(*parsed, size)
+            found = parsed if isinstance(parsed, str) else _object(*parsed)
             if isinstance(found, ObjectRecord) and len(texts) == 5:
                 objects.append(found)
                 continue
@@ -106,7 +105,7 @@ class LabelReader:
             if not isinstance(parsed, str) and len(parsed[1]) > 4 and self._may_be_keypoints(parsed[1], found):
                 name, values = parsed
                 self._undecided.append(_Undecided(objects, len(objects), found, where, image))
-                objects.append(_box(name, values, size))
+                objects.append(_box(name, values))
             elif isinstance(found, str):
                 self._notes.add(found, where, image)
             else:
@@ -168,23 +167,22 @@ def _read(path: Path) -> bytes:
         return read_regular(other)
 
 
-def _object(name: str, values: list[float], size: tuple[int, int]) -> ObjectRecord | str:
+def _object(name: str, values: list[float]) -> ObjectRecord | str:
     """The box or the outline of one line, or what is wrong with it."""
     low, high = -_TOLERANCE, 1 + _TOLERANCE
     if len(values) == 4:
         x, y, w, h = values  # one by one, which is much faster than `all`: a file may have a million boxes
         if low <= x <= high and low <= y <= high and low <= w <= high and low <= h <= high:
-            return _box(name, values, size)
+            return _box(name, values)
         return _OUT_OF_RANGE
     if len(values) < 6 or len(values) % 2:
         return "label lines without four numbers behind the class, or an outline of points, dropped"
     if not all(low <= value <= high for value in values):
         return _OUT_OF_RANGE
-    width, height = size
     xs, ys = values[::2], values[1::2]
-    return ObjectRecord(name, (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height))
+    return ObjectRecord(name, (min(xs), min(ys), max(xs), max(ys)))
 
 
-def _box(name: str, values: Sequence[float], size: tuple[int, int]) -> ObjectRecord:
-    (x, y, w, h), (width, height) = values[:4], size
-    return ObjectRecord(name, ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height))
+def _box(name: str, values: Sequence[float]) -> ObjectRecord:
+    x, y, w, h = values[:4]
+    return ObjectRecord(name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2))

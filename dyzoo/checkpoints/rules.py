@@ -53,7 +53,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Layout:
+class KeyRules:
     """A code base's keys for one detector.
 
     Attributes:

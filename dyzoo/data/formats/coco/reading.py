@@ -1,9 +1,4 @@
-"""COCO: one JSON file with the images, the categories and the boxes of a split.
-
-Category ids may have gaps; labels follow the order of the ids, which are kept for export. `iscrowd` annotations
-become crowd regions: left out of training, ignored by evaluation. The "area" of an annotation is kept, as it decides
-what evaluation takes for small, medium and large. Where an annotation has an outline alone, its box is around that.
-"""
+"""Reading a COCO file: its images, its categories and its annotations, each checked against the others."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from dyzoo.data.formats.coco_rows import (
+from dyzoo.data.formats.coco.rows import (
     Corners,
     Ids,
     Row,
@@ -34,7 +29,7 @@ NAME = "COCO JSON"
 LAYOUT = "annotations/instances_<split>.json with images in <split>/, or <split>/_annotations.coco.json"
 
 _BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's name for it
-_MOST_BYTES = 1 << 31  # of a JSON file, which takes some ten times as much memory; COCO's own have 450 MB
+_MOST_BYTES = 1 << 31  # a JSON file takes some ten times as much memory; COCO's own have 450 MB
 
 
 def find_splits(folder: Path) -> dict[str, Path]:

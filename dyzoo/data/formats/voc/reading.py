@@ -1,13 +1,4 @@
-"""Pascal VOC: one XML file of objects for each image.
-
-Coordinates are taken as pixel edges, as they stand: labelling tools write them so, and a box whose sides coincide has
-no area. (The original VOC numbers pixels from 1 and includes the last one; its boxes come out one pixel narrow at the
-left and the top, alike in training and in evaluation.) supervision numbers pixels from 1 too; the head of its files
-tells whose they are, and their boxes are moved back to where they were. Objects marked `difficult` become crowd
-regions: left out of training, ignored by evaluation.
-
-Where there is a `labelmap.txt`, as CVAT writes it, it gives the classes and their order.
-"""
+"""Reading a split of a Pascal VOC folder: its label files, and the images that they are of."""
 
 from __future__ import annotations
 
@@ -21,13 +12,11 @@ from defusedxml import DefusedXmlException
 
 from dyzoo.data.formats.lookup import read_own_text, read_regular
 from dyzoo.data.formats.shares import mark_shares
-from dyzoo.data.formats.voc_layouts import Files, find_folders, find_splits
+from dyzoo.data.formats.voc.folder import Files, find_folders, find_splits
 from dyzoo.data.formats.walking import files_below, images_below
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.errors import DatasetError, first_line
 from dyzoo.images.reading import IMAGE_SUFFIXES, natural_key
-
-__all__ = ["LABELMAP_HEADER", "LABELMAP_NAME", "LAYOUT", "NAME", "find_splits", "read"]
 
 NAME = "Pascal VOC"
 LAYOUT = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/<split>.txt; or images with their .xml beside them"
@@ -36,7 +25,7 @@ LABELMAP_NAME = "labelmap.txt"
 LABELMAP_HEADER = "# label:color_rgb:parts:actions"
 NO_LABEL_FILE = "images without a label file, dropped"
 
-_MOST_XML_BYTES = 1 << 26  # of one image: some 200,000 objects
+_MOST_XML_BYTES = 1 << 26  # the file of one image: some 200,000 objects
 _IMAGE_AND_LABEL_FILE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s.*\.xml", re.IGNORECASE)
 
 

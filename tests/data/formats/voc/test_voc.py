@@ -218,7 +218,7 @@ def _with_head(folder: Path, head: str, **boxes: tuple[int, int, int, int]) -> P
 
 
 def test_boxes_of_supervision_are_moved_back(tmp_path: Path) -> None:
-    """What version 0.27 makes of (0, 0, 40, 30) and (4, 5, 20, 25), and what later ones make of them."""
+    """Version 0.27 writes (0, 0, 40, 30) and (4, 5, 20, 25) in one way, later versions in another."""
     moved = "boxes of supervision, which numbers pixels from 1, moved to edges from 0: 2 (a.jpg, b.jpg)"
     for version, boxes in {"old": ((1, 1, 41, 31), (5, 6, 21, 26)), "new": ((1, 1, 40, 30), (5, 6, 20, 25))}.items():
         dataset = open_dataset(_with_head(tmp_path / version, SUPERVISION, a=boxes[0], b=boxes[1]))
