@@ -101,6 +101,12 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
         return _upright_size(image)
 
 
+def read_image_format(path: str | Path) -> str:
+    """Pillow's name of the file's format, such as "JPEG", whatever its suffix. Raises `ImageError` as `read_image` does."""
+    with _open(path) as image:
+        return image.format or ""
+
+
 def to_picture(
     source: ImageSource,
     least_size: Callable[[tuple[int, int]], tuple[int, int]] = lambda _: (1, 1),

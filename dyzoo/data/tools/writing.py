@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from dyzoo.data.formats.lookup import SEPARATORS, is_unwritable
 from dyzoo.data.formats.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, check_names, image_folder
 from dyzoo.data.records import Notes, Sample
 from dyzoo.data.tools.folder import DatasetFolder, Track, open_folder, untracked
 from dyzoo.errors import DatasetError
-from dyzoo.images.reading import IMAGE_SUFFIXES
+from dyzoo.images.reading import IMAGE_SUFFIXES, read_image_format
 
 FormatName = Literal["coco", "voc", "yolo"]
 
@@ -102,8 +101,8 @@ def _file_name(path: Path, taken: set[str]) -> str:
     """Adds its stem to `taken`."""
     suffix = path.suffix
     if suffix.lower() not in IMAGE_SUFFIXES:
-        with Image.open(path) as image:
-            suffix = _SUFFIXES.get(image.format or "", f".{(image.format or 'png').lower()}")
+        image_format = read_image_format(path)
+        suffix = _SUFFIXES.get(image_format, f".{image_format.lower()}")
     # What some file system, a list of names with one on each line, or a reader that looks for a suffix stumbles over.
     stem = "".join("_" if each in SEPARATORS or is_unwritable(each) else each for each in path.stem)
     stem = re.sub(r"^\.", "_", stem.encode()[:_MOST_STEM_BYTES].decode(errors="ignore").strip())
