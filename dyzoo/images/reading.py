@@ -102,7 +102,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_image_format(path: str | Path) -> str:
-    """Pillow's name of the file's format, such as "JPEG", whatever its suffix. Raises `ImageError` as `read_image` does."""
+    """Pillow's name of the format, such as "JPEG", whatever the suffix. Raises `ImageError` as `read_image` does."""
     with _open(path) as image:
         return image.format or ""
 
