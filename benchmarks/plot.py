@@ -49,7 +49,7 @@ def save_plot(rows: Sequence[Row], path: Path) -> None:
     """Median times, the 20th and 80th percentile as whiskers, one row of panels for each pass.
 
     Args:
-        rows: of one device; of each key only one (see `rows.latest`).
+        rows: the rows of one device, only one for each key (see `rows.latest`).
         path: PNG file, written aside and renamed.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What processes that train together tell each other; alone, every function here gives back what it was given.
+"""Exchange between processes that train together; alone, every function here gives back what it was given.
 
 All but the two questions are collective: every process has to call them, in the same order.
 """
@@ -36,14 +36,14 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def joint_normalizer(amount: Tensor | float, least: float, device: torch.device) -> Tensor | float:
-    """What each process divides its summed loss by, so that the mean of all is the loss of the joined batch.
+    """The number that each process divides its summed loss by, so that the mean of all is the loss of the joined batch.
 
     That is `max(sum over processes, least)`, divided by their number. microsoft/DynamicHead and detectron2 divide
     first and take the maximum then, which is the same unless the sum is below `least` times the number of processes.
 
     Args:
         amount: this process's share, a scalar (its positives, the sum of their weights).
-        least: of the joined batch; keeps out a division by zero.
+        least: the smallest sum that counts for the joined batch; keeps out a division by zero.
         device: that processes exchange tensors on.
 
     Returns:

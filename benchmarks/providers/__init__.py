@@ -24,7 +24,7 @@ class Provider:
         key: for the option `--provider`.
         label: for the rows; {dtype} stands for that of the case.
         operators: makes the operators for a chain of steps in the given dtype.
-        wrap: what is put around the network.
+        wrap: the function that is put around the network.
         in_float32: computes in float32 whatever the case's dtype.
         only_half: has nothing of its own to show in a float32 case.
         exact: has to agree with the others; False for a floor that computes something cheaper.

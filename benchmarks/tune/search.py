@@ -65,7 +65,7 @@ class Search:
         problem, sketch: the block with real tensors, and with meta tensors to compile for.
         target, shared_bytes: the GPU, as `static` names it, and what a program may use.
         warn, note: told of what was dropped for giving wrong results, and of what goes on.
-        chosen: what has been found so far; in force from then on.
+        chosen: the parameters found so far; in force from then on.
     """
 
     problem: Problem

@@ -141,7 +141,7 @@ class TensorDyHeadBlock(nn.Module):
 
     Args:
         in_channels, channels: C_in of the input and C of the output.
-        norm_groups: of the GroupNorm, a divisor of C; None leaves it out, which is eq. 2 to the letter.
+        norm_groups: groups of the GroupNorm, a divisor of C; None leaves it out, which is eq. 2 to the letter.
         backend: see `SpatialAwareAttention`.
 
     Raises:

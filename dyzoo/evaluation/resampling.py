@@ -52,7 +52,7 @@ def average_precisions(matches: Sequence[ClassMatches], weights: np.ndarray) -> 
     """AP of every class in resampled datasets.
 
     Args:
-        matches: of K classes.
+        matches: matches of each of K classes.
         weights: (B, N) how many times each image is in each of B datasets.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics, curves, detections, and what it cost."""
+"""The result of an evaluation: metrics, curves, detections and cost."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Detections:
         """Entries of a COCO results file, boxes as (x, y, width, height).
 
         Args:
-            image_id: of the image in the annotation file.
+            image_id: id of the image in the annotation file.
             category_ids: COCO's id of each label; without it label + 1, since COCO files count from one.
         """
         if category_ids is None:
@@ -156,7 +156,7 @@ class Detections:
         more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
 
         Args:
-            image: what was given to `predict`; without it `path` is read again.
+            image: the image given to `predict`; without it `path` is read again.
 
         Raises:
             ValueError: there is neither an image nor a path, or the image is not of `image_size`.

@@ -36,7 +36,7 @@ def draw_boxes(
         image: RGB, of any size.
         boxes_xyxy: in its pixels.
         captions: one for each box; an empty one is not drawn.
-        colors: of the box and behind its caption.
+        colors: color of each box, which is also behind its caption.
         lines: how each box is drawn, solid without it; "thin" has half the width.
     """
     zoom = math.ceil(_MIN_LONG_SIDE_PX / max(image.size))

@@ -41,7 +41,7 @@ def save_legacy(value: Any, path: Path) -> None:
 
 
 def save_pickle(value: Any, path: Path, protocol: int = 2) -> None:
-    """What detectron2 publishes: a pickled dictionary of numpy arrays."""
+    """Write a file as detectron2 publishes it: a pickled dictionary of numpy arrays."""
     path.write_bytes(pickle.dumps(_as_arrays(value), protocol=protocol))
 
 

@@ -89,7 +89,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, name: str, save: Callable[[Any,
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_payloads_are_live(tmp_path: Path, name: str) -> None:
-    """What the test above relies on."""
+    """The test above relies on them: pickle itself runs each one."""
     made = tmp_path / "made"
     content = pickle.dumps(HOSTILE[name](made))
     try:

@@ -20,7 +20,7 @@ from dyzoo.evaluation.report.text import number, plain
 from dyzoo.files import write_text
 
 REPORT_NAME = "report.html"
-"""What the page is usually called."""
+"""The usual name of the page's file."""
 
 NUM_WORST = 12
 """Images in the page."""
@@ -58,11 +58,11 @@ def write_report(
 
     Args:
         path: the file; written aside and renamed.
-        dataset: what was evaluated on; the worst images are read again.
-        evaluation: of `dyzoo.evaluate` on that data set.
-        title: of the page; names the detector and the data.
+        dataset: the data evaluated on; the worst images are read again.
+        evaluation: the result of `dyzoo.evaluate` on that data set.
+        title: title of the page; names the detector and the data.
         rows: one for each epoch of the training, see `dyzoo.evaluation.plots.save_training_curves`.
-        record: what the training's `run.json` holds.
+        record: the content of the training's `run.json`.
         comparison: with another detector, this evaluation's being the first.
     """
     matcher = Matcher(dataset, evaluation.detections)
@@ -133,7 +133,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _best_row(rows: Sequence[Mapping[str, float | None]]) -> Mapping[str, float | None] | None:
-    """Of the highest AP; of several the first, as the training keeps it."""
+    """The row of the highest AP; of several the first, as the training keeps it."""
     evaluated = [row for row in rows if row.get("AP") is not None]
     return max(evaluated, key=lambda row: row["AP"] or 0.0, default=None)
 

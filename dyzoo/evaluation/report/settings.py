@@ -1,4 +1,4 @@
-"""What a training's `run.json` says, as lines of a table."""
+"""The content of a training's `run.json`, as lines of a table."""
 
 from __future__ import annotations
 

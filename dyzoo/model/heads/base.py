@@ -1,4 +1,4 @@
-"""What every head offers to the detector."""
+"""The interface of every head, and the layers that heads share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Head(nn.Module):
 
     Args:
         num_classes: K, without background.
-        strides_px: of the feature levels, finest first.
+        strides_px: strides of the feature levels, finest first.
     """
 
     def __init__(self, num_classes: int, strides_px: Sequence[int]) -> None:

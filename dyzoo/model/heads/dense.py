@@ -1,4 +1,4 @@
-"""What dense heads share: the layout of their predictions, their targets, and the way from scores to detections."""
+"""Common parts of dense heads: layout of predictions, targets, and the way from scores to detections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Positives(NamedTuple):
 
 
 def gather_positives(assigned: Tensor, targets: Targets) -> Positives:
-    """What each anchor has to learn.
+    """Match anchors with the objects that they learn.
 
     Args:
         assigned: (N, S) int64, the index of the object of each anchor within its image; negative for none.
@@ -70,14 +70,14 @@ class DenseHead(Head):
 
     @abstractmethod
     def candidates(self, raw: Raw) -> Candidates:
-        """What of the N images that `forward` has seen takes part in suppression."""
+        """Pairs of anchor and class that take part in suppression, of the N images that `forward` has seen."""
 
     @torch.no_grad()
     def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
         """Detections of every image; `candidates` says what a score is.
 
         Args:
-            raw: what `forward` returned for N images.
+            raw: the predictions of `forward` for N images.
             image_sizes: (H, W) of each image without the padding of the batch, in pixels.
 
         Returns:
@@ -186,8 +186,8 @@ def suppress(
         image_size: (H, W) in pixels.
         clip_before_nms: overlaps are measured inside the image (mmdetection, torchvision) or on the full boxes
             (detectron2's dense heads).
-        nms_threshold: of two boxes of a class with a higher IoU, the one of the lower score goes.
-        max_detections: per image.
+        nms_threshold: IoU above which, of two boxes of a class, the one of the lower score goes.
+        max_detections: most detections of an image.
 
     Returns:
         Detections, highest score first.

@@ -24,7 +24,7 @@ class FasterRCNNHead(Head):
         config: layers, anchors, matching, sampling, losses and decoding.
         channels: C of the features.
         num_classes: K.
-        strides_px: of each level, finest first, each twice the one before.
+        strides_px: stride of each level, finest first, each twice the one before.
     """
 
     def __init__(self, config: FasterRCNNConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
@@ -48,7 +48,7 @@ class FasterRCNNHead(Head):
         """Scalar losses of a batch, on anchors and proposals drawn at random.
 
         Args:
-            raw: what `forward` returned for N images.
+            raw: the predictions of `forward` for N images.
             targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
                 the predictions; M may be 0.
             image_sizes: (H, W) of each image without the padding of the batch, in pixels; proposals are clipped to it.
@@ -72,7 +72,7 @@ class FasterRCNNHead(Head):
         """Detections of every image; a score is the softmax probability of the class.
 
         Args:
-            raw: what `forward` returned for N images.
+            raw: the predictions of `forward` for N images.
             image_sizes: (H, W) of each image without the padding of the batch, in pixels.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What every head promises, whatever its kind."""
+"""Promises of every head, whatever its kind."""
 
 from __future__ import annotations
 
