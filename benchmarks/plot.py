@@ -171,7 +171,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _label(name: str) -> str:
-    """For the legend: the same for all dtypes."""
+    """The name in the legend, the same for all dtypes."""
     key = _key(name)
     return name if key is None else PROVIDERS[key].label.format(dtype="half precision")
 

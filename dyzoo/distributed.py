@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def process_count() -> int:
-    """How many processes work together."""
+    """Number of processes that work together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Which of them this one is; the main one is 0."""
+    """Index of this process; the main one is 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else MAIN
 
 
@@ -44,7 +44,7 @@ def joint_normalizer(amount: Tensor | float, least: float, device: torch.device)
     Args:
         amount: this process's share, a scalar (its positives, the sum of their weights).
         least: the smallest sum that counts for the joined batch; keeps out a division by zero.
-        device: that processes exchange tensors on.
+        device: the device that processes exchange tensors on.
 
     Returns:
         A scalar tensor; alone, a number where `amount` is one.

@@ -18,7 +18,7 @@ DRAWS = 1000
 """Enough for the ends of a 95 % interval to stand to two places."""
 
 CHANGED_IMAGES = 20
-"""How many of the images that changed are named."""
+"""Number of images named among those that changed."""
 
 _RESAMPLED = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the IoUs from .5 to .95
 

@@ -78,7 +78,7 @@ def evaluate_together(
     Every batch is detected in once, with the images that `evaluate` would put into it, so the numbers are the same.
 
     Args:
-        model: with the same weights on every process.
+        model: the detector, with the same weights on every process.
         dataset: the whole of it, on every process.
         batch_size, size, progress, scorer, flips: as for `evaluate`; the bar is the main process's.
 

@@ -85,11 +85,11 @@ class Detections:
         return replace(self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index])
 
     def filter(self, threshold: float) -> Detections:
-        """Those with a score of at least `threshold`."""
+        """The detections with a score of at least `threshold`."""
         return self[self.scores >= threshold]
 
     def counts(self) -> dict[str, int]:
-        """How many of each class that was found, the most frequent first."""
+        """Number of detections of each class that was found, the most frequent first."""
         per_label = torch.bincount(self.labels, minlength=len(self.names)).tolist()
         found = [(name, count) for name, count in zip(self.names, per_label, strict=True) if count]
         return dict(sorted(found, key=lambda item: -item[1]))

@@ -23,7 +23,7 @@ class FixedSizeDetector(nn.Module):
     `dyzoo.model.preprocess.batch_images(images, model.config.preprocess, model.device)`.
 
     Args:
-        model: in evaluation mode from here on; its parameters are shared, not copied.
+        model: the detector, in evaluation mode from here on; its parameters are shared, not copied.
 
     Raises:
         ValueError: a two-stage head, whose number of proposals depends on the picture.

@@ -236,7 +236,7 @@ class _Input(NamedTuple):
 
 @dataclass
 class _Use:
-    """How many are predicting with a model, and its parts that were in training mode before the first did."""
+    """Number of threads that predict with a model, and its parts that were in training mode before the first did."""
 
     users: int = 0
     training: list[nn.Module] = field(default_factory=list)

@@ -60,7 +60,7 @@ class Finds:
     scores: np.ndarray
 
     def first(self, count: int) -> Finds:
-        """Those of the highest scores."""
+        """The finds of the highest scores."""
         return Finds(self.images[:count], self.labels[:count], self.boxes_xywh[:count], self.scores[:count])
 
 

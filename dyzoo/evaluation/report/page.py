@@ -26,7 +26,7 @@ NUM_WORST = 12
 """Images in the page."""
 
 FALLBACK_THRESHOLD = 0.3
-"""Where no score is better than another: what `Detector.predict` keeps if it is not told otherwise."""
+"""Threshold where no score is better than another: the default of `Detector.predict`."""
 
 _INKS = {"light": "#27313b", "dark": "#d5dde5"}  # of figures on the page's two backgrounds
 _MOST_NOTES = 12
@@ -63,7 +63,7 @@ def write_report(
         title: title of the page; names the detector and the data.
         rows: one for each epoch of the training, see `dyzoo.evaluation.plots.save_training_curves`.
         record: the content of the training's `run.json`.
-        comparison: with another detector, this evaluation's being the first.
+        comparison: comparison with another detector, this evaluation's being the first.
     """
     matcher = Matcher(dataset, evaluation.detections)
     best = matcher.best_threshold()
@@ -139,7 +139,7 @@ def _best_row(rows: Sequence[Mapping[str, float | None]]) -> Mapping[str, float 
 
 
 def _without_folders(note: str, dataset: DetectionDataset) -> str:
-    """Where the images lie on this machine is nothing to those who get the page."""
+    """The note without the images' folders: where they lie on this machine is nothing to those who get the page."""
     folders = sorted({str(sample.image_path.parent) for sample in dataset.samples}, key=len, reverse=True)
     for folder in folders:
         if folder not in (".", "/"):

@@ -57,14 +57,8 @@ class ATSSHead(DenseHead):
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes = ()) -> dict[str, Tensor]:
         """Scalar losses of a batch, averaged over its positive anchors, those of all processes that train together.
 
-        Args:
-            raw: the predictions of `forward` for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
-                the predictions; M may be 0.
-            image_sizes: not looked at: anchors over the padding count as background.
-
         Returns:
-            "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
+            "loss_cls", "loss_box" and "loss_centerness".
         """
         cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
         config, grids = self.config, self.anchor_grids(raw)

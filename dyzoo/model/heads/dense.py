@@ -66,7 +66,7 @@ class DenseHead(Head):
     @property
     @abstractmethod
     def clip_before_nms(self) -> bool:
-        """See `suppress`; so do `nms_threshold` and `max_detections` of the configuration."""
+        """Whether overlaps are measured inside the image, see `suppress`."""
 
     @abstractmethod
     def candidates(self, raw: Raw) -> Candidates:
@@ -74,16 +74,7 @@ class DenseHead(Head):
 
     @torch.no_grad()
     def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image; `candidates` says what a score is.
-
-        Args:
-            raw: the predictions of `forward` for N images.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
-
-        Returns:
-            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
-            first, and "labels" (M,) int64.
-        """
+        """Detections of every image; `candidates` says what a score is."""
         if not image_sizes:
             return []
         return suppress_batch(
@@ -188,9 +179,6 @@ def suppress(
             (detectron2's dense heads).
         nms_threshold: IoU above which, of two boxes of a class, the one of the lower score goes.
         max_detections: most detections of an image.
-
-    Returns:
-        Detections, highest score first.
     """
     if clip_before_nms:
         boxes_xyxy, scores, labels = _clip(boxes_xyxy, scores, labels, image_size)

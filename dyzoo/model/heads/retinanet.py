@@ -36,9 +36,9 @@ class RetinaNetHead(DenseHead):
 
     Attributes:
         loss_normalizer: running mean of the positive anchors of a batch, scalar, which training divides its losses by
-            and updates. Of the joined batch where several processes train together, each taking its share of it, while
-            detectron2's processes have one each. A buffer, where detectron2 has an attribute that is lost on saving: a
-            training that is resumed goes on as if it had not been interrupted.
+            and updates. Where several processes train together it counts their joined batch and each takes its share,
+            while detectron2's processes have one each. It is a buffer, where detectron2 has an attribute that is lost
+            on saving: a training that is resumed goes on as if it had not been interrupted.
     """
 
     loss_normalizer: Tensor
@@ -74,14 +74,8 @@ class RetinaNetHead(DenseHead):
 
         In training mode `loss_normalizer` is updated, in evaluation mode only the quotient is formed.
 
-        Args:
-            raw: the predictions of `forward` for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
-                the predictions; M may be 0.
-            image_sizes: not looked at: anchors over the padding count as background.
-
         Returns:
-            "loss_cls" and "loss_box", finite even when the batch holds no object.
+            "loss_cls" and "loss_box".
         """
         cls, deltas = self._flatten(raw)
         config = self.config

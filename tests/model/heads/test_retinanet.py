@@ -63,7 +63,7 @@ def slow_anchors(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[list[list
 def predictions(
     raw: dict[str, list[Tensor]], image: int, num_classes: int
 ) -> list[list[tuple[list[float], list[float]]]]:
-    """For each level and anchor its class logits and its deltas, read off the maps channel by channel."""
+    """Class logits and deltas of each level and anchor, read off the maps channel by channel."""
     levels = []
     for cls, box in zip(raw["cls"], raw["box"], strict=True):
         cls, box = cls[image].double(), box[image].double()
