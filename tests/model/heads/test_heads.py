@@ -45,6 +45,13 @@ def test_build_head_makes_what_the_config_describes() -> None:
         build_head("atss", CHANNELS, CLASSES, STRIDES_PX)
 
 
+@pytest.mark.parametrize("kind", ["atss", "retinanet"])
+def test_a_new_head_gives_every_class_the_prior_probability(kind: str) -> None:
+    raw = make_head(kind, prior_probability=0.02)([torch.zeros_like(level) for level in make_features()])
+    for level in raw["cls"]:
+        torch.testing.assert_close(level.sigmoid(), torch.full_like(level, 0.02))
+
+
 @every_head
 def test_another_number_of_levels_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="got 2 feature maps, expected 3"):
