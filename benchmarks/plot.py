@@ -49,7 +49,7 @@ def save_plot(rows: Sequence[Row], path: Path) -> None:
     """Median times, the 20th and 80th percentile as whiskers, one row of panels for each pass.
 
     Args:
-        rows: of one device; of each key only one (see `rows.latest`).
+        rows: the rows of one device, only one for each key (see `rows.latest`).
         path: PNG file, written aside and renamed.
 
     Raises:
@@ -171,7 +171,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _label(name: str) -> str:
-    """For the legend: the same for all dtypes."""
+    """The name in the legend, the same for all dtypes."""
     key = _key(name)
     return name if key is None else PROVIDERS[key].label.format(dtype="half precision")
 

@@ -33,7 +33,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; stands alone.
+    """One measurement, complete in itself.
 
     Attributes:
         p20_ms, p50_ms, p80_ms: percentiles of the time of one run.
@@ -88,7 +88,7 @@ class Row:
         )
 
     def with_rates(self, flop: float | None, bytes_: float | None) -> Row:
-        """The same with achieved TFLOP/s and GB/s."""
+        """The same row with achieved TFLOP/s and GB/s."""
         seconds = self.p50_ms / 1e3
         return replace(
             self,

@@ -54,7 +54,7 @@ def measure(
     Args:
         pass_: one of `PASSES`.
         where: the columns shared by all rows.
-        rounds: of taking turns.
+        rounds: number of times that the providers take turns.
         compile_: whether providers under `torch.compile` take part.
         note: told what is going on.
     """

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from dyhead_kernels import Pyramid
 from dyhead_kernels.backends import ENVIRONMENT_VARIABLE, check_triton, form_of, resolve_backend
-from dyhead_kernels.dyhead_block.layout import Layout
+from dyhead_kernels.dyhead_block.layout import BranchLayout
 
 from dyzoo.errors import DyzooError
 
@@ -86,7 +86,7 @@ def _block(setup: Setup, channels: int, form: ModuleType) -> dict[str, Callable[
     parameters = parameters_of(cast(StackOfLevels, case.network).stack.blocks[0])
     parameters = replace(parameters, conv_weight=parameters.conv_weight.to(dtype))
     pyramid = Pyramid.from_levels([level.to(dtype) for level in case.activations.values()])
-    chosen = (parameters, Layout(pyramid.shapes), OFFSET_MODE, NORM_GROUPS)
+    chosen = (parameters, BranchLayout(pyramid.shapes), OFFSET_MODE, NORM_GROUPS)
     with torch.no_grad():
         output, state = form.forward(pyramid.values, *chosen)
 

@@ -22,7 +22,7 @@ class CheckpointError(DyzooError, ValueError):
 
 
 class HubError(DyzooError, OSError):
-    """What the Hugging Face Hub refuses or lacks, or that it cannot be reached."""
+    """The Hugging Face Hub refuses or lacks something, or cannot be reached."""
 
 
 class WorkerError(DyzooError, RuntimeError):
@@ -38,5 +38,5 @@ class DyzooWarning(UserWarning):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's exception says, cut to one line; its type where it says nothing."""
+    """The first line of another library's exception; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

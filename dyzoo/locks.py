@@ -79,7 +79,7 @@ class RunLock:
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     def let_go_in_child(self) -> None:
-        """In a forked process, which would hold the lock for as long as it lives."""
+        """Close the file in a forked process, which would hold the lock for as long as it lives."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

@@ -155,7 +155,7 @@ def push(repo_id: str, revision: str | None = None, private: bool = False) -> st
     Args:
         repo_id: "owner/name".
         revision: the branch; None for the manifest's version, "v1".
-        private: of a new repository; one that is there stays as it is.
+        private: whether a new repository is private; one that is there stays as it is.
 
     Returns:
         The commit's address.

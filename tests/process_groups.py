@@ -25,7 +25,7 @@ def _enter(index: int, count: int, folder: Path, job: Callable[..., Any], argume
 
 
 def run_together(folder: Path, count: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `job(*arguments)` returns in each of `count` processes of one group."""
+    """Run `job(*arguments)` in each of `count` processes of one group; gives the answers in the order of ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     context = torch.multiprocessing.spawn(_enter, (count, folder, job, arguments), nprocs=count, join=False)
     deadline = time.monotonic() + TIMEOUT_S

@@ -49,7 +49,7 @@ EVERYTHING = {
 
 
 def losses_and_gradients(kind: str, targets: list[dict[str, Tensor]], images: slice) -> dict[str, Tensor]:
-    """Of two steps, as each process sees them; the means over processes are what training uses."""
+    """Losses and gradients of two steps, as each process sees them; training uses their means over processes."""
     head = make_head(kind, **(EVERYTHING if kind == "faster_rcnn" else {}))
     found: dict[str, Tensor] = {}
     for step in range(2):  # RetinaNet's normaliser is a running mean

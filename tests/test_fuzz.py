@@ -252,11 +252,17 @@ def test_labels(doors: Doors, make: Callable[[Path], list[str]]) -> None:
         (work / "data" / name).write_bytes(originals[name])
 
 
-def test_configurations(doors: Doors, model: Path) -> None:
-    rng = random.Random("configurations")
+def with_model_and_picture(doors: Doors, model: Path) -> Path:
+    """The folder that commands work in, with a copy of the model and a picture that can be read."""
     work = doors.folder / "work"
     shutil.copytree(model, work / "model")
     Image.effect_noise((24, 16), 60).convert("RGB").save(work / "good.png")
+    return work
+
+
+def test_configurations(doors: Doors, model: Path) -> None:
+    rng = random.Random("configurations")
+    work = with_model_and_picture(doors, model)
     content = (model / "config.json").read_bytes()
     for _ in range(60):
         mutation = mutated_json(rng, content)
@@ -266,9 +272,7 @@ def test_configurations(doors: Doors, model: Path) -> None:
 
 def test_weights(doors: Doors, model: Path) -> None:
     rng = random.Random("weights")
-    work = doors.folder / "work"
-    shutil.copytree(model, work / "model")
-    Image.effect_noise((24, 16), 60).convert("RGB").save(work / "good.png")
+    work = with_model_and_picture(doors, model)
     content = (model / "model.safetensors").read_bytes()
     for number in range(40):
         (work / "model" / "model.safetensors").write_bytes(mutated_safetensors(rng, content))

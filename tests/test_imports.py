@@ -123,7 +123,7 @@ def test_no_two_files_import_each_other() -> None:
 
 
 def test_no_two_folders_import_each_other() -> None:
-    """What lies in a folder is one thing to those outside it, at every depth."""
+    """A folder is one thing to those outside it, at every depth."""
     for depth in (2, 3, 4):
         folders: dict[str, set[str]] = {}
         for module, targets in imports().items():

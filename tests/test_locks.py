@@ -34,7 +34,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_dead_runs_lock_is_taken_over(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    """At once, though a process that it had started, such as a worker, lives on."""
+    """It is taken at once, though a process that the dead run had started, such as a worker, lives on."""
     folder = tmp_path / "run"
     with RunLock(folder) as lock, pytest.raises(TrainingError, match=rf"in use by another run \(process {holder.pid} "):
         lock.take()

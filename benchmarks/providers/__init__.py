@@ -21,10 +21,10 @@ class Provider:
     """One way to compute a case.
 
     Attributes:
-        key: for the option `--provider`.
-        label: for the rows; {dtype} stands for that of the case.
+        key: value of the option `--provider`.
+        label: name in the rows; {dtype} stands for the case's dtype.
         operators: makes the operators for a chain of steps in the given dtype.
-        wrap: what is put around the network.
+        wrap: the function that is put around the network.
         in_float32: computes in float32 whatever the case's dtype.
         only_half: has nothing of its own to show in a float32 case.
         exact: has to agree with the others; False for a floor that computes something cheaper.
@@ -43,11 +43,11 @@ class Provider:
     slow_on_cpu: bool = False
 
     def name(self, precision: Precision) -> str:
-        """As the rows have it."""
+        """The provider's name in the rows."""
         return self.label.format(dtype=precision.name)
 
     def applies(self, precision: Precision) -> bool:
-        """Whether it has something of its own to show in this dtype."""
+        """Whether the provider has something of its own to show in this dtype."""
         return precision.is_half or not self.only_half
 
 

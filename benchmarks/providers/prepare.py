@@ -13,7 +13,7 @@ from . import Provider, Unavailable
 
 Results = dict[str, Tensor]
 Run = Callable[[], Results]
-"""One pass; its outputs, and in a training step the gradients, by name."""
+"""A function that runs one pass and gives its outputs, in a training step also the gradients, by name."""
 
 WARM_UP = 3  # runs before a capture; also what compiled CUDA graphs take to warm up, record and replay
 

@@ -13,7 +13,7 @@ class TuneError(DyzooError, RuntimeError):
 
 
 def check_device(device: torch.device) -> None:
-    """Before anything that needs Triton is imported.
+    """Refuse a device that cannot be tuned, before anything that needs Triton is imported.
 
     Raises:
         TuneError: nothing can be measured on `device`.

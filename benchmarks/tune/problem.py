@@ -15,7 +15,7 @@ from dyhead_kernels import BlockParameters
 from dyhead_kernels.deform_conv.packed import triton as deform_conv
 from dyhead_kernels.dyhead_block.attention import triton as attention
 from dyhead_kernels.dyhead_block.attention.triton import Attention
-from dyhead_kernels.dyhead_block.layout import Layout
+from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.mix import triton as mix
 from dyhead_kernels.dyhead_block.offsets import triton as offsets
 from dyhead_kernels.dyhead_block.parameters import OFFSETS_AND_MASKS, OffsetMode
@@ -40,7 +40,7 @@ class Problem:
     def __init__(
         self, shapes: Sequence[tuple[int, int]], channels: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.layout, self.channels = Layout(tuple(shapes)), channels
+        self.layout, self.channels = BranchLayout(tuple(shapes)), channels
         positions = sum(height * width for height, width in shapes)
         generator = torch.Generator().manual_seed(0)
 

@@ -25,7 +25,7 @@ from .table import merge
 from .timing import GpuTimer
 
 LEAST_SECONDS = 5.0
-"""For one kernel, also when time is up: enough to time the default and what differs least from it."""
+"""Time of one kernel, also when time is up: enough to time the default and what differs least from it."""
 
 
 def run(
@@ -132,7 +132,7 @@ def chosen_kernels(names: Sequence[str] | None) -> list[str]:
 
 
 def chosen_precisions(names: Sequence[str]) -> list[Precision]:
-    """By name; one for each entry of a table."""
+    """The precisions of these names, one for each entry of a table."""
     by_kind: dict[str, Precision] = {}
     for name in names:
         precision = PRECISIONS.get(ALIASES.get(name, name))

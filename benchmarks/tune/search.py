@@ -26,7 +26,7 @@ MARGIN = 0.02
 ROUNDS, ROUNDS_WON = 10, 0.8
 FINALISTS = 5
 VARIED = 3
-"""As many of the best are varied by what `Space.later` has."""
+"""Number of the best candidates that are varied by what `Space.later` has."""
 
 COMPILING, TIMING = 0.5, 0.85
 """Shares of a kernel's time after which compiling, and the first timing, come to an end."""
@@ -65,7 +65,7 @@ class Search:
         problem, sketch: the block with real tensors, and with meta tensors to compile for.
         target, shared_bytes: the GPU, as `static` names it, and what a program may use.
         warn, note: told of what was dropped for giving wrong results, and of what goes on.
-        chosen: what has been found so far; in force from then on.
+        chosen: the parameters found so far; in force from then on.
     """
 
     problem: Problem
@@ -114,7 +114,7 @@ class _Kernel:
         self._ms: list[tuple[float, Parameters]] = []
 
     def fitting(self, candidates: Sequence[Parameters], deadline: float) -> list[Parameters]:
-        """Those that compile before the deadline, spill nothing and fit into shared memory; the default anyway."""
+        """Candidates that compile before the deadline, spill nothing and fit into shared memory; the default anyway."""
         jobs = [self._jobs(candidate) for candidate in candidates]
         found = self.search.compile((job for group in jobs for job in group), deadline)
         return [
@@ -152,7 +152,7 @@ class _Kernel:
                 self._dropped(candidate, error)
 
     def ranking(self) -> list[Parameters]:
-        """Those that were timed, fastest first."""
+        """Candidates that were timed, fastest first."""
         return [candidate for _, candidate in sorted(self._ms, key=lambda timed: timed[0])]
 
     def decide(self, possible: int) -> Outcome:

@@ -97,7 +97,7 @@ SPACES: dict[str, Space] = {
         {"BLOCK_P": (32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)}, TILES
     ),
 }
-"""In the order of tuning: what a kernel reads, and how it is cut into tiles, is settled before it."""
+"""Spaces in the order of tuning: what a kernel reads, and how it is cut into tiles, is settled before it."""
 
 
 def first_candidates(space: Space, default: Parameters) -> list[Parameters]:

@@ -26,7 +26,7 @@ def merge(path: Path, found: Chosen) -> None:
 
 
 def _text(table: tuning.Table) -> str:
-    """One entry a line, kernels in the default table's order."""
+    """JSON of a table, one entry a line, kernels in the default table's order."""
     kernels = []
     for kernel in tuning.load_table(tuning.DEFAULT):
         if kernel in table:

@@ -25,7 +25,7 @@ class GpuTimer:
         self._clock = Clock(device)
 
     def __call__(self, runs: Sequence[Run], rounds: int) -> list[list[float]]:
-        """As `Timer`.
+        """Time the runs, see `Timer`.
 
         Raises:
             RuntimeError: a launch fails.

@@ -6,6 +6,7 @@ import math
 
 import torch
 from dyhead_kernels import BlockParameters, OffsetMode, Pyramid, dyhead_block
+from dyhead_kernels.dyhead_block.parameters import OFFSETS_AND_MASKS, TAPS
 from torch import Tensor, nn
 
 BRANCHES = 3  # high, mid, low: the order of every stacked parameter
@@ -31,8 +32,8 @@ class DyHeadBlock(nn.Module):
         super().__init__()
         self.offset_mode: OffsetMode = offset_mode
         hidden = max(channels // REDUCTION, 1)
-        self.offset_weight = nn.Parameter(torch.zeros(27, in_channels, 3, 3))
-        self.offset_bias = nn.Parameter(torch.zeros(27))
+        self.offset_weight = nn.Parameter(torch.zeros(OFFSETS_AND_MASKS, in_channels, 3, 3))
+        self.offset_bias = nn.Parameter(torch.zeros(OFFSETS_AND_MASKS))
         self.conv_weight = nn.Parameter(torch.empty(BRANCHES, channels, in_channels, 3, 3))
         self.conv_bias = nn.Parameter(torch.zeros(BRANCHES, channels)) if conv_bias else None
         self.norm_weight = nn.Parameter(torch.ones(BRANCHES, channels))
@@ -47,7 +48,7 @@ class DyHeadBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the initial values anew."""
-        bound = 1 / math.sqrt(9 * self.conv_weight.shape[2])
+        bound = 1 / math.sqrt(TAPS * self.conv_weight.shape[2])
         nn.init.uniform_(self.conv_weight, -bound, bound)
         nn.init.normal_(self.scale_weight, std=0.01)
         for weight, bias in ((self.relu_weight1, self.relu_bias1), (self.relu_weight2, self.relu_bias2)):

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from dyhead_kernels import modulated_deform_conv2d
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, OFFSETS_AND_MASKS, TAPS
 from torch import Tensor, nn
 
 from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead.block import REDUCTION
 from dyzoo.dyhead.median import Size, check_tensor, concat_to_median, maps_of, median_level, rows_of, split_from_median
 
-TAPS = 9  # K, the positions that a 3x3 convolution samples
 NORM_GROUPS = 16
 
 
@@ -54,7 +54,7 @@ class SpatialAwareAttention(nn.Module):
     """pi_S, eq. 4: 1/L sum_l sum_k w_{l,k} F(l; p + p_k + dp_k) dm_k, a deformable convolution summed over all levels.
 
     Offsets dp_k (pixels of the median level) and importances dm_k in 0..1 come from one 3x3 convolution of the median
-    level and steer every level alike, so that levels are aggregated at the same places.
+    level and serve every level alike, so that levels are aggregated at the same places.
 
     Eq. 4 as printed has no level on its left: it sums the levels away, and read to the letter every level of the output
     is that one sum. Then all levels would be alike from the first block on, and the next pi_L had nothing to choose
@@ -73,8 +73,8 @@ class SpatialAwareAttention(nn.Module):
     def __init__(self, in_channels: int, channels: int, backend: str = "auto") -> None:
         super().__init__()
         self.backend = backend
-        self.offset_weight = nn.Parameter(torch.empty(3 * TAPS, in_channels, 3, 3))
-        self.offset_bias = nn.Parameter(torch.empty(3 * TAPS))
+        self.offset_weight = nn.Parameter(torch.empty(OFFSETS_AND_MASKS, in_channels, 3, 3))
+        self.offset_bias = nn.Parameter(torch.empty(OFFSETS_AND_MASKS))
         self.weight = nn.Parameter(torch.empty(3, channels, in_channels, 3, 3))
         self.reset_parameters()
 
@@ -89,7 +89,7 @@ class SpatialAwareAttention(nn.Module):
         """(N, L, S, C_in), (H, W) -> (N, L, S, C)."""
         check_tensor(tensor, channels=self.weight.shape[2], size=size)
         levels = tensor.shape[1]
-        offset, mask = (part.repeat_interleave(levels, dim=0) for part in self._steer(tensor, size))
+        offset, mask = (part.repeat_interleave(levels, dim=0) for part in self._offsets_and_masks(tensor, size))
         # Sampling is linear and the same for all levels, so a kernel's levels are added up before, not after it.
         stacked = torch.cat([_sum_before(tensor), tensor, _sum_before(tensor.flip(1)).flip(1)], dim=3)
         weight = self.weight.transpose(0, 1).flatten(1, 2)  # (C, 3 * C_in, 3, 3)
@@ -98,14 +98,14 @@ class SpatialAwareAttention(nn.Module):
         )
         return rows_of(output / levels, levels)
 
-    def _steer(self, tensor: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Offsets (N, 18, H, W), pairs (dy, dx), and importances (N, 9, H, W); in float32 or wider, being positions."""
+    def _offsets_and_masks(self, tensor: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Offsets (N, 18, H, W), pairs (dy, dx), and masks dm (N, 9, H, W); in float32 or wider, being positions."""
         middle = maps_of(tensor, size)[:, median_level(tensor.shape[1])]
         dtype = torch.promote_types(middle.dtype, torch.float32)
         with torch.autocast(middle.device.type, enabled=False):
             weight, bias = self.offset_weight.to(dtype), self.offset_bias.to(dtype)
-            steering = F.conv2d(middle.to(dtype), weight, bias, padding=1)
-            return steering[:, : 2 * TAPS], steering[:, 2 * TAPS :].sigmoid()
+            offset_mask = F.conv2d(middle.to(dtype), weight, bias, padding=1)
+            return offset_mask[:, :OFFSETS], offset_mask[:, OFFSETS:].sigmoid()
 
 
 class TaskAwareAttention(nn.Module):
@@ -141,7 +141,7 @@ class TensorDyHeadBlock(nn.Module):
 
     Args:
         in_channels, channels: C_in of the input and C of the output.
-        norm_groups: of the GroupNorm, a divisor of C; None leaves it out, which is eq. 2 to the letter.
+        norm_groups: groups of the GroupNorm, a divisor of C; None leaves it out, which is eq. 2 to the letter.
         backend: see `SpatialAwareAttention`.
 
     Raises:

@@ -34,7 +34,7 @@ def changes(dataset: DetectionDataset, first: Iterable[Entry], second: Iterable[
 
 
 def _change(first: list[Entry], second: list[Entry]) -> float:
-    """Of one image."""
+    """How much the detections of one image changed, 0 where they are the same."""
     total = sum(entry["score"] for entries in (first, second) for entry in entries)
     if not first or not second:
         return total

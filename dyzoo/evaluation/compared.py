@@ -1,4 +1,4 @@
-"""What a comparison of two models found, and its ways to a terminal and to JSON."""
+"""The result of comparing two models, and its ways to a terminal and to JSON."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Comparison:
     """The first model beside the second, on one dataset.
 
     Attributes:
-        names: of the two models.
+        names: names of the two models.
         num_images: images in the dataset.
         metrics: those of `Evaluation.metrics`; AP, AP50 and AP75 have intervals.
         per_class: label -> AP, AP50 and AP75 with intervals.
         shared_labels: the dataset's classes that both models know.
         shared: AP, AP50 and AP75 over those alone; empty where both models know all classes, or none in common.
-        costs: of the two evaluations.
-        draws, seed: of the bootstrap; no draws, no intervals.
+        costs: time, size and memory in the two evaluations.
+        draws, seed: datasets that the bootstrap drew, and its seed; no draws, no intervals.
         num_changed: images in which the detections are not the same.
         changed: those that changed the most, the most first.
         notes: both evaluations' notes, each behind its model's name.

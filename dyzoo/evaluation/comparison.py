@@ -18,7 +18,7 @@ DRAWS = 1000
 """Enough for the ends of a 95 % interval to stand to two places."""
 
 CHANGED_IMAGES = 20
-"""How many of the images that changed are named."""
+"""Number of images named among those that changed."""
 
 _RESAMPLED = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the IoUs from .5 to .95
 
@@ -32,7 +32,7 @@ def compare(
     names: tuple[str, str] = ("first", "second"),
     progress: bool = True,
 ) -> Comparison:
-    """What the first model does better or worse than the second.
+    """Compare two models: how much better or worse the first is than the second.
 
     The intervals are those of a paired bootstrap (Efron & Tibshirani, 1993): datasets of as many images are drawn with
     replacement from this one, both models are measured on each, and the middle 95 % of the differences are the
@@ -40,11 +40,11 @@ def compare(
     what another training of the same model would give.
 
     Args:
-        first, second: what `evaluate` gave, both for this dataset.
+        first, second: results of `evaluate`, both for this dataset.
         dataset: the ground truth.
         draws: datasets to draw; 0 for no intervals.
-        seed: of the draws.
-        names: of the two models.
+        seed: seed of the draws.
+        names: names of the two models.
         progress: show a bar on stderr if that is a terminal.
 
     Raises:
@@ -135,7 +135,7 @@ def _means(evaluation: Evaluation, labels: Sequence[str]) -> dict[str, float | N
 
 
 def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
-    """Of the difference of means over classes; both are (draws, K) and lack the same classes in a draw."""
+    """Interval of the difference of means over classes; both are (draws, K) and lack the same classes in a draw."""
     there = ~np.isnan(first)
     counts = there.sum(axis=1)
     sums = np.where(there, first - second, 0.0).sum(axis=1)

@@ -1,4 +1,4 @@
-"""What running a model costs: time, size and memory, measured while it is evaluated."""
+"""Time, size and memory that running a model takes, measured while it is evaluated."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PROCESS_MEMORY = "peak resident memory of the process"
 
 @dataclass(frozen=True)
 class Cost:
-    """What it took to detect in the images of an evaluation, by one process.
+    """Time and memory that one process took to detect in the images of an evaluation.
 
     Time is that of preprocessing, network and postprocessing, without reading the files. An image's time is its
     batch's divided by the images in it.
 
     Attributes:
         device: "cpu", "cuda:0", ... with the name of the chip; None for a predictor that does not say where it runs.
-        threads: of PyTorch on the CPU; None on other devices.
+        threads: threads of PyTorch on the CPU; None on other devices.
         parameters: numbers in the model's parameters; None for a predictor that is no torch module.
         weights_mb: 1e6 bytes of parameters and buffers in memory; None likewise.
         batch_size: images in a batch, at most.
@@ -43,8 +43,8 @@ class Cost:
         median_ms, p95_ms: median and 95th percentile of an image's time.
         images_per_s: images timed over the time of all of them.
         peak_memory_mb: 1e6 bytes; None where it cannot be found out.
-        memory_kind: what `peak_memory_mb` is of: on CUDA devices the most that tensors took during the evaluation,
-            elsewhere the resident memory of the whole process, all its libraries included.
+        memory_kind: which memory `peak_memory_mb` counts: on CUDA devices the most that tensors took during the
+            evaluation, elsewhere the resident memory of the whole process, all its libraries included.
     """
 
     device: str | None
@@ -109,7 +109,7 @@ class Stopwatch:
             self.batches.append((images, time.perf_counter() - start))
 
     def cost(self) -> Cost:
-        """What was measured so far."""
+        """The cost measured so far."""
         skipped = WARM_UP_BATCHES if len(self.batches) >= WARM_UP_BATCHES + TIMED_BATCHES else 0
         timed = self.batches[skipped:]
         counts = np.array([images for images, _ in timed], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What the reports of this package print: numbers, columns that line up, a bar."""
+"""Text that the reports of this package print: numbers, columns that line up, a bar."""
 
 from __future__ import annotations
 

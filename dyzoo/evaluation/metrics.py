@@ -12,7 +12,7 @@ from dyzoo.evaluation.scorers import AREAS, DETECTION_LIMITS, Scorer, ground_tru
 
 
 class Metrics(NamedTuple):
-    """As in `Evaluation`."""
+    """Fields of `Evaluation` that are computed from its detections."""
 
     metrics: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]

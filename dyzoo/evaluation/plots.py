@@ -64,7 +64,7 @@ def training_panels(rows: Rows, ink: str, best_epoch: float | None = None) -> li
     """The panels of `save_training_curves` one by one, those that have numbers: (title, PNG without a background).
 
     Args:
-        rows: as there.
+        rows: rows of the training, see there.
         ink: matplotlib's name of the colour of axes and letters.
         best_epoch: marked with a line where AP is shown.
     """
@@ -116,7 +116,7 @@ def precision_recall_panels(recall: np.ndarray, precision: np.ndarray, named: Se
     """The panels of `save_precision_recall` one by one and without legends, as PNG without a background.
 
     Args:
-        recall, precision: as there.
+        recall, precision: points of the curves, see there.
         named: the classes drawn in a colour of their own, the first in that of `line_color(0)`; the others are grey.
         ink: matplotlib's name of the colour of axes, letters and of the mean of all classes.
     """

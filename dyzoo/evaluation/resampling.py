@@ -52,7 +52,7 @@ def average_precisions(matches: Sequence[ClassMatches], weights: np.ndarray) -> 
     """AP of every class in resampled datasets.
 
     Args:
-        matches: of K classes.
+        matches: matches of each of K classes.
         weights: (B, N) how many times each image is in each of B datasets.
 
     Returns:
@@ -63,11 +63,11 @@ def average_precisions(matches: Sequence[ClassMatches], weights: np.ndarray) -> 
 
 
 def draw(images: int, draws: int, seed: int, longest: int) -> Iterator[np.ndarray]:
-    """How many times each image is in each dataset drawn with replacement, as many images as there are: (B, N) a time.
+    """Draw datasets of N images with replacement: (B, N), how many times each image is in each of the next B datasets.
 
     Args:
         images: N.
-        draws: how many datasets, the sum of all B.
+        draws: number of datasets, the sum of all B.
         seed: one seed, one series of draws, whatever is done with them.
         longest: the most detections of a class, which B is chosen by.
     """

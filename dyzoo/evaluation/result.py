@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics, curves, detections, and what it cost."""
+"""The result of an evaluation: metrics, curves, detections and cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Evaluation:
         notes: one line for each image that could not be read and for labels that do not match.
         cost: time, size and memory; under `evaluate_together` those of the main process.
         unknown: classes of the dataset that the model does not know, whose objects all count as not found.
-        settings: how it was measured: "scorer", "batch_size", "size" and "flips".
+        settings: settings of the measurement: "scorer", "batch_size", "size" and "flips".
     """
 
     metrics: dict[str, float | None]

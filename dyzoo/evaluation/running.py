@@ -23,7 +23,7 @@ from dyzoo.text import printable
 
 
 class Predictor(Protocol):
-    """What can be evaluated: a `Detector`, or anything that answers like one."""
+    """A model that can be evaluated: a `Detector`, or anything that answers like one."""
 
     @property
     def labels(self) -> tuple[str, ...]: ...
@@ -52,7 +52,7 @@ def evaluate(
         batch_size: images per forward pass; those of one size go together, so that the numbers do not depend on it.
         size: as for `Detector.predict`.
         progress: show a bar on stderr if that is a terminal.
-        scorer: what computes the metrics; the numbers are the same, faster-coco-eval is an optional package.
+        scorer: the package that computes the metrics; the numbers are the same, faster-coco-eval is optional.
         flips: as for `Detector.predict`; other predictors are asked for it only where it is not empty.
 
     Raises:
@@ -78,7 +78,7 @@ def evaluate_together(
     Every batch is detected in once, with the images that `evaluate` would put into it, so the numbers are the same.
 
     Args:
-        model: with the same weights on every process.
+        model: the detector, with the same weights on every process.
         dataset: the whole of it, on every process.
         batch_size, size, progress, scorer, flips: as for `evaluate`; the bar is the main process's.
 
@@ -116,7 +116,7 @@ _ALONE = _Group(MAIN, 1, lambda value: [value], lambda value: [value])
 
 
 class _Found(NamedTuple):
-    """What was found in one batch."""
+    """Detections in one batch, and its images that could not be read."""
 
     results: list[dict[str, Any]]
     unreadable: list[str]

@@ -85,11 +85,11 @@ class Detections:
         return replace(self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index])
 
     def filter(self, threshold: float) -> Detections:
-        """Those with a score of at least `threshold`."""
+        """The detections with a score of at least `threshold`."""
         return self[self.scores >= threshold]
 
     def counts(self) -> dict[str, int]:
-        """How many of each class that was found, the most frequent first."""
+        """Number of detections of each class that was found, the most frequent first."""
         per_label = torch.bincount(self.labels, minlength=len(self.names)).tolist()
         found = [(name, count) for name, count in zip(self.names, per_label, strict=True) if count]
         return dict(sorted(found, key=lambda item: -item[1]))
@@ -115,7 +115,7 @@ class Detections:
         """Entries of a COCO results file, boxes as (x, y, width, height).
 
         Args:
-            image_id: of the image in the annotation file.
+            image_id: id of the image in the annotation file.
             category_ids: COCO's id of each label; without it label + 1, since COCO files count from one.
         """
         if category_ids is None:
@@ -156,7 +156,7 @@ class Detections:
         more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
 
         Args:
-            image: what was given to `predict`; without it `path` is read again.
+            image: the image given to `predict`; without it `path` is read again.
 
         Raises:
             ValueError: there is neither an image nor a path, or the image is not of `image_size`.

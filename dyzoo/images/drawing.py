@@ -34,9 +34,9 @@ def draw_boxes(
 
     Args:
         image: RGB, of any size.
-        boxes_xyxy: in its pixels.
+        boxes_xyxy: boxes in pixels of the image.
         captions: one for each box; an empty one is not drawn.
-        colors: of the box and behind its caption.
+        colors: color of each box, which is also behind its caption.
         lines: how each box is drawn, solid without it; "thin" has half the width.
     """
     zoom = math.ceil(_MIN_LONG_SIDE_PX / max(image.size))
@@ -89,7 +89,7 @@ def _draw_dashed(pen: ImageDraw.ImageDraw, box: BoxPx, color: RGB, thickness_px:
 
 
 def _dashes(length_px: int, thickness_px: int) -> list[tuple[int, int]]:
-    """Where the dashes of an edge begin and end: half of its length is drawn, the first and last dash are half ones."""
+    """Begin and end of each dash of an edge: half of its length is drawn, the first and last dash are half ones."""
     if length_px < 4 * thickness_px:
         return [(0, length_px)]  # too short for a gap
     count = max(1, round(length_px / (6 * thickness_px)))
@@ -118,7 +118,7 @@ def _shorten(caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, m
 
 
 def _free_place(box: BoxPx, size_px: tuple[int, int], image_size_px: tuple[int, int], taken: Sequence[BoxPx]) -> BoxPx:
-    """Where a label of that (width, height) goes: in or at the box, inside the image, least over what is taken."""
+    """Place for a label of that (width, height): in or at the box, inside the image, least over what is taken."""
     x1, y1, x2, y2 = box
     width, height = size_px
     at_left, at_right, above, at_bottom = x1, x2 - width, y1 - height, y2 - height

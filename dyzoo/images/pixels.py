@@ -42,7 +42,7 @@ def upright_rgb(image: Image.Image, area: Area | None = None) -> Image.Image:
     """A new 8-bit RGB image, turned as its EXIF tag says, transparency laid over white.
 
     Args:
-        image: of any mode.
+        image: a Pillow image of any mode.
         area: the part of `image`, before it is turned, that the new one shows; its size stays that of `image`.
 
     Raises:

@@ -41,7 +41,7 @@ class Picture:
 
 
 ImageSource: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor | Picture
-"""What `to_picture` takes, and but for the last `to_rgb`."""
+"""Kinds of images that `to_picture` takes, and but for the last `to_rgb`."""
 
 MAX_PIXELS = 2**27
 """Pixels of the largest file that is decoded unless more are allowed, 134 million: the cameras of today have up to 102
@@ -202,7 +202,7 @@ def _expand(pattern: Path) -> list[Path]:
 
 
 def _matches(pattern: str) -> Iterator[Path]:
-    """What a glob stands for; `**` goes through links to folders as well, but into each folder once."""
+    """Paths that a glob matches; `**` goes through links to folders as well, but into each folder once."""
     stars = re.search(r"(?:^|(?<=/))\*\*(?:/|$)", pattern)
     if stars is None:
         yield from map(Path, glob.glob(pattern))  # noqa: PTH207 (pathlib has none for absolute patterns)

@@ -48,7 +48,7 @@ class Detector(PredictingModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:

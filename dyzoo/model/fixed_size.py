@@ -11,7 +11,7 @@ from dyzoo.model.heads.fixed_size import FixedDetections, suppress_to_fixed_size
 
 
 class FixedSizeDetector(nn.Module):
-    """What `model(images)` detects, in `max_detections` places for each image, filled up at the end.
+    """Detections as `model(images)` has them, in `max_detections` places for each image, filled up at the end.
 
     The graph holds one operator of the project's own, `dyzoo::suppress`, in the place of NMS, beside those of the
     attention: whoever loads an exported program imports `dyzoo` first.
@@ -23,7 +23,7 @@ class FixedSizeDetector(nn.Module):
     `dyzoo.model.preprocess.batch_images(images, model.config.preprocess, model.device)`.
 
     Args:
-        model: in evaluation mode from here on; its parameters are shared, not copied.
+        model: the detector, in evaluation mode from here on; its parameters are shared, not copied.
 
     Raises:
         ValueError: a two-stage head, whose number of proposals depends on the picture.

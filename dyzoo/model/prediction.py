@@ -187,7 +187,7 @@ class PredictingModel(PretrainedModel):
         )
 
     def _detect_in_views(self, pictures: Sequence[Tensor], views: Sequence[Flip | None]) -> list[Detected]:
-        """What is found in the resized pictures (3, H, W) and their flips, in pixels of the pictures as they are."""
+        """Detections in the resized pictures (3, H, W) and their flips, in pixels of the pictures as they are."""
         of_views = [self._detect_in_view(pictures, view) for view in views]
         if len(of_views) == 1:
             return of_views[0]
@@ -217,7 +217,7 @@ class PredictingModel(PretrainedModel):
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a call of `predict` asks for; None among the views is the picture as it is."""
+    """Settings of one call of `predict`; None among the views is the picture as it is."""
 
     threshold: float
     size: Size
@@ -236,7 +236,7 @@ class _Input(NamedTuple):
 
 @dataclass
 class _Use:
-    """How many are predicting with a model, and its parts that were in training mode before the first did."""
+    """Number of threads that predict with a model, and its parts that were in training mode before the first did."""
 
     users: int = 0
     training: list[nn.Module] = field(default_factory=list)

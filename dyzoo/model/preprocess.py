@@ -28,7 +28,7 @@ def batch_images(
     Args:
         images: (3, H, W) each, RGB, uint8 in 0..255 or floating point in 0..1; sizes may differ.
         config: mean, std, channel order and the divisor of the padded size.
-        device: where the batch goes.
+        device: device of the batch.
 
     Returns:
         batch: (N, 3, H, W) float32 in channels-last memory, padded at the right and the bottom with zeros, which is

@@ -31,9 +31,9 @@ def check_targets(targets: Sequence[Target], image_sizes: Sequence[tuple[int, in
     The values of a whole batch are looked at together: tensors on a GPU are waited for once.
 
     Args:
-        targets: of every image.
+        targets: boxes and labels of every image.
         image_sizes: (H, W) of every image.
-        classes: how many there are.
+        classes: number of classes.
 
     Raises:
         ValueError: the shapes do not fit each other, a label is no class, or a box is no number, has no area, lies

@@ -26,12 +26,12 @@ class Checkpoint:
 
     Attributes:
         name: architecture.tag.
-        sha256: of the weights, in hex.
-        licence: of the weights.
-        dataset: what they were trained on.
+        sha256: hash of the weights, in hex.
+        licence: licence of the weights.
+        dataset: data that they were trained on.
         metrics: measured with these very weights.
         source: who trained them, and where that is written.
-        folder: beside the catalogue, with config.json and model.safetensors.
+        folder: a folder beside the catalogue, with config.json and model.safetensors.
         repo_id: org/name.
         revision: a whole commit hash: what is published under it cannot change.
         file: the weights in the repository; their config.json lies beside them.

@@ -22,7 +22,7 @@ TABLE = Path(__file__).with_name("complexity.json")
 
 @dataclass(frozen=True)
 class Complexity:
-    """What an architecture with COCO's 80 classes costs.
+    """Parameters and operations of an architecture with COCO's 80 classes.
 
     Attributes:
         parameters: learnt numbers; frozen norms are not among them.

@@ -63,7 +63,7 @@ def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu") -
     Args:
         name_or_folder: a checkpoint name, a `save_pretrained` folder, the folder of a training run, or a repository of
             the Hugging Face Hub, `org/name` or `org/name@revision`.
-        device: where the model goes.
+        device: device of the model.
 
     Raises:
         UnknownModelError: it is none of these; the message suggests the nearest names.

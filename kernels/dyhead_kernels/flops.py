@@ -20,20 +20,20 @@ Shape = Sequence[int]
 
 @register_flop_formula(ops.deform_conv)
 def deform_conv_flop(input: Shape, offset: Shape, weight: Shape, *_: Any, **__: Any) -> int:
-    """One product for each output position and weight."""
+    """Count a product for each output position and weight."""
     return 2 * offset[0] * prod(offset[2:]) * prod(weight)
 
 
 @register_flop_formula(ops.deform_conv_backward)
 def deform_conv_backward_flop(grad_output: Shape, *arguments: Any, **_: Any) -> int:
-    """As `deform_conv_flop`, for the sampled columns and for the weight."""
+    """Count `deform_conv_flop` for the gradient of the sampled columns, and again for that of the weight."""
     grad_input, grad_offset, grad_weight, _, grad_mask = arguments[-1]
     return (bool(grad_input or grad_offset or grad_mask) + grad_weight) * deform_conv_flop(*arguments[:3])
 
 
 @register_flop_formula(ops.dyhead_block)
 def dyhead_block_flop(values: Shape, offset_weight: Shape, offset_bias: Shape, *rest: Any, **_: Any) -> int:
-    """The convolutions and, on one vector a level, the two layers of the dynamic ReLU."""
+    """Count the convolutions and, on one vector a level, the two layers of the dynamic ReLU."""
     conv_weight, relu_weight1, relu_weight2, sizes = (rest[index] for index in (0, 6, 8, 10))
     positions = [height * width for height, width in zip(sizes[::2], sizes[1::2], strict=True)]
     relu = len(positions) * (prod(relu_weight1) + prod(relu_weight2))
@@ -41,7 +41,7 @@ def dyhead_block_flop(values: Shape, offset_weight: Shape, offset_bias: Shape, *
 
 
 def convolutions_flop(positions: Sequence[int], offset_weight: Shape, conv_weight: Shape) -> int:
-    """One image's offset convolution and three branches; `high` and `low` live on the coarser of their two levels.
+    """Count one image's offset convolution and three branches; `high` and `low` live on the coarser of their levels.
 
     Args:
         positions: H * W of every level, finest first.
@@ -54,6 +54,6 @@ def convolutions_flop(positions: Sequence[int], offset_weight: Shape, conv_weigh
 
 @register_flop_formula(ops.dyhead_block_backward)
 def dyhead_block_backward_flop(grad_output: Shape, values: Shape, *arguments: Any, **_: Any) -> int:
-    """As `dyhead_block_flop`, for the pyramid and for the parameters."""
+    """Count `dyhead_block_flop` for the gradient of the pyramid, and again for those of the parameters."""
     values_needed, parameters_needed = arguments[-2:]
     return (values_needed + parameters_needed) * dyhead_block_flop(values, *arguments)

@@ -90,12 +90,12 @@ class Job:
 def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
     """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic."""
     from .dyhead_block import triton as form
-    from .dyhead_block.layout import Layout
+    from .dyhead_block.layout import BranchLayout
     from .dyhead_block.parameters import BlockParameters, parameter_shapes
     from .launch import tuning
     from .launch.launching import recording
 
-    layout = Layout(((100, 168), (50, 84), (25, 42), (13, 21), (7, 11)))
+    layout = BranchLayout(((100, 168), (50, 84), (25, 42), (13, 21), (7, 11)))
     positions = sum(height * width for height, width in layout.shapes)
 
     def empty(*shape: int, of: torch.dtype = torch.float32) -> torch.Tensor:
@@ -211,7 +211,7 @@ def compile_job(job: Job) -> Resources:
 
 
 def compile_or_reason(job: Job) -> Resources | str:
-    """As `compile_job`, or in one line why it does not compile: what another process can always be sent."""
+    """The resources, or one line that says why the job does not compile: either can be sent to another process."""
     try:
         return compile_job(job)
     except Exception as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from dyhead_kernels.dyhead_block.parameters import OFFSETS
 from dyhead_kernels.launch import tuning
 from dyhead_kernels.static import Job, Resources
 
@@ -184,7 +185,7 @@ def test_parameters_found_before_are_tried_too(default: Parameters) -> None:
 
 
 def test_every_kernel_of_the_default_table_can_be_tuned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One other way of cutting the work for each: it computes the same, is taken, and later kernels live with it."""
+    """Each gets another way of cutting the work: it computes the same, is taken, and later kernels live with it."""
     others = {}
     for kernel, space in SPACES.items():
         start = next(iter(DEFAULT[kernel].values()))
@@ -213,7 +214,7 @@ def test_recorded_launches_write_what_the_operation_gives() -> None:
     output = run.launches[0].arguments[0].fill_(torch.nan)
     run()
     assert torch.equal(output, expected)
-    offsets = problem.operands.offset[:, : 18 * 20]  # of the finest level
+    offsets = problem.operands.offset[:, : OFFSETS * 20]  # of the finest level
     assert 0.5 < offsets.std() < 3  # offsets of a pixel or two
 
 
@@ -273,6 +274,7 @@ def test_a_compiler_that_crashes_or_hangs_stops_nobody() -> None:
 def test_candidates_are_compiled_in_other_processes_for_a_gpu_that_need_not_be_there(tmp_path: Path) -> None:
     code = """
 import time, torch
+from dyhead_kernels.dyhead_block.parameters import OFFSETS
 from dyhead_kernels.launch import tuning
 from benchmarks.tune.compiling import Compiler
 from benchmarks.tune.problem import Problem

@@ -48,7 +48,7 @@ def _applied(warps: int) -> Parameters:
         ("\x00\xff", "is not JSON"),
         ("[1, 2]", "is an object of kernels, this is a list"),
         ('{"gemm": {}}', "there is no kernel 'gemm', expected some of "),
-        ('{"steering_pointwise": {}}', "there is no kernel 'steering_pointwise', expected some of offsets_forward, "),
+        ('{"mix_pointwise": {}}', "there is no kernel 'mix_pointwise', expected some of offsets_forward, "),
         ('{"offsets_pointwise": 3}', "offsets_pointwise has no entries"),
         ('{"offsets_pointwise": {"bf16": {}}}', "offsets_pointwise has an entry 'bf16', expected some of half"),
         ('{"offsets_pointwise": {"any": {"BLOCK_P": 16, "TILE_W": 8}}}', "offsets_pointwise, any, lacks num_warps"),

@@ -81,7 +81,7 @@ def hints_of(hint: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_number_and_text_has_a_range() -> None:
-    """What a stranger's file may ask for is bounded, also in fields that come later."""
+    """A stranger's file can ask for no more than the ranges allow, also in fields that come later."""
     assert {name for name, hint in hints_of(DetectorConfig, "config") if hint in (int, float, str)} == set()
     assert len(list(hints_of(DetectorConfig, "config"))) > 10
 

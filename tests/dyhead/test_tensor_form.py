@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, TAPS
 from torch import Tensor, nn
 
 from dyzoo.config import DyHeadConfig
@@ -101,12 +102,12 @@ def naive_sampled_sums(layer: SpatialAwareAttention, tensor: Tensor, size: tuple
     sums = torch.zeros(batch, levels, levels, positions, kernels.shape[2], dtype=torch.float64)
     for image, row, column in product(range(batch), range(height), range(width)):
         window = padded[image, :, row : row + 3, column : column + 3]
-        steering = [float((weight * window).sum()) for weight in layer.offset_weight]
-        steering = [value + float(bias) for value, bias in zip(steering, layer.offset_bias, strict=True)]
-        for tap, source in product(range(9), range(levels)):
-            y, x = row + tap // 3 - 1 + steering[2 * tap], column + tap % 3 - 1 + steering[2 * tap + 1]
-            importance = 1 / (1 + math.exp(-steering[18 + tap]))
-            sampled = [naive_sample(maps[image, source, channel], y, x) * importance for channel in range(channels)]
+        offset_mask = [float((weight * window).sum()) for weight in layer.offset_weight]
+        offset_mask = [value + float(bias) for value, bias in zip(offset_mask, layer.offset_bias, strict=True)]
+        for tap, source in product(range(TAPS), range(levels)):
+            y, x = row + tap // 3 - 1 + offset_mask[2 * tap], column + tap % 3 - 1 + offset_mask[2 * tap + 1]
+            mask = 1 / (1 + math.exp(-offset_mask[OFFSETS + tap]))
+            sampled = [naive_sample(maps[image, source, channel], y, x) * mask for channel in range(channels)]
             products = kernels[source, :, :, :, tap // 3, tap % 3] @ torch.tensor(sampled, dtype=torch.float64)
             sums[image, source, :, row * width + column] += products
     return sums

@@ -1,4 +1,4 @@
-"""What an evaluation says about time, size and memory."""
+"""An evaluation measures time, size and memory."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def attention(values: Tensor, weights: Weights, name: str, heads: int, window: i
 
 
 def regions(size: int, window: int, shift: int) -> Tensor:
-    """Which of the up to three pieces that a roll brings together a row (or column) is of."""
+    """Index of the piece that each row (or column) comes from, of the up to three that a roll brings together."""
     places = torch.arange(size)
     return (places >= size - window).int() + (places >= size - shift).int() if shift else torch.zeros(size).int()
 

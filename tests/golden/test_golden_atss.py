@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.model.detector import Detector
 from dyzoo.model.preprocess import batch_images
+from tests.golden.agreement import MIN_AGREEMENT, agreement
 from tests.golden.foreign import golden_detector, golden_outputs
 
 CASES = ("mmdet_atss_r50", "official_atss_r50")
 MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1
-SCORE_TOLERANCE = 2e-3
-MIN_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
 
 
 @dataclass
@@ -63,14 +61,6 @@ def case(request: pytest.FixtureRequest, loaded: Loaded) -> Iterator[Case]:
         maps |= {f"dyhead.p{3 + level}": value for level, value in enumerate(features)}
         maps |= {f"head.{name}.{level}": value for name in raw for level, value in enumerate(raw[name])}
         yield Case(detector, golden, maps, raw, image_sizes)
-
-
-def agreement(golden: dict[str, Tensor], found: dict[str, Tensor]) -> float:
-    """Share of the golden detections that `found` has, and the other way round: the smaller of the two."""
-    same = box_iou(golden["dets.boxes"], found["boxes"]) > 0.95
-    same &= golden["dets.labels"][:, None] == found["labels"]
-    same &= (golden["dets.scores"][:, None] - found["scores"]).abs() < SCORE_TOLERANCE
-    return min(same.any(dim=dim).float().mean().item() for dim in (0, 1))
 
 
 def test_feature_maps_and_raw_predictions(case: Case) -> None:

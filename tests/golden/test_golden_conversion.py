@@ -143,7 +143,7 @@ def test_saved_and_loaded_it_gives_the_same(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["official_retinanet_r50"], indirect=True)
 def test_retinanets_towers_are_not_mixed_up(case: Case) -> None:
-    """Of the heads only this one has layers of the same shape and no golden output."""
+    """No other head has layers of the same shape and no golden output."""
     own = case.detector.state_dict()
     for kind, subnet in (("cls", "cls_subnet"), ("box", "bbox_subnet")):
         for layer in (0, 2, 4, 6):

@@ -19,14 +19,13 @@ from dyzoo.model.heads import FasterRCNNHead, roi
 from dyzoo.model.heads.rpn import Proposals
 from dyzoo.model.preprocess import batch_images
 from tests.golden import recipe
+from tests.golden.agreement import MIN_AGREEMENT, agreement
 
 CASE = "official_faster_rcnn_r50"
 FOLDER = Path(__file__).parent
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 
 MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1
-SCORE_TOLERANCE = 2e-3
-MIN_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
 
 # The outputs were made with the random initial values of these two, which nobody kept. The deltas are linear in them
 # and stored, so some of the levels say what they were and the others put the answer to the test. P2 alone says too
@@ -116,14 +115,6 @@ def test_proposals(case: Case) -> None:
     assert deviation(case.proposals.logits[: len(expected)], case.golden["proposals.logits"]) < MAP_TOLERANCE
     same = box_iou(expected, case.proposals.boxes_xyxy[: len(expected)]) > 0.99
     assert same.diagonal().float().mean() >= MIN_AGREEMENT  # in the same order, the likeliest first
-
-
-def agreement(golden: dict[str, Tensor], found: dict[str, Tensor]) -> float:
-    """Share of the golden detections that `found` has, and the other way round: the smaller of the two."""
-    same = box_iou(golden["dets.boxes"], found["boxes"]) > 0.95
-    same &= golden["dets.labels"][:, None] == found["labels"]
-    same &= (golden["dets.scores"][:, None] - found["scores"]).abs() < SCORE_TOLERANCE
-    return min(same.any(dim=dim).float().mean().item() for dim in (0, 1))
 
 
 def test_detections(case: Case) -> None:

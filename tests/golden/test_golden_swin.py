@@ -62,7 +62,7 @@ def swin(request: pytest.FixtureRequest) -> Swin:
 
 
 def test_maps_that_are_no_whole_windows_and_smaller_than_one(swin: Swin) -> None:
-    """Of 64 x 96: 16 x 24 patches, 8 x 12, 4 x 6 and 2 x 3, of windows of 7 and of 12."""
+    """An image of 64 x 96 has 16 x 24 patches, then 8 x 12, 4 x 6 and 2 x 3; windows are of 7 and of 12."""
     assert swin.deviation((64, 96)) < TOLERANCE
 
 

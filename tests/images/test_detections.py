@@ -18,7 +18,7 @@ GREY = (128, 128, 128)
 
 
 def detections(*found: tuple[list[float], float, int], size: tuple[int, int] = (400, 600)) -> Detections:
-    """Of (box_xyxy, score, label) triples, in an image of that (H, W)."""
+    """Detections from (box_xyxy, score, label) triples, in an image of that (H, W)."""
     return Detections(
         boxes_xyxy=torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4),
         scores=torch.tensor([score for _, score, _ in found], dtype=torch.float32),

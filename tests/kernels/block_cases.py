@@ -60,7 +60,7 @@ def random_pyramid(shapes: Shapes, channels: int = 8, batch: int = 2, dtype: tor
 
 
 def in_float64(pyramid: Pyramid, parameters: BlockParameters) -> tuple[Pyramid, BlockParameters]:
-    """The same values as leaves of their own."""
+    """The same values as float64 leaves of their own."""
     values, *tensors = (
         None if t is None else t.detach().double().requires_grad_()
         for t in (pyramid.values, *vars(parameters).values())

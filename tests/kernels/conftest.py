@@ -14,7 +14,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _seeded_and_single_threaded() -> Iterator[None]:
-    """One thread: on maps of a few pixels, waiting for each other is all that more of them do."""
+    """Fix the seed and use one thread: on maps of a few pixels, more threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(7)
@@ -82,7 +82,7 @@ def products_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def triton_device(request: pytest.FixtureRequest) -> torch.device:
-    """Where Triton kernels run: a GPU if there is one, else the interpreter, on CPU tensors."""
+    """The device that Triton kernels run on: a GPU if there is one, else the interpreter, on CPU tensors."""
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")

@@ -79,7 +79,7 @@ def forward_and_gradients(function: Any, tensors: dict[str, Tensor | None], **op
 
 
 def in_float64(tensors: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """The same values as leaves of their own."""
+    """The same values as float64 leaves of their own."""
     return {name: None if t is None else t.detach().double().requires_grad_() for name, t in tensors.items()}
 
 

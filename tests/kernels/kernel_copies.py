@@ -40,5 +40,5 @@ def run(module: Any, device: str = "cpu", **options: Any) -> list[Tensor]:
 
 
 def same(actual: list[Tensor], expected: list[Tensor]) -> bool:
-    """To the last bit."""
+    """Whether tensors are equal to the last bit."""
     return all(torch.equal(x, y) for x, y in zip(actual, expected, strict=True))

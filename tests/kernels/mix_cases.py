@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from dyhead_kernels.dyhead_block.attention import torch as attention
 from dyhead_kernels.dyhead_block.attention.quantities import Moments
-from dyhead_kernels.dyhead_block.layout import Layout
+from dyhead_kernels.dyhead_block.layout import BranchLayout
 from torch import Tensor
 
 from tests.kernels.block_cases import Shapes
@@ -20,7 +20,7 @@ def random_maps(shapes: Shapes, batch: int = 2, mean: float = 0.0, dtype: torch.
     return [(torch.randn(batch, p, CHANNELS) + mean).to(dtype) for p in (coarser, positions, coarser)]
 
 
-def measured(maps: list[Tensor], layout: Layout, dtype: torch.dtype) -> Moments:
+def measured(maps: list[Tensor], layout: BranchLayout, dtype: torch.dtype) -> Moments:
     moments = Moments(*torch.full((3, 3, len(maps[0]), len(layout.shapes), CHANNELS), float("nan"), dtype=dtype))
     attention.measure(maps, layout, moments)
     return moments

@@ -21,7 +21,7 @@ def deform_conv2d_by_loops(
     dilation: tuple[int, int],
     mask: Tensor | None,
 ) -> Tensor:
-    """One output value at a time, in Python floats; no gradients."""
+    """The convolution computed one output value at a time, in Python floats; no gradients."""
     input, offset, weight, bias, mask = (t if t is None else t.detach() for t in (input, offset, weight, bias, mask))
     (batch, channels, _, _), (out_channels, group_channels, kh, kw) = input.shape, weight.shape
     out_height, out_width = offset.shape[2:]

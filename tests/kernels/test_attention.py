@@ -6,7 +6,7 @@ import pytest
 import torch
 from dyhead_kernels.dyhead_block.attention import torch as attention
 from dyhead_kernels.dyhead_block.attention.quantities import COEFFICIENT_ROWS, Coefficients, Moments
-from dyhead_kernels.dyhead_block.layout import BRANCHES, Layout
+from dyhead_kernels.dyhead_block.layout import BRANCHES, BranchLayout
 from dyhead_kernels.dyhead_block.tables import block_tables
 from dyhead_kernels.launch import tuning
 
@@ -25,7 +25,7 @@ from tests.kernels.tolerances import assert_near, relative_error
 
 @every_pyramid
 def test_moments_are_those_of_the_maps(shapes: Shapes) -> None:
-    layout, maps = Layout(shapes), random_maps(shapes)
+    layout, maps = BranchLayout(shapes), random_maps(shapes)
     moments = measured(maps, layout, torch.float64)
     views = layout.split(maps)
     for level in layout.levels:
@@ -42,7 +42,7 @@ def test_moments_are_those_of_the_maps(shapes: Shapes) -> None:
 @pytest.mark.parametrize("batch", [0, 2])
 @every_pyramid
 def test_gradients_of_the_coefficients_agree_with_autograd(shapes: Shapes, batch: int, bias: bool) -> None:
-    layout, parameters = Layout(shapes), random_parameters(8, CHANNELS, bias=bias)
+    layout, parameters = BranchLayout(shapes), random_parameters(8, CHANNELS, bias=bias)
     moments = Moments(*(m.requires_grad_() for m in measured(random_maps(shapes, batch), layout, torch.float64)))
     coefficients = attention.forward(moments, parameters, layout, NORM_GROUPS)
     grads = Coefficients(*(torch.randn_like(c) for c in coefficients))
@@ -61,7 +61,7 @@ def test_gradients_of_the_coefficients_agree_with_autograd(shapes: Shapes, batch
 
 
 def test_gradients_of_parameters_come_in_their_own_dtype() -> None:
-    layout = Layout(PYRAMIDS["three levels"])
+    layout = BranchLayout(PYRAMIDS["three levels"])
     parameters = random_parameters(8, CHANNELS, torch.bfloat16)
     moments = measured(random_maps(layout.shapes, dtype=torch.float32), layout, torch.float32)
     grads = Coefficients(*(torch.ones_like(c) for c in attention.forward(moments, parameters, layout, NORM_GROUPS)))
@@ -76,7 +76,7 @@ def test_the_triton_form_has_the_same_moments_and_coefficients(triton_device: to
 
     shapes = PYRAMIDS["two levels, odd"]
     pyramid, parameters = random_pyramid(shapes, batch=1), random_parameters(channels=CHANNELS)
-    layout, plan = Layout(shapes), block_tables(Layout(shapes), "flat")
+    layout, plan = BranchLayout(shapes), block_tables(BranchLayout(shapes), "flat")
     single = type(parameters)(*(t.detach().float().to(triton_device) for t in vars(parameters).values()))
     with tuning.overriding(tiles(128, 8)):
         values = pyramid.values.detach().float().to(triton_device)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from dyhead_kernels import BlockParameters, Pyramid, backends, dyhead_block, modulated_deform_conv2d
 from dyhead_kernels.backends import ENVIRONMENT_VARIABLE, check_triton, resolve_backend
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, parameter_shapes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -63,12 +64,11 @@ def test_where_triton_cannot_serve_the_way_out_is_named(monkeypatch: pytest.Monk
 
 
 def test_both_operators_ask_before_they_take_triton() -> None:
-    tensors = [torch.zeros(shape) for shape in ((27, 8, 3, 3), (27,), (3, 8, 8, 3, 3), (3, 8), (3, 8), (3, 8))]
-    tensors += [torch.zeros(shape) for shape in ((8,), (1,), (2, 8), (2,), (32, 2), (32,))]
-    pyramid, parameters = Pyramid(torch.zeros(1, 4, 8), ((2, 2),)), BlockParameters(*tensors)
+    parameters = BlockParameters(**{name: torch.zeros(shape) for name, shape in parameter_shapes(8, 8, 2).items()})
+    pyramid = Pyramid(torch.zeros(1, 4, 8), ((2, 2),))
     with pytest.raises(RuntimeError, match=r"the input is on cpu|triton is not installed"):
         dyhead_block(pyramid, parameters, offset_mode="crop", norm_groups=4, backend="triton")
-    input, offset, weight = torch.zeros(1, 8, 2, 2), torch.zeros(1, 18, 2, 2), torch.zeros(8, 8, 3, 3)
+    input, offset, weight = torch.zeros(1, 8, 2, 2), torch.zeros(1, OFFSETS, 2, 2), torch.zeros(8, 8, 3, 3)
     with pytest.raises(RuntimeError, match=r"the input is on cpu|triton is not installed"):
         modulated_deform_conv2d(input, offset, weight, padding=1, backend="triton")
 

@@ -5,26 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from dyhead_kernels import BlockParameters, Pyramid, dyhead_block, modulated_deform_conv2d
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, parameter_shapes
 from torch import Tensor
 from torch.nn.functional import conv2d
 from torch.utils.flop_counter import FlopCounterMode
 
 
 def make_block(channels: int, device: str) -> BlockParameters:
-    shapes = {
-        "offset_weight": (27, channels, 3, 3),
-        "offset_bias": (27,),
-        "conv_weight": (3, channels, channels, 3, 3),
-        "conv_bias": (3, channels),
-        "norm_weight": (3, channels),
-        "norm_bias": (3, channels),
-        "scale_weight": (channels,),
-        "scale_bias": (1,),
-        "relu_weight1": (channels // 4, channels),
-        "relu_bias1": (channels // 4,),
-        "relu_weight2": (4 * channels, channels // 4),
-        "relu_bias2": (4 * channels,),
-    }
+    shapes = parameter_shapes(channels, channels, channels // 4)
     return BlockParameters(**{n: torch.zeros(s, device=device, requires_grad=True) for n, s in shapes.items()})
 
 
@@ -39,7 +27,7 @@ def counted(maps: list[Tensor], weights: list[Tensor]) -> int:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_deformable_convolution_costs_what_a_plain_one_does(device: str) -> None:
     maps, weight = torch.zeros(2, 8, 6, 5, device=device), torch.zeros(12, 8, 3, 3, device=device, requires_grad=True)
-    offset = torch.zeros(2, 18, 6, 5, device=device)
+    offset = torch.zeros(2, OFFSETS, 6, 5, device=device)
     with FlopCounterMode(display=False) as counter:
         output = modulated_deform_conv2d(maps, offset, weight, padding=1)
     assert counter.get_total_flops() == counted([maps], [weight])

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from dyhead_kernels.dyhead_block.layout import Layout
+from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.tables import BlockTables
 from dyhead_kernels.launch import launching, tuning
 
@@ -49,7 +49,7 @@ def test_blocks_are_powers_of_two_that_hold_all(size: int, block: int) -> None:
     ],
 )
 def test_float32_products_follow_pytorch_s_switches(switch: str, precision: str) -> None:
-    """In a process of their own: PyTorch refuses old and new switches in one."""
+    """Each switch has a process of its own: PyTorch refuses old and new switches in one."""
     code = (
         f"import torch; {switch}; from dyhead_kernels.launch.launching import dot_precision as dot;"
         "print(dot(), dot(exact=True))"
@@ -94,7 +94,7 @@ def test_a_batch_too_large_for_a_launch_is_named() -> None:
 def test_tables_are_not_made_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="run the operator once before, forward and backward"):
-        BlockTables(Layout(((9, 6), (5, 3), (3, 2))), "flat").levels.tables(4, 4, torch.device("cuda"))
+        BlockTables(BranchLayout(((9, 6), (5, 3), (3, 2))), "flat").levels.tables(4, 4, torch.device("cuda"))
 
 
 def test_tables_for_an_architecture_lie_over_the_defaults() -> None:
@@ -111,7 +111,7 @@ def test_the_package_s_diagram_shows_every_launch_in_order() -> None:
     from dyhead_kernels.dyhead_block import triton as form
     from dyhead_kernels.dyhead_block.parameters import parameter_shapes
 
-    layout = Layout(((9, 6), (5, 3), (3, 2)))
+    layout = BranchLayout(((9, 6), (5, 3), (3, 2)))
     values = torch.empty(1, layout.starts[-1], 16, device="meta")
     shapes = parameter_shapes(16, 16, 4)
     parameters = BlockParameters(**{name: torch.empty(shape, device="meta") for name, shape in shapes.items()})

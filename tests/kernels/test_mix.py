@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dyhead_kernels.dyhead_block.attention import torch as attention
-from dyhead_kernels.dyhead_block.layout import Layout
+from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.mix import torch as mix
 
 from tests.kernels.block_cases import PYRAMIDS, Shapes, every_pyramid, random_parameters
@@ -19,7 +19,7 @@ from tests.kernels.mix_cases import CHANNELS, NORM_GROUPS, measured, random_maps
 def test_a_large_mean_does_not_cancel(mean: float) -> None:
     """In float32, E[Y^2] - E[Y]^2 of these maps is off by a tenth and more; what is left here is the sums' rounding."""
     layout, maps = (
-        Layout(PYRAMIDS["three levels"]),
+        BranchLayout(PYRAMIDS["three levels"]),
         random_maps(PYRAMIDS["three levels"], mean=mean, dtype=torch.float32),
     )
     parameters = random_parameters(8, CHANNELS)
@@ -43,7 +43,7 @@ def test_a_large_mean_does_not_cancel(mean: float) -> None:
 @every_pyramid
 def test_gradients_of_the_convolutions_agree_with_autograd(shapes: Shapes) -> None:
     """Through the formula, and through the moments that it is made of."""
-    layout, parameters = Layout(shapes), random_parameters(8, CHANNELS)
+    layout, parameters = BranchLayout(shapes), random_parameters(8, CHANNELS)
     maps = random_maps(shapes)
     leaves = [each.clone().requires_grad_() for each in maps]
     moments = measured(maps, layout, torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dyhead_kernels.dyhead_block.layout import HIGH, Layout
+from dyhead_kernels.dyhead_block.layout import HIGH, BranchLayout
 from dyhead_kernels.dyhead_block.offsets import reference
 from dyhead_kernels.dyhead_block.offsets import torch as plain
 from dyhead_kernels.dyhead_block.parameters import OFFSETS, OFFSETS_AND_MASKS, TAPS
@@ -19,7 +19,7 @@ SHAPES = ((9, 6), (5, 3), (3, 2))
 
 def test_offsets_of_a_branch_stay_within_their_image() -> None:
     for mode in ("flat", "crop", "resize"):
-        plan = BlockTables(Layout(SHAPES), mode)
+        plan = BlockTables(BranchLayout(SHAPES), mode)
         for (branch, level), segment in zip(plan.branch_levels, plan.segments.maps, strict=True):
             height, width = segment.height, segment.width
             last = (height - 1) * segment.offset_line + width - 1
@@ -33,7 +33,7 @@ def test_offsets_of_a_branch_stay_within_their_image() -> None:
 def test_the_three_forms_make_the_same_offsets_and_masks(triton_device: torch.device) -> None:
     from dyhead_kernels.dyhead_block.offsets import triton
 
-    layout = Layout(SHAPES)
+    layout = BranchLayout(SHAPES)
     pyramid, parameters = in_float64(random_pyramid(SHAPES, batch=1), random_parameters())
     expected = [torch.cat(reference.offsets(level, parameters), dim=1) for level in pyramid.levels()]
     values = pyramid.values.detach().float().to(triton_device)

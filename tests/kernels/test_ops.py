@@ -143,7 +143,7 @@ def test_checkpointing_recomputes_the_same(make: Make, use_reentrant: bool) -> N
 def outputs_and_gradients_by_backward(
     module: nn.Module, call: Callable[..., list[Tensor]], levels: list[Tensor]
 ) -> list[Tensor]:
-    """By `backward`, since reentrant checkpointing refuses `torch.autograd.grad`."""
+    """Outputs and gradients by `backward`, since reentrant checkpointing refuses `torch.autograd.grad`."""
     leaves = [*levels, *module.parameters()]
     for leaf in leaves:
         leaf.grad = None

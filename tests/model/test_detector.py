@@ -137,7 +137,7 @@ def test_wrong_targets_are_refused(targets: list[dict[str, torch.Tensor]] | None
 
 
 def test_losses_in_evaluation_mode_are_refused_with_the_way_out(detector: Detector) -> None:
-    """As a trainer asks for them that keeps the mode a model is made in."""
+    """A trainer that keeps the mode a model is made in asks for them so."""
     target = {"boxes": torch.tensor([[10.0, 10.0, 60.0, 50.0]]), "labels": torch.tensor([1])}
     with pytest.raises(ValueError, match=r"evaluation mode.*call train\(\) first") as caught:
         detector([torch.rand(3, 64, 64)], [target])
@@ -161,7 +161,7 @@ def test_saved_and_loaded_answers_the_same(
 
 
 def test_a_state_dict_is_saved_and_loaded_by_safetensors(detector: Detector, tmp_path: Path) -> None:
-    """As other libraries' trainers save a model; they refuse tensors of another memory layout."""
+    """Other libraries' trainers save a model so, and refuse tensors of another memory layout."""
     path = tmp_path / "weights.safetensors"
     save_file(detector.state_dict(), path)
     other = tiny_detector(seed=1)
@@ -173,7 +173,7 @@ def test_a_state_dict_is_saved_and_loaded_by_safetensors(detector: Detector, tmp
 
 
 def test_writing_to_a_state_dict_changes_the_model() -> None:
-    """As moving averages of weights do."""
+    """Moving averages of weights write so."""
     model = tiny_detector()
     for value in model.state_dict().values():
         value.zero_()

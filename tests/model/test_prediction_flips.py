@@ -95,7 +95,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, detectors: dict[str, Detector]) ->
 @pytest.mark.parametrize("flip", ["horizontal", "vertical"])
 @pytest.mark.parametrize("kind", LOW)
 def test_a_flipped_picture_has_the_flipped_detections(detectors: dict[str, Detector], kind: str, flip: Flip) -> None:
-    """Of any detector, symmetric or not: both pictures are seen both ways."""
+    """This holds for any detector, symmetric or not: both pictures are seen both ways."""
     image, detector = picture(), detectors[kind]
     (first,), (second,) = (
         detector.predict(view, threshold=0, size="native", flips=[flip]) for view in (image, flipped(image, flip))

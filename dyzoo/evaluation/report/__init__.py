@@ -1,4 +1,4 @@
-"""What a detector does well and where it fails: the page, and the matching behind it."""
+"""The report of a detector's strengths and failures: the page, and the matching behind it."""
 
 from dyzoo.evaluation.report.matching import Finds, ImageMatches, Matcher, Matches, Objects, Outcome, Threshold
 from dyzoo.evaluation.report.page import REPORT_NAME, write_report

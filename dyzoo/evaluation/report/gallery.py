@@ -43,8 +43,8 @@ class Exhibit:
     """One image in the page.
 
     Attributes:
-        name: of its file.
-        words: what is wrong, and how much is right.
+        name: name of its file.
+        words: the caption, which says what is wrong, and how much is right.
         truth, prediction: `data:` addresses of JPEG pictures.
         width_px, height_px: of these pictures.
     """

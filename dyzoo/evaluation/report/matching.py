@@ -20,7 +20,7 @@ _TIED = 1e-9  # differences of the mean F1 below this are rounding
 
 
 class Outcome(IntEnum):
-    """What became of an object, or what a detection turned out to be."""
+    """The fate of an object, or of a detection."""
 
     RIGHT = 0
     CONFUSED = 1  # object and detection are a pair, their classes differ
@@ -60,7 +60,7 @@ class Finds:
     scores: np.ndarray
 
     def first(self, count: int) -> Finds:
-        """Those of the highest scores."""
+        """The finds of the highest scores."""
         return Finds(self.images[:count], self.labels[:count], self.boxes_xywh[:count], self.scores[:count])
 
 
@@ -133,7 +133,7 @@ class Matches:
             return {"precision": right / finds, "recall": right / objects, "f1": 2 * right / (objects + finds)}
 
     def image_counts(self) -> dict[str, np.ndarray]:
-        """Of each image, (N,): "right" and "confused" pairs, "missed" objects, "false" finds."""
+        """Counts in each image, (N,): "right" and "confused" pairs, "missed" objects, "false" finds."""
 
         def count(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
             return np.bincount(images[chosen], minlength=self.num_images)
@@ -146,7 +146,7 @@ class Matches:
         }
 
     def image(self, index: int) -> ImageMatches:
-        """What belongs to the sample of that index."""
+        """Objects, finds and pairs of the sample of that index."""
         objects, finds = (np.flatnonzero(side.images == index) for side in (self.objects, self.finds))
         paired = finds[self.match_of_find[finds] != NOTHING]
         return ImageMatches(objects, finds, np.stack([self.match_of_find[paired], paired], axis=1))

@@ -20,13 +20,13 @@ from dyzoo.evaluation.report.text import number, plain
 from dyzoo.files import write_text
 
 REPORT_NAME = "report.html"
-"""What the page is usually called."""
+"""The usual name of the page's file."""
 
 NUM_WORST = 12
 """Images in the page."""
 
 FALLBACK_THRESHOLD = 0.3
-"""Where no score is better than another: what `Detector.predict` keeps if it is not told otherwise."""
+"""Threshold where no score is better than another: the default of `Detector.predict`."""
 
 _INKS = {"light": "#27313b", "dark": "#d5dde5"}  # of figures on the page's two backgrounds
 _MOST_NOTES = 12
@@ -58,12 +58,12 @@ def write_report(
 
     Args:
         path: the file; written aside and renamed.
-        dataset: what was evaluated on; the worst images are read again.
-        evaluation: of `dyzoo.evaluate` on that data set.
-        title: of the page; names the detector and the data.
+        dataset: the data evaluated on; the worst images are read again.
+        evaluation: the result of `dyzoo.evaluate` on that data set.
+        title: title of the page; names the detector and the data.
         rows: one for each epoch of the training, see `dyzoo.evaluation.plots.save_training_curves`.
-        record: what the training's `run.json` holds.
-        comparison: with another detector, this evaluation's being the first.
+        record: the content of the training's `run.json`.
+        comparison: comparison with another detector, this evaluation's being the first.
     """
     matcher = Matcher(dataset, evaluation.detections)
     best = matcher.best_threshold()
@@ -133,13 +133,13 @@ def _finalize(value: Any) -> Any:
 
 
 def _best_row(rows: Sequence[Mapping[str, float | None]]) -> Mapping[str, float | None] | None:
-    """Of the highest AP; of several the first, as the training keeps it."""
+    """The row of the highest AP; of several the first, as the training keeps it."""
     evaluated = [row for row in rows if row.get("AP") is not None]
     return max(evaluated, key=lambda row: row["AP"] or 0.0, default=None)
 
 
 def _without_folders(note: str, dataset: DetectionDataset) -> str:
-    """Where the images lie on this machine is nothing to those who get the page."""
+    """The note without the images' folders: where they lie on this machine is nothing to those who get the page."""
     folders = sorted({str(sample.image_path.parent) for sample in dataset.samples}, key=len, reverse=True)
     for folder in folders:
         if folder not in (".", "/"):

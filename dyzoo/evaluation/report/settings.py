@@ -1,4 +1,4 @@
-"""What a training's `run.json` says, as lines of a table."""
+"""The content of a training's `run.json`, as lines of a table."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def _said(value: Any) -> str:
-    """As the command line writes it; of a path on this machine only the name."""
+    """A value as the command line writes it; of a path on this machine only the name."""
     if value is None:
         return "none"
     if isinstance(value, bool):

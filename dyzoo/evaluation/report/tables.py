@@ -28,7 +28,7 @@ class ClassRow(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Of the confusion matrix: how many, and the share of its row."""
+    """A cell of the confusion matrix: how many, and the share of its row."""
 
     times: int
     share: float | None
@@ -39,7 +39,7 @@ class ConfusionTable(NamedTuple):
     """The confusion matrix as it is shown.
 
     Attributes:
-        names: of the classes shown, in the order of the data set; None stands for all others together.
+        names: names of the classes shown, in the order of the data set; None stands for all others together.
         rows: (name, cells) for each of them and last the background, whose name is ""; the last column is "missed".
         left_out: classes that are merged into the others.
         pairs: the most frequent confusions of all classes: truth, prediction, how many, share of the truth's objects.
@@ -138,7 +138,7 @@ def size_rows(matches: Matches) -> list[SizeRow]:
 
 
 def false_find_kinds(matches: Matches) -> dict[str, int]:
-    """What the false finds are, by their IoU with the objects of the image."""
+    """Number of false finds of each kind, told apart by their IoU with the objects of the image."""
     false = matches.outcome_of_find == Outcome.UNMATCHED
     own, nearest = matches.nearest_own_iou[false], matches.nearest_iou[false]
     doubled = own >= 0.5

@@ -31,12 +31,12 @@ class Backbone(nn.Module):
 
     Args:
         config: the timm model and the deviations from timm's own layout.
-        strides_px: of the maps, finest first.
+        strides_px: strides of the maps, finest first.
         pretrained: load timm's published weights (needs the network or a filled cache), or those of a file.
 
     Attributes:
-        channels: of the maps, finest first.
-        strides_px: of the maps, finest first.
+        channels: number of channels of each map, finest first.
+        strides_px: strides of the maps, finest first.
 
     Raises:
         UnknownModelError: timm has no such model, its maps have other strides or sizes, it takes images of one size

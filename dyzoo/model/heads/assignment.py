@@ -72,7 +72,7 @@ def assign_fcos(boxes_xyxy: Tensor, grids: Sequence[AnchorGrid], radius: float) 
     Args:
         boxes_xyxy: (M, 4) float32 pixels, M may be 0.
         grids: the positions of each level, finest first; S is their sum.
-        radius: in units of the level's stride.
+        radius: distance from the centre in units of the level's stride.
 
     Returns:
         (S,) int64: the index of the object of each position, or `BACKGROUND`.

@@ -30,7 +30,7 @@ class ATSSHead(DenseHead):
         config: layers, assignment, losses and decoding.
         channels: C of the features.
         num_classes: K.
-        strides_px: of each level, finest first.
+        strides_px: stride of each level, finest first.
     """
 
     def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
@@ -57,14 +57,8 @@ class ATSSHead(DenseHead):
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes = ()) -> dict[str, Tensor]:
         """Scalar losses of a batch, averaged over its positive anchors, those of all processes that train together.
 
-        Args:
-            raw: what `forward` returned for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
-                the predictions; M may be 0.
-            image_sizes: not looked at: anchors over the padding count as background.
-
         Returns:
-            "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
+            "loss_cls", "loss_box" and "loss_centerness".
         """
         cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
         config, grids = self.config, self.anchor_grids(raw)
@@ -90,7 +84,7 @@ class ATSSHead(DenseHead):
         return self.config.clip_before_nms
 
     def candidates(self, raw: Raw) -> Candidates:
-        """What may be detected in every image; a score is class probability times centerness, without a square root."""
+        """Candidates of every image; a score is class probability times centerness, without a square root."""
         cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
         config, grids = self.config, self.anchor_grids(raw)
         probability = cls.sigmoid()  # (N, S, K)

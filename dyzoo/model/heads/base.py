@@ -1,4 +1,4 @@
-"""What every head offers to the detector."""
+"""The interface of every head, and the layers that heads share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-Raw = dict[str, list[Tensor]]  # what a head's forward returns: a list over the levels for each kind of prediction
-Detected = dict[str, Tensor]  # "boxes" (M, 4) float32 xyxy pixels, "scores" (M,) float32, "labels" (M,) int64
-Targets = Sequence[Mapping[str, Tensor]]  # for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64
-ImageSizes = Sequence[tuple[int, int]]  # (H, W) of each image without the padding of the batch, in pixels
+Raw = dict[str, list[Tensor]]
+"""Predictions of a head for N images: a list over the levels for each kind of prediction."""
+
+Detected = dict[str, Tensor]
+"""Detections in one image: "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest first,
+and "labels" (M,) int64."""
+
+Targets = Sequence[Mapping[str, Tensor]]
+"""Ground truth of each image: "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of the
+predictions; M may be 0."""
+
+ImageSizes = Sequence[tuple[int, int]]
+"""(H, W) of each image without the padding of the batch, in pixels."""
 
 
 class Head(nn.Module):
@@ -19,7 +28,7 @@ class Head(nn.Module):
 
     Args:
         num_classes: K, without background.
-        strides_px: of the feature levels, finest first.
+        strides_px: strides of the feature levels, finest first.
     """
 
     def __init__(self, num_classes: int, strides_px: Sequence[int]) -> None:
@@ -29,15 +38,27 @@ class Head(nn.Module):
 
     @abstractmethod
     def forward(self, features: Sequence[Tensor]) -> Raw:
-        """L maps (N, C, H, W), finest first -> raw predictions, what the two methods below start from."""
+        """L maps (N, C, H, W), finest first -> predictions, which the two methods below start from."""
 
     @abstractmethod
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes) -> dict[str, Tensor]:
-        """Scalar losses of a batch whose sum is to be minimised, finite even when the batch holds no object."""
+        """Scalar losses of a batch by name, finite even when the batch holds no object; their sum is to be minimised.
+
+        Args:
+            raw: the predictions of `forward` for N images.
+            targets: ground truth of the N images.
+            image_sizes: sizes of the N images, for heads that clip boxes to them; others count anchors over the
+                padding as background.
+        """
 
     @abstractmethod
     def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image, best first, boxes inside the image."""
+        """Detections of every image.
+
+        Args:
+            raw: the predictions of `forward` for N images.
+            image_sizes: sizes of the N images; none for an empty batch.
+        """
 
     def check_levels(self, features: Sequence[Tensor]) -> None:
         """Raise a `ValueError` unless there is one map for each stride."""

@@ -1,4 +1,4 @@
-"""What dense heads share: the layout of their predictions, their targets, and the way from scores to detections."""
+"""Common parts of dense heads: layout of predictions, targets, and the way from scores to detections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Positives(NamedTuple):
 
 
 def gather_positives(assigned: Tensor, targets: Targets) -> Positives:
-    """What each anchor has to learn.
+    """Match anchors with the objects that they learn.
 
     Args:
         assigned: (N, S) int64, the index of the object of each anchor within its image; negative for none.
@@ -66,24 +66,15 @@ class DenseHead(Head):
     @property
     @abstractmethod
     def clip_before_nms(self) -> bool:
-        """See `suppress`; so do `nms_threshold` and `max_detections` of the configuration."""
+        """Whether overlaps are measured inside the image, see `suppress`."""
 
     @abstractmethod
     def candidates(self, raw: Raw) -> Candidates:
-        """What of the N images that `forward` has seen takes part in suppression."""
+        """Pairs of anchor and class that take part in suppression, of the N images that `forward` has seen."""
 
     @torch.no_grad()
     def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image; `candidates` says what a score is.
-
-        Args:
-            raw: what `forward` returned for N images.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
-
-        Returns:
-            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
-            first, and "labels" (M,) int64.
-        """
+        """Detections of every image; `candidates` says what a score is."""
         if not image_sizes:
             return []
         return suppress_batch(
@@ -186,11 +177,8 @@ def suppress(
         image_size: (H, W) in pixels.
         clip_before_nms: overlaps are measured inside the image (mmdetection, torchvision) or on the full boxes
             (detectron2's dense heads).
-        nms_threshold: of two boxes of a class with a higher IoU, the one of the lower score goes.
-        max_detections: per image.
-
-    Returns:
-        Detections, highest score first.
+        nms_threshold: IoU above which, of two boxes of a class, the one of the lower score goes.
+        max_detections: most detections of an image.
     """
     if clip_before_nms:
         boxes_xyxy, scores, labels = _clip(boxes_xyxy, scores, labels, image_size)

@@ -24,7 +24,7 @@ class FasterRCNNHead(Head):
         config: layers, anchors, matching, sampling, losses and decoding.
         channels: C of the features.
         num_classes: K.
-        strides_px: of each level, finest first, each twice the one before.
+        strides_px: stride of each level, finest first, each twice the one before.
     """
 
     def __init__(self, config: FasterRCNNConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
@@ -34,7 +34,7 @@ class FasterRCNNHead(Head):
         self.roi = RegionClassifier(config, channels, num_classes, strides_px)
 
     def forward(self, features: Sequence[Tensor]) -> Raw:
-        """L maps (N, C, H, W), finest first -> lists over the levels of what the two methods below start from.
+        """L maps (N, C, H, W), finest first -> predictions, which the two methods below start from.
 
         Returns:
             "objectness" (N, A, H, W) logits and "box" (N, A * 4, H, W) deltas of the proposal network, and "features",
@@ -47,15 +47,8 @@ class FasterRCNNHead(Head):
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes) -> dict[str, Tensor]:
         """Scalar losses of a batch, on anchors and proposals drawn at random.
 
-        Args:
-            raw: what `forward` returned for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
-                the predictions; M may be 0.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels; proposals are clipped to it.
-
         Returns:
-            "loss_objectness" and "loss_rpn_box" of the first stage, "loss_cls" and "loss_box" of the second, finite
-            even when the batch holds no object.
+            "loss_objectness" and "loss_rpn_box" of the first stage, "loss_cls" and "loss_box" of the second.
         """
         loss_objectness, loss_rpn_box = self.rpn.losses(raw["objectness"], raw["box"], targets)
         proposals = self.propose(raw, image_sizes, self.config.rpn_candidates_train)
@@ -69,16 +62,7 @@ class FasterRCNNHead(Head):
 
     @torch.no_grad()
     def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
-        """Detections of every image; a score is the softmax probability of the class.
-
-        Args:
-            raw: what `forward` returned for N images.
-            image_sizes: (H, W) of each image without the padding of the batch, in pixels.
-
-        Returns:
-            For each image "boxes" (M, 4) float32 xyxy pixels inside the image, "scores" (M,) float32, highest
-            first, and "labels" (M,) int64.
-        """
+        """Detections of every image; a score is the softmax probability of the class."""
         if not image_sizes:
             return []
         proposals = self.propose(raw, image_sizes, self.config.rpn_candidates_test)

@@ -29,7 +29,7 @@ class FCOSHead(DenseHead):
         config: layers, assignment, losses and decoding.
         channels: C of the features.
         num_classes: K.
-        strides_px: of each level, finest first.
+        strides_px: stride of each level, finest first.
     """
 
     clip_before_nms = True
@@ -61,14 +61,8 @@ class FCOSHead(DenseHead):
     def losses(self, raw: Raw, targets: Targets, image_sizes: ImageSizes = ()) -> dict[str, Tensor]:
         """Scalar losses of a batch, averaged over its positive positions, those of all processes that train together.
 
-        Args:
-            raw: what `forward` returned for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
-                the predictions; M may be 0.
-            image_sizes: not looked at: positions over the padding count as background.
-
         Returns:
-            "loss_cls", "loss_box" and "loss_centerness", finite even when the batch holds no object.
+            "loss_cls", "loss_box" and "loss_centerness".
         """
         cls, distances_px, centerness_logits, points = self._flatten(raw)
         config, grids = self.config, self.grids(raw)
@@ -88,7 +82,7 @@ class FCOSHead(DenseHead):
         }
 
     def candidates(self, raw: Raw) -> Candidates:
-        """What may be detected in every image; a score is the square root of class probability times centerness."""
+        """Candidates of every image; a score is the square root of class probability times centerness."""
         cls, distances_px, centerness_logits, points = self._flatten(raw)
         config = self.config
         score = (cls.sigmoid() * centerness_logits.sigmoid()).sqrt()  # (N, S, K)

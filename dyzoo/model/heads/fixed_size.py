@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def suppress_to_fixed_size(
 
     Args:
         boxes_xyxy, scores, labels, present: `dense.Candidates`, (N, T, 4) and (N, T).
-        image_sizes: (N, 2) int64, (H, W) of each image without the padding of the batch, in pixels.
+        image_sizes: (N, 2) int64, see `base.ImageSizes`.
         clip_before_nms, nms_threshold, max_detections: see `dense.suppress`.
     """
     detections = suppress_batch(
@@ -59,17 +59,8 @@ def suppress_to_fixed_size(
 
 
 @suppress_to_fixed_size.register_fake
-def _(
-    boxes_xyxy: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    present: Tensor,
-    image_sizes: Tensor,
-    clip_before_nms: bool,
-    nms_threshold: float,
-    max_detections: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _places(boxes_xyxy, scores, labels, max_detections)
+def _(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _places(boxes_xyxy, scores, labels, rest[-1])
 
 
 def _places(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -29,8 +29,8 @@ def assign_by_iou(
     Args:
         boxes_xyxy: (M, 4) float32 pixels, M may be 0.
         anchors_xyxy: (S, 4) float32 pixels.
-        foreground_iou: at least this IoU is foreground.
-        background_iou: less is background; what is between the two is `IGNORED`.
+        foreground_iou: least IoU of foreground.
+        background_iou: IoU below which an anchor is background; between the two it is `IGNORED`.
         rescue: the anchors of an object's highest IoU are foreground however low it is (`allow_low_quality_matches`).
             They still learn the object that *they* overlap most.
 
@@ -82,7 +82,7 @@ def sample_balanced(assigned: Tensor, count: int, positive_fraction: float) -> t
 
     Args:
         assigned: (S,) int64 from `assign_by_iou`; `IGNORED` ones are never drawn.
-        count: to draw in all; fewer where there are not enough.
+        count: number of anchors to draw in all; fewer where there are not enough.
         positive_fraction: at most this share are positive, rounded down; background fills the rest.
 
     Returns:

@@ -32,13 +32,13 @@ class RetinaNetHead(DenseHead):
         config: layers, anchors, matching, losses and decoding.
         channels: C of the features.
         num_classes: K.
-        strides_px: of each level, finest first.
+        strides_px: stride of each level, finest first.
 
     Attributes:
         loss_normalizer: running mean of the positive anchors of a batch, scalar, which training divides its losses by
-            and updates. Of the joined batch where several processes train together, each taking its share of it, while
-            detectron2's processes have one each. A buffer, where detectron2 has an attribute that is lost on saving: a
-            training that is resumed goes on as if it had not been interrupted.
+            and updates. Where several processes train together it counts their joined batch and each takes its share,
+            while detectron2's processes have one each. It is a buffer, where detectron2 has an attribute that is lost
+            on saving: a training that is resumed goes on as if it had not been interrupted.
     """
 
     loss_normalizer: Tensor
@@ -74,14 +74,8 @@ class RetinaNetHead(DenseHead):
 
         In training mode `loss_normalizer` is updated, in evaluation mode only the quotient is formed.
 
-        Args:
-            raw: what `forward` returned for N images.
-            targets: for each image "boxes" (M, 4) xyxy pixels and "labels" (M,) int64 in [0, K), on the device of
-                the predictions; M may be 0.
-            image_sizes: not looked at: anchors over the padding count as background.
-
         Returns:
-            "loss_cls" and "loss_box", finite even when the batch holds no object.
+            "loss_cls" and "loss_box".
         """
         cls, deltas = self._flatten(raw)
         config = self.config
@@ -106,7 +100,7 @@ class RetinaNetHead(DenseHead):
         return {"loss_cls": loss_cls / normalizer, "loss_box": loss_box / normalizer}
 
     def candidates(self, raw: Raw) -> Candidates:
-        """What may be detected in every image; a score is the class probability.
+        """Candidates of every image; a score is the class probability.
 
         Of the pairs of anchor and class above the threshold, the highest `candidates_per_level` of each level take
         part, as in detectron2's present code; its first releases took no more from a level than it has anchors.

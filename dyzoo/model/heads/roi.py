@@ -35,7 +35,7 @@ class RegionClassifier(nn.Module):
         config: layers, matching, sampling and suppression.
         channels: C of the features.
         num_classes: K.
-        strides_px: of each level, finest first.
+        strides_px: stride of each level, finest first.
 
     Raises:
         ValueError: no level has a stride of 32 or less, so there is nothing to pool from.

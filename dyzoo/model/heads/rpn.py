@@ -21,7 +21,7 @@ DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 class Proposals(NamedTuple):
-    """Of one image, the likeliest first."""
+    """Proposals of one image, the likeliest first."""
 
     boxes_xyxy: Tensor  # (R, 4) float32 pixels, inside the image and not empty
     logits: Tensor  # (R,) float32 objectness
@@ -36,7 +36,7 @@ class RegionProposals(nn.Module):
     Args:
         config: anchors, matching, sampling and suppression.
         channels: C of the features.
-        strides_px: of each level, finest first.
+        strides_px: stride of each level, finest first.
     """
 
     def __init__(self, config: FasterRCNNConfig, channels: int, strides_px: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ HIGH, MID, LOW = BRANCHES = range(3)
 
 
 @dataclass(frozen=True)
-class Layout:
+class BranchLayout:
     """`mid` writes a buffer packed like the pyramid; `high` and `low` write one packed like its levels 1 and coarser.
 
     Attributes:

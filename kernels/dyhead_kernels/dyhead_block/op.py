@@ -15,7 +15,7 @@ from ..checks import check_kind, check_shape
 from ..precision import matmul_dtype, without_autocast
 from ..pyramid import Pyramid
 from . import reference
-from .layout import Layout
+from .layout import BranchLayout
 from .parameters import BlockParameters, OffsetMode, parameter_shapes
 
 PARAMETERS = tuple(field.name for field in fields(BlockParameters))
@@ -125,10 +125,10 @@ def _(grad_output: Tensor, values: Tensor, *arguments: Any) -> list[Tensor]:
     ]
 
 
-def _parse(arguments: Sequence[Any]) -> tuple[tuple[BlockParameters, Layout, OffsetMode, int], Any]:
+def _parse(arguments: Sequence[Any]) -> tuple[tuple[BlockParameters, BranchLayout, OffsetMode, int], Any]:
     """The op's arguments after `values` -> the arguments that every form takes, and the form's name."""
     sizes, offset_mode, norm_groups, backend = arguments[len(PARAMETERS) :]
-    layout = Layout(tuple(zip(sizes[::2], sizes[1::2], strict=True)))
+    layout = BranchLayout(tuple(zip(sizes[::2], sizes[1::2], strict=True)))
     return (BlockParameters(*arguments[: len(PARAMETERS)]), layout, cast(OffsetMode, offset_mode), norm_groups), backend
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..launch.launching import block_size, parameters
 from ..launch.tables import Level, Maps, Segment, Tables, int_table, to_device
-from .layout import BRANCHES, HIGH, LOW, MID, Layout, line_weights
+from .layout import BRANCHES, HIGH, LOW, MID, BranchLayout, line_weights
 from .parameters import OFFSETS, OFFSETS_AND_MASKS, OffsetMode
 
 
@@ -23,7 +23,7 @@ class BlockTables:
     image are (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
     """
 
-    layout: Layout
+    layout: BranchLayout
     offset_mode: OffsetMode
 
     @cached_property
@@ -184,6 +184,6 @@ class BlockTables:
 
 
 @cache  # a graph that was captured holds addresses of these tables: they are never given up
-def block_tables(layout: Layout, offset_mode: OffsetMode) -> BlockTables:
+def block_tables(layout: BranchLayout, offset_mode: OffsetMode) -> BlockTables:
     """The same object for equal arguments, so that its tables are made once."""
     return BlockTables(layout, offset_mode)

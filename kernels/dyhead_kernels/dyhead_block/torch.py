@@ -12,7 +12,7 @@ from ..deform_conv.packed import torch as deform_conv
 from ..precision import sampling_dtype
 from .attention import torch as attention
 from .attention.quantities import Moments
-from .layout import BRANCHES, Layout
+from .layout import BRANCHES, BranchLayout
 from .mix import torch as mix
 from .offsets import torch as offsets
 from .parameters import BlockParameters, OffsetMode
@@ -23,7 +23,7 @@ class State(NamedTuple):
 
     Attributes:
         offset_mask: (N, S, 27), 9 pairs (dy, dx) and 9 masks, the sigmoid applied, in the dtype of sampling.
-        high, mid, low: (N, S_i, C), the raw convolutions, packed as `Layout` says, in the dtype of the matrix product.
+        high, mid, low: (N, S_i, C), the raw convolutions, packed as in `BranchLayout`, in the matrix product's dtype.
         moments: (3, 3, N, L, C), mean, variance and mean_change of `attention.quantities.Moments`.
     """
 
@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 
 def state_like(
-    values: Tensor, parameters: BlockParameters, layout: Layout, offset_mode: OffsetMode, norm_groups: int
+    values: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mode: OffsetMode, norm_groups: int
 ) -> tuple[Tensor, ...]:
     """The output (N, S, C) and the tensors of `State`, allocated and not filled."""
     batch, positions, _ = values.shape
@@ -53,7 +53,7 @@ def state_like(
 
 
 def forward(
-    values: Tensor, parameters: BlockParameters, layout: Layout, offset_mode: OffsetMode, norm_groups: int
+    values: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mode: OffsetMode, norm_groups: int
 ) -> tuple[Tensor, list[Tensor]]:
     """The output (N, S, C) and the tensors of `State`.
 
@@ -80,7 +80,7 @@ def backward(
     grad_output: Tensor,
     values: Tensor,
     parameters: BlockParameters,
-    layout: Layout,
+    layout: BranchLayout,
     offset_mode: OffsetMode,
     norm_groups: int,
     state: list[Tensor],

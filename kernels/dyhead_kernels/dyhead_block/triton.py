@@ -12,7 +12,7 @@ from ..deform_conv.packed import triton as deform_conv
 from ..deform_conv.packed.triton import Convolution, Operands
 from .attention import triton as attention
 from .attention.triton import Attention
-from .layout import Layout
+from .layout import BranchLayout
 from .mix import triton as mix
 from .offsets import triton as offsets
 from .parameters import BlockParameters, OffsetMode
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 def state_like(
-    values: Tensor, parameters: BlockParameters, layout: Layout, offset_mode: OffsetMode, norm_groups: int
+    values: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mode: OffsetMode, norm_groups: int
 ) -> tuple[Tensor, ...]:
     """The output (N, S, C) and the tensors of `State`, allocated and not filled."""
     images, positions, _ = values.shape
@@ -51,7 +51,7 @@ def state_like(
 
 
 def forward(
-    values: Tensor, parameters: BlockParameters, layout: Layout, offset_mode: OffsetMode, norm_groups: int
+    values: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mode: OffsetMode, norm_groups: int
 ) -> tuple[Tensor, list[Tensor]]:
     """The output (N, S, C) and the tensors of `State`.
 
@@ -77,7 +77,7 @@ def backward(
     grad_output: Tensor,
     values: Tensor,
     parameters: BlockParameters,
-    layout: Layout,
+    layout: BranchLayout,
     offset_mode: OffsetMode,
     norm_groups: int,
     state: list[Tensor],

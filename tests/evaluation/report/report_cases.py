@@ -48,7 +48,7 @@ def results(images: Sequence[Sequence[Find]]) -> list[dict[str, Any]]:
 
 
 def evaluation(data: DetectionDataset, found: list[dict[str, Any]], notes: tuple[str, ...] = ()) -> Evaluation:
-    """As `dyzoo.evaluate` would score these detections."""
+    """An evaluation as `dyzoo.evaluate` would give it of these detections."""
     measured = measure(data, found, load_scorer("pycocotools"))
     return Evaluation(*measured, detections=found, num_images=len(data), notes=notes)
 

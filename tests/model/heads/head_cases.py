@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ CHANNELS, CLASSES = 16, 3
 STRIDES_PX = (8, 16, 32)
 SHAPES = ((12, 15), (6, 8), (3, 4))
 IMAGE_SIZE = (96, 120)
+MAX_LOG_GROWTH = math.log(1000 / 16)  # a side grows at most so much from its anchor
 
 CONFIGS: dict[str, HeadConfig] = {
     "atss": ATSSConfig(),

@@ -49,7 +49,7 @@ class Torchvisions:
         self.model = FCOS(backbone, num_classes, anchor_generator=anchors, score_thresh=0.05, **settings)
 
     def anchors(self, maps: list[Tensor]) -> list[Tensor]:
-        """Of each image, (S, 4)."""
+        """The anchors of each image, (S, 4)."""
         generator = self.model.anchor_generator
         generator.set_cell_anchors(torch.float32, torch.device("cpu"))
         strides = [[torch.tensor(stride)] * 2 for stride in STRIDES_PX]

@@ -1,4 +1,4 @@
-"""What every head promises, whatever its kind."""
+"""Promises of every head, whatever its kind."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def test_build_head_makes_what_the_config_describes() -> None:
         assert type(build_head(config, CHANNELS, CLASSES, STRIDES_PX)) is kinds[kind]
     with pytest.raises(ValueError, match="expected one of the configurations"):
         build_head("atss", CHANNELS, CLASSES, STRIDES_PX)
+
+
+@pytest.mark.parametrize("kind", ["atss", "retinanet"])
+def test_a_new_head_gives_every_class_the_prior_probability(kind: str) -> None:
+    raw = make_head(kind, prior_probability=0.02)([torch.zeros_like(level) for level in make_features()])
+    for level in raw["cls"]:
+        torch.testing.assert_close(level.sigmoid(), torch.full_like(level, 0.02))
 
 
 @every_head

@@ -16,6 +16,7 @@ from tests.model.heads.head_cases import (
     CHANNELS,
     CLASSES,
     IMAGE_SIZE,
+    MAX_LOG_GROWTH,
     NOTHING,
     OBJECTS,
     STRIDES_PX,
@@ -30,7 +31,6 @@ from tests.model.heads.head_cases import (
 )
 
 PYRAMID_PX = (4, 8, 16, 32)
-MAX_LOG_GROWTH = math.log(1000 / 16)
 
 
 def roi(num_classes: int = CLASSES, **settings: object) -> RegionClassifier:

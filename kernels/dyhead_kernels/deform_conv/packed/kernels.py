@@ -66,8 +66,8 @@ def _deform_conv_forward_kernel(
     C_IN: tl.constexpr = CONV.in_channels
     C_OUT: tl.constexpr = CONV.out_channels
     RUN: tl.constexpr = CONV.run
-    GROUP_IN: tl.constexpr = C_IN // CONV.groups
-    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
+    GROUP_IN: tl.constexpr = CONV.group_in
+    GROUP_OUT: tl.constexpr = CONV.group_out
     OUT_BLOCKS: tl.constexpr = (GROUP_OUT + BLOCK_O - 1) // BLOCK_O
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
     tile = tl.program_id(0)

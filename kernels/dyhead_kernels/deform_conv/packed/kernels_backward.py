@@ -75,8 +75,8 @@ def _deform_conv_backward_kernel(
     C_IN: tl.constexpr = CONV.in_channels
     C_OUT: tl.constexpr = CONV.out_channels
     RUN: tl.constexpr = CONV.run
-    GROUP_IN: tl.constexpr = C_IN // CONV.groups
-    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
+    GROUP_IN: tl.constexpr = CONV.group_in
+    GROUP_OUT: tl.constexpr = CONV.group_out
     OFFSET_RUN: tl.constexpr = C_IN // CONV.offset_groups
     RUN_BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
@@ -210,8 +210,8 @@ def _deform_conv_weight_backward_kernel(
     C_IN: tl.constexpr = CONV.in_channels
     C_OUT: tl.constexpr = CONV.out_channels
     RUN: tl.constexpr = CONV.run
-    GROUP_IN: tl.constexpr = C_IN // CONV.groups
-    GROUP_OUT: tl.constexpr = C_OUT // CONV.groups
+    GROUP_IN: tl.constexpr = CONV.group_in
+    GROUP_OUT: tl.constexpr = CONV.group_out
     RUN_BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
     tap, block = tl.program_id(1) % TAPS, tl.program_id(1) // TAPS

@@ -16,11 +16,18 @@ from . import kernels, kernels_backward
 
 
 class Constants(NamedTuple):
-    """Numbers that every kernel is compiled for; `run`: channels that share a weight group and an offset group."""
+    """Numbers that every kernel is compiled for.
+
+    Attributes:
+        group_in, group_out: input and output channels of a weight group.
+        run: channels that share a weight group and an offset group.
+    """
 
     in_channels: int
     out_channels: int
     groups: int
+    group_in: int
+    group_out: int
     offset_groups: int
     run: int
     taps: int
@@ -62,6 +69,8 @@ class Convolution:
             self.in_channels,
             self.out_channels,
             self.groups,
+            self.in_channels // self.groups,
+            self.out_channels // self.groups,
             self.offset_groups,
             self.run,
             self.taps,

@@ -180,8 +180,8 @@ def _attention_backward_kernel(
     BLOCK_G: tl.constexpr,
     MATRIX_ROWS: tl.constexpr,
 ):
-    """From the gradients of the coefficients, those of the moments, (N, L, 3, 3, C), and the parts that
-    parameters get from each image and level.
+    """Gradients of the coefficients -> gradients of the moments, (N, L, 3, 3, C), and the parts that parameters get
+    from each image and level.
 
     A row of `rows_ptr`, (N * L, 14 C + HIDDEN + 1), holds `quantities.GRADIENT_ROWS`, then the gradients of the hidden
     units before their ReLU and of the scale bias. `pooled_ptr`, (N * L, C), gets the dynamic ReLU's input. Grid:

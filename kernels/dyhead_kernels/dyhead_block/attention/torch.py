@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...precision import without_autocast
-from ..layout import BRANCHES, HIGH, Layout
+from ..layout import BRANCHES, HIGH, BranchLayout
 from ..parameters import BlockParameters
 from .quantities import Coefficients, Moments
 from .reference import GROUP_NORM_EPS, hard_sigmoid
 
 
-def measure(convolved: Sequence[Tensor], layout: Layout, moments: Moments) -> None:
-    """Write the moments of high, mid and low, (N, S_i, C) each, packed as `Layout` says, to `moments` (3, N, L, C)."""
+def measure(convolved: Sequence[Tensor], layout: BranchLayout, moments: Moments) -> None:
+    """Write moments (3, N, L, C) of high, mid and low, (N, S_i, C) each, packed as in `BranchLayout`."""
     for tensor in moments:
         tensor.zero_()
     for (branch, level), rows in layout.split(convolved).items():
@@ -65,14 +65,14 @@ class _Steps(NamedTuple):
     theta_logits: Tensor
 
 
-def forward(moments: Moments, parameters: BlockParameters, layout: Layout, norm_groups: int) -> Coefficients:
+def forward(moments: Moments, parameters: BlockParameters, layout: BranchLayout, norm_groups: int) -> Coefficients:
     """Coefficients (N, L, C), gains (3, N, L, C), in the dtype of `moments`; differentiable by autograd too."""
     steps = _steps(moments, parameters, layout, norm_groups)
     a1, b1, a2, b2 = hard_sigmoid(steps.theta_logits).chunk(4, dim=-1)
     return Coefficients(steps.gain, steps.shift, 2 * a1, b1 - 0.5, 2 * a2 - 1, b2 - 0.5)
 
 
-def _steps(moments: Moments, parameters: BlockParameters, layout: Layout, norm_groups: int) -> _Steps:
+def _steps(moments: Moments, parameters: BlockParameters, layout: BranchLayout, norm_groups: int) -> _Steps:
     mean, variance, mean_change = moments
     gamma, beta, bias = (
         mean.new_zeros(1, 1, 1, 1) if p is None else p[:, None, None].to(mean.dtype)
@@ -104,7 +104,7 @@ def _steps(moments: Moments, parameters: BlockParameters, layout: Layout, norm_g
 
 
 def backward(
-    moments: Moments, parameters: BlockParameters, layout: Layout, norm_groups: int, grads: Coefficients
+    moments: Moments, parameters: BlockParameters, layout: BranchLayout, norm_groups: int, grads: Coefficients
 ) -> tuple[Moments, dict[str, Tensor | None]]:
     """Gradients of the coefficients -> those of the moments, and of the parameters that `forward` reads, by name.
 
@@ -166,7 +166,7 @@ def _hard_sigmoid_slope(logits: Tensor) -> Tensor:
     return ((logits > -3) & (logits < 3)).to(logits.dtype) / 6
 
 
-def _branch_weights(layout: Layout, like: Tensor) -> Tensor:
+def _branch_weights(layout: BranchLayout, like: Tensor) -> Tensor:
     """(3, 1, L, 1), 1 / k for each of the k branches that a level has, else 0."""
     present = like.new_tensor([[layout.has(branch, level) for level in layout.levels] for branch in BRANCHES])
     return (present / present.sum(dim=0))[:, None, :, None]

@@ -48,7 +48,7 @@ from ..attention.rows import (
 
 
 class _Block(NamedTuple):
-    """Arguments that all kernels here weight: maps and coefficients of all images, tables, sizes of the pyramid."""
+    """Arguments that all kernels here share: maps and coefficients of all images, tables, sizes of the pyramid."""
 
     convolved_ptr: Any
     coefficients_ptr: Any

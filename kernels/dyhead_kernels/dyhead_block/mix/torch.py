@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from ..attention.quantities import Coefficients, Moments
-from ..layout import HIGH, LOW, MID, Layout
+from ..layout import HIGH, LOW, MID, BranchLayout
 
 Maps = dict[tuple[int, int], Tensor]  # (branch, level) -> (N, H * W, C)
 
 
 def forward(
-    convolved: Sequence[Tensor], moments: Moments, coefficients: Coefficients, layout: Layout, output: Tensor
+    convolved: Sequence[Tensor], moments: Moments, coefficients: Coefficients, layout: BranchLayout, output: Tensor
 ) -> None:
     """Upsample, weigh, add and activate, by the formula of `attention/quantities.py`.
 
     Args:
-        convolved: high, mid and low, (N, S_i, C) each, without the convolutions' bias, packed as `Layout` says.
+        convolved: high, mid and low, (N, S_i, C) each, without the convolutions' bias, packed as `BranchLayout` says.
         moments, coefficients: theirs, (3, N, L, C) and (N, L, C); mixing is done in their dtype, float32 or wider.
         output: (N, S, C) in the dtype of `convolved`; written.
     """
@@ -38,7 +38,7 @@ def forward(
 
 
 def _mix(
-    mixed: Tensor, maps: Maps, level: int, at: Coefficients, moments: Moments, layout: Layout, scratch: Tensor
+    mixed: Tensor, maps: Maps, level: int, at: Coefficients, moments: Moments, layout: BranchLayout, scratch: Tensor
 ) -> None:
     """mixed = m of one level. What it is less of A_i M_i is the same for every row, hence D - sum_i A_i M_i once."""
     high = None if (HIGH, level) not in maps else layout.upsample(maps[HIGH, level] * at.gain[HIGH], level)
@@ -51,7 +51,7 @@ def _mix(
 
 
 def backward(
-    grad_output: Tensor, convolved: Sequence[Tensor], moments: Moments, coefficients: Coefficients, layout: Layout
+    grad_output: Tensor, convolved: Sequence[Tensor], moments: Moments, coefficients: Coefficients, layout: BranchLayout
 ) -> tuple[Maps, Coefficients]:
     """Gradients of every A_i Y_i, before upsampling, and of the coefficients."""
     maps = layout.split(convolved)
@@ -92,7 +92,7 @@ def branches_backward(
     moments: Moments,
     coefficients: Coefficients,
     grad_moments: Moments,
-    layout: Layout,
+    layout: BranchLayout,
 ) -> list[Tensor]:
     """The whole gradient of high, mid and low, through the formula and through the moments, in their dtype."""
     grad_convolved = [torch.empty_like(rows) for rows in convolved]
@@ -115,7 +115,7 @@ def branches_backward(
     return grad_convolved
 
 
-def _levels(packed: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+def _levels(packed: Tensor, layout: BranchLayout) -> tuple[Tensor, ...]:
     """Views (N, H * W, C) of the levels of (N, S, C)."""
     return packed.split([height * width for height, width in layout.shapes], dim=1)
 

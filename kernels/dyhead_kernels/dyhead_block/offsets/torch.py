@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ...deform_conv.packed.torch import Samples
 from ...pyramid import Pyramid
-from ..layout import BRANCHES, HIGH, LOW, MID, Layout
+from ..layout import BRANCHES, HIGH, LOW, MID, BranchLayout
 from ..parameters import OFFSETS, TAPS, BlockParameters, OffsetMode
 from .reference import high_branch_offsets, offset_scale
 
 
-def forward(maps: Tensor, parameters: BlockParameters, layout: Layout, offset_mask: Tensor) -> None:
+def forward(maps: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mask: Tensor) -> None:
     """Offsets and masks of every position of `maps` (N, S, C_in), written to `offset_mask` (N, S, 27).
 
     The offset convolution stays in float32 under autocast: offsets rounded to bfloat16 move the sampling positions, and
@@ -30,7 +30,7 @@ def backward(
     grad_logits: Tensor,
     maps: Tensor,
     parameters: BlockParameters,
-    layout: Layout,
+    layout: BranchLayout,
     grad_maps: Tensor | None,
     parameters_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -54,7 +54,7 @@ def backward(
     return total_weight.to(parameters.offset_weight.dtype), total_bias.to(parameters.offset_bias.dtype)
 
 
-def branch_samples(maps: Tensor, offset_mask: Tensor, layout: Layout, mode: OffsetMode) -> list[Samples]:
+def branch_samples(maps: Tensor, offset_mask: Tensor, layout: BranchLayout, mode: OffsetMode) -> list[Samples]:
     """Samples of `maps` (N, S, C_in) that the branches high, mid and low take."""
     offset, mask = (Pyramid(part, layout.shapes) for part in (offset_mask[..., :OFFSETS], offset_mask[..., OFFSETS:]))
     high = [(offset.values[:, :0], mask.values[:, :0])]
@@ -76,7 +76,7 @@ def branch_samples(maps: Tensor, offset_mask: Tensor, layout: Layout, mode: Offs
 
 
 def branch_samples_backward(
-    grads: list[tuple[Tensor, Tensor]], offset_mask: Tensor, layout: Layout, mode: OffsetMode
+    grads: list[tuple[Tensor, Tensor]], offset_mask: Tensor, layout: BranchLayout, mode: OffsetMode
 ) -> Tensor:
     """Gradients of each branch's offsets (N, P, 18) and masks (N, P, 9) -> of the offset convolution (N, S, 27)."""
     total = torch.cat(grads[MID], dim=-1)
