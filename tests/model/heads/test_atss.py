@@ -217,6 +217,35 @@ def test_perfect_predictions_decode_to_the_objects_and_cost_nothing() -> None:
         torch.testing.assert_close(found["boxes"][found_order], target["boxes"][order], atol=1e-2, rtol=0)
 
 
+def test_as_many_detections_as_are_allowed_and_all_of_them_sound() -> None:
+    head = make_head(score_threshold=0.0, max_detections=20)
+    with torch.no_grad():
+        head.cls.weight.mul_(50)
+        head.box.weight.mul_(50)
+    sizes = [(96, 120), (64, 100), (10, 11)]
+    results = head.decode(head(make_features(batch=3)), sizes)
+    assert len(results[0]["boxes"]) == 20
+    for found, (height, width) in zip(results, sizes, strict=True):
+        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
+        assert 0 < len(boxes) == len(scores) == len(labels) <= 20
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes <= torch.tensor([width, height, width, height])).all()
+        assert (scores[:-1] >= scores[1:]).all()
+        assert ((scores > 0) & (scores < 1)).all()
+        assert ((labels >= 0) & (labels < CLASSES)).all()
+
+
+def test_an_image_has_the_same_detections_alone_and_in_a_batch_to_a_ten_thousandth() -> None:
+    head = make_head(score_threshold=0.0)
+    features = make_features(batch=2)
+    together = head.decode(head(features), [IMAGE_SIZE, (50, 60)])
+    for image, size in enumerate([IMAGE_SIZE, (50, 60)]):
+        alone = head.decode(head([level[image : image + 1] for level in features]), [size])[0]
+        for name, value in alone.items():
+            torch.testing.assert_close(together[image][name], value, rtol=1e-4, atol=1e-4)
+
+
 def one_level_head(**settings: object) -> ATSSHead:
     """Stride 32 and small anchors: side 32 px, positions (column + 0.5) * 32; neighbours do not overlap."""
     return ATSSHead(replace(ATSSConfig(), anchor_scale=1.0, **settings), CHANNELS, CLASSES, (32,))
