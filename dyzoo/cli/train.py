@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from dyzoo.cli.options import DataOption, DeviceOption, choose_device
 from dyzoo.cli.terminal import say, show
 from dyzoo.config.training import Precision, TrainConfig, TransformConfig
+from dyzoo.environment import index_on_machine
 from dyzoo.errors import DyzooError
 
 Number = typer.Option(metavar="N")
@@ -197,7 +197,7 @@ def train(
     try:
         evaluation = run_training(config)
     except (DyzooError, OSError):
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if index_on_machine() == 0:
             raise
         raise typer.Exit(1) from None  # one process of a machine says it for all
     is_main = process_index() == MAIN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from dyzoo.config.training import Precision
 from dyzoo.distributed import MAIN, share_from_main, sum_over_processes
+from dyzoo.environment import launched_processes, launcher_precision
 from dyzoo.errors import DyzooError, TrainingError
 from dyzoo.model.detector import Detector
 from dyzoo.text import printable
@@ -57,7 +57,7 @@ class Processes:
 
     def __init__(self, device_name: str | None = None) -> None:
         chosen = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        launched = launched_processes()
         if launched > 1 and chosen.index is not None:
             raise TrainingError(f"the device is {chosen} for {launched} processes: leave it out, each takes its own")
         self._data_parallel = DistributedDataParallelKwargs()
@@ -90,7 +90,7 @@ class Processes:
 
         "auto" is what `accelerate launch --mixed_precision` was told, else bfloat16 where the hardware has it.
         """
-        launcher = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        launcher = launcher_precision()
         if wanted == "auto" and launcher in ("bf16", "fp16"):
             return precision_dtype(cast(Precision, launcher), self.device)
         return precision_dtype(wanted, self.device)

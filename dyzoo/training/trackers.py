@@ -7,7 +7,6 @@ the interpreter, and a second run in it would add to the first one's.
 from __future__ import annotations
 
 import netrc
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal, cast
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from dyzoo.environment import chosen_wandb_mode, has_wandb_key, wandb_project
 from dyzoo.errors import first_line
 from dyzoo.training.progression import Row
 
@@ -38,7 +38,7 @@ class Trackers:
         board = TensorBoardTracker(TENSORBOARD_NAME, logging_dir=str(folder), purge_step=first_epoch)
         board.start()
         self.trackers: list[GeneralTracker] = [board]
-        if find_spec("wandb") is not None and os.environ.get("WANDB_MODE") != "disabled":
+        if find_spec("wandb") is not None and chosen_wandb_mode() != "disabled":
             self._start_wandb(folder, settings)
 
     def _start_wandb(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Trackers:
             kept.mkdir(parents=True, exist_ok=True)
             run_id = number.read_text(encoding="utf-8").strip() if number.is_file() else None
             tracker = WandBTracker(
-                os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+                wandb_project(WANDB_PROJECT),
                 dir=str(folder),
                 name=folder.name,
                 config=settings,
@@ -86,9 +86,9 @@ class Trackers:
 
 def wandb_mode() -> Literal["online", "offline"] | None:
     """What the user has set, else None; "offline" for somebody who is not logged in, who would be asked otherwise."""
-    if chosen := os.environ.get("WANDB_MODE"):
+    if chosen := chosen_wandb_mode():
         return cast(Literal["online", "offline"], chosen)
-    if os.environ.get("WANDB_API_KEY"):
+    if has_wandb_key():
         return None
     try:
         return None if netrc.netrc().authenticators(_WANDB_HOST) else "offline"
