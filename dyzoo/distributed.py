@@ -1,4 +1,4 @@
-"""What processes that train together tell each other; alone, every function here gives back what it was given.
+"""Values that processes which train together exchange; alone, every function here gives back what it was given.
 
 All but the two questions are collective: every process has to call them, in the same order.
 """
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def process_count() -> int:
-    """How many processes work together."""
+    """Number of processes that work together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Which of them this one is; the main one is 0."""
+    """Index of this process; the main one is 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else MAIN
 
 
@@ -36,14 +36,14 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def joint_normalizer(amount: Tensor | float, least: float, device: torch.device) -> Tensor | float:
-    """What each process divides its summed loss by, so that the mean of all is the loss of the joined batch.
+    """Divisor of each process's summed loss, which makes the mean over all the loss of the joined batch.
 
     That is `max(sum over processes, least)`, divided by their number. microsoft/DynamicHead and detectron2 divide
     first and take the maximum then, which is the same unless the sum is below `least` times the number of processes.
 
     Args:
         amount: this process's share, a scalar (its positives, the sum of their weights).
-        least: of the joined batch; keeps out a division by zero.
+        least: the smallest total of the joined batch; keeps out a division by zero.
         device: that processes exchange tensors on.
 
     Returns:

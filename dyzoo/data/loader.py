@@ -5,11 +5,12 @@ Neither the number of workers nor an interruption changes what the model is show
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
-from multiprocessing.util import Finalize
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,10 @@ class EpochLoader(DataLoader[Any]):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        # Before multiprocessing's own way at Python's exit, a SIGTERM, which workers outlive for `GRACE_S`.
-        Finalize(self, _end_workers, (weakref.ref(self),), exitpriority=0)
+        # At Python's exit, before its own way, a SIGTERM, which workers outlive for `GRACE_S`.
+        end = partial(_end_workers, weakref.ref(self))
+        atexit.register(end)
+        weakref.finalize(self, atexit.unregister, end).atexit = False
 
     def end_workers(self) -> None:
         """End the processes that read images; the next iteration starts others."""

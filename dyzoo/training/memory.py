@@ -1,4 +1,4 @@
-"""How much memory a training will need, and how much there is."""
+"""Memory that a training will need, and memory that is free."""
 
 from __future__ import annotations
 

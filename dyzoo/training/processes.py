@@ -46,7 +46,7 @@ class Processes:
         device_name: None takes a GPU if there is one. Of several processes each takes its own.
 
     Attributes:
-        device: of this process.
+        device: the one of this process.
         index, count: which of how many processes this is.
         console: prints on the main process and nowhere else.
 
