@@ -242,7 +242,7 @@ class Trainer:
         for number, (images, targets) in enumerate(batches, start=1):
             is_last = number == len(batches)
             with nullcontext() if is_last else processes.no_sync(state.called):
-                with state.autocast():
+                with state.autocast:
                     losses: dict[str, Tensor] = state.called(images, targets)
                 loss = torch.stack(list(losses.values())).sum()
                 state.scaler.scale(loss / len(batches) if len(batches) > 1 else loss).backward()

@@ -48,6 +48,7 @@ class Processes:
     Attributes:
         device: the one of this process.
         index, count: which of how many processes this is.
+        is_main: whether this process prints and writes.
         console: prints on the main process and nowhere else.
 
     Raises:
@@ -73,17 +74,13 @@ class Processes:
         if kind not in DATA_PARALLEL:
             raise TrainingError(f"launched for {kind.value}, expected plain data parallel training (DDP)")
         self.index, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main = self.index == MAIN
         if self.count != launched:
             raise TrainingError(
                 f"launched as {launched} processes that train on their own: choose the device of all with --device"
             )
         self.device = self.accelerator.device if self.count > 1 else chosen
         self.console = _Console(highlight=False, markup=False, soft_wrap=True, quiet=not self.is_main)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process prints and writes."""
-        return self.index == MAIN
 
     def precision(self, wanted: Precision) -> torch.dtype:
         """The type that matrix products run in.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel
@@ -30,6 +28,7 @@ class TrainingState:
         joined_batch_size: images in a step, over all batches and processes; the learning rate is scaled by it.
         steps_per_epoch: the last step of an epoch may have fewer batches.
         precision: type that matrix products run in.
+        autocast: context in which matrix products run in `precision`.
         scaler: keeps float16 gradients from vanishing; does nothing in other precisions.
         ema: the averaged weights, or None.
         average: the mean of the weights of the last epochs, or None.
@@ -39,14 +38,15 @@ class TrainingState:
         self, model: Detector, config: ResolvedConfig, processes: Processes, batches_per_epoch: int, images: int
     ) -> None:
         self.model = model
-        self.device_type = processes.device.type
         self.clip_norm = config.clip_norm
         self.joined_batch_size = min(config.batch_size * config.accumulate * processes.count, images)
         self.steps_per_epoch = -(-batches_per_epoch // config.accumulate)
         self.optimizer = build_optimizer(model, config, self.joined_batch_size)
         self.schedule = build_schedule(self.optimizer, config, self.steps_per_epoch)
         self.precision = processes.precision(config.precision)
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.precision == torch.float16)
+        device_type = processes.device.type
+        self.autocast = torch.autocast(device_type, self.precision, enabled=self.precision != torch.float32)
+        self.scaler = torch.amp.GradScaler(device_type, enabled=self.precision == torch.float16)
         self.ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.average = AveragedModel(model, use_buffers=True) if config.average_last else None
         self.called = processes.wrap(model)
@@ -60,10 +60,6 @@ class TrainingState:
     def lr(self) -> float:
         """Learning rate of the next step, outside the backbone."""
         return self.optimizer.param_groups[-1]["lr"]
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """Run matrix products in `precision`."""
-        return torch.autocast(self.device_type, self.precision, enabled=self.precision != torch.float32)
 
     def parts(self) -> dict[str, Stateful]:
         """The parts whose states a checkpoint holds."""

@@ -40,7 +40,7 @@ class Validation:
             "AP" and "AP50" in 0..1.
         """
         copy_from_main(model)  # each process has batch norm statistics of its own
-        with self.stop.at_once() if self.processes.count == 1 else nullcontext(), self.setup.state.autocast():
+        with self.stop.at_once() if self.processes.count == 1 else nullcontext(), self.setup.state.autocast:
             evaluation = evaluate_together(model, self.setup.val_set, batch_size=self.config.batch_size)
         metrics = share_from_main(evaluation.metrics if evaluation is not None else {})
         ap = metrics["AP"] or 0.0
