@@ -1,4 +1,4 @@
-"""Exchange between processes that train together; alone, every function here gives back what it was given.
+"""Values that processes which train together exchange; alone, every function here gives back what it was given.
 
 All but the two questions are collective: every process has to call them, in the same order.
 """
@@ -36,7 +36,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def joint_normalizer(amount: Tensor | float, least: float, device: torch.device) -> Tensor | float:
-    """The number that each process divides its summed loss by, so that the mean of all is the loss of the joined batch.
+    """Divisor of each process's summed loss, which makes the mean over all the loss of the joined batch.
 
     That is `max(sum over processes, least)`, divided by their number. microsoft/DynamicHead and detectron2 divide
     first and take the maximum then, which is the same unless the sum is below `least` times the number of processes.

@@ -22,7 +22,7 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 
 # Lowest first. A module imports from its own folder and from those of lines above, never from the same line or below.
 ORDER = (
-    ("_version", "errors", "text", "distributed"),
+    ("_version", "environment", "errors", "text", "distributed"),
     ("files", "locks"),
     ("config", "images"),
     ("hub", "dyhead"),
@@ -164,6 +164,18 @@ def test_circles_are_found() -> None:
 def test_nothing_imports_the_whole_package_for_its_version() -> None:
     for path in MODULES.values():
         assert "dyzoo.__version__" not in set(imported_names(path)), f"{path}: take dyzoo._version"
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """A user finds every variable that changes something in one file."""
+    readers = set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            names += [node.attr] if isinstance(node, ast.Attribute) else []
+            if {"environ", "environb", "getenv", "getenvb"} & set(names):
+                readers.add(module)
+    assert readers == {"dyzoo.environment"}
 
 
 def test_only_dyhead_uses_the_kernels() -> None:

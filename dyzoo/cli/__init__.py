@@ -19,6 +19,7 @@ from dyzoo.cli.predict import predict
 from dyzoo.cli.push import push
 from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
+from dyzoo.environment import is_debugging
 from dyzoo.errors import DyzooError
 
 app = typer.Typer(
@@ -89,14 +90,14 @@ def run(arguments: Sequence[str]) -> int:
         _forget_output()
         return _BROKEN_PIPE
     except (DyzooError, OSError, typer.TyperException) as error:
-        if os.environ.get("DYZOO_DEBUG"):
+        if is_debugging():
             raise
         complain(_one_line(error))
         _flush()
         return getattr(error, "exit_code", 1)
     except (MemoryError, RuntimeError) as error:
         full = _full_memory(error)
-        if full is None or os.environ.get("DYZOO_DEBUG"):
+        if full is None or is_debugging():
             raise
         complain(f"{full} is full: lower --size or --batch-size")
         return 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from dyzoo.cli.options import choose_device
 from dyzoo.cli.settings import takes_settings
 from dyzoo.cli.terminal import say, show
 from dyzoo.config.training import TrainConfig
+from dyzoo.environment import index_on_machine
 from dyzoo.errors import DyzooError
 
 
@@ -41,7 +40,7 @@ def train(config: TrainConfig) -> None:
     try:
         evaluation = run_training(config)
     except (DyzooError, OSError):
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if index_on_machine() == 0:
             raise
         raise typer.Exit(1) from None  # one process of a machine says it for all
     is_main = process_index() == MAIN

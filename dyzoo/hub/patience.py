@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Thread
 from typing import TypeVar
 
+from dyzoo.environment import HUB_PATIENCE, hub_patience
 from dyzoo.errors import HubError
 
-VARIABLE = "DYZOO_HUB_PATIENCE"
-"""Environment variable: seconds, in place of `DEFAULT_S`."""
 DEFAULT_S = 300.0
 
 _SLOWEST = 10_000  # bytes in a second: each of these that arrive buys one more, so that slow lines have their time
@@ -36,13 +34,13 @@ class Patience:
     """
 
     def __init__(self) -> None:
-        text = os.environ.get(VARIABLE, "")
+        text = hub_patience()
         try:
             self.seconds = float(text or DEFAULT_S)
         except ValueError:
             self.seconds = math.nan
         if not 0 < self.seconds < math.inf:
-            raise HubError(f"{VARIABLE} is {text!r}, expected a number of seconds such as {DEFAULT_S:g}")
+            raise HubError(f"{HUB_PATIENCE} is {text!r}, expected a number of seconds such as {DEFAULT_S:g}")
         self.is_over = False
         self._end = time.monotonic() + self.seconds
 
@@ -88,4 +86,4 @@ class Patience:
         return self._end - time.monotonic()
 
     def _limit(self) -> str:
-        return f"the limit is {self.seconds:g} s and one more for each {_SLOWEST // 1000} kB, {VARIABLE} sets it"
+        return f"the limit is {self.seconds:g} s and one more for each {_SLOWEST // 1000} kB, {HUB_PATIENCE} sets it"

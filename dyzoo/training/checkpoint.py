@@ -49,7 +49,7 @@ class Checkpoints:
         self.keep = keep
 
     def paths(self) -> list[Path]:
-        """Newest first."""
+        """Paths of the checkpoints, newest first."""
         if not self.folder.is_dir():
             return []
         found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _PATTERN.fullmatch(path.name))]
@@ -70,7 +70,7 @@ class Checkpoints:
             parts: whose states to keep.
             progress: plain values.
             random: the state of each process's generators.
-            settings: what a resumed run must have the same of.
+            settings: those that a resumed run must have the same values of.
 
         Raises:
             TrainingError: it cannot be written; those before are untouched.
@@ -86,7 +86,7 @@ class Checkpoints:
         with self.writing(), replacing(path) as aside:
             try:
                 torch.save(state, aside)
-            except RuntimeError as error:  # what a full disk is to PyTorch's archive writer
+            except RuntimeError as error:  # PyTorch's archive writer says so of a full disk
                 raise OSError(f"{aside}: {first_line(error)}") from error
         kept = [path, *(other for other in self.paths() if other != path)][: self.keep]
         for other in self.paths():
@@ -105,7 +105,7 @@ class Checkpoints:
             ) from error
 
     def kept(self) -> str:
-        """What a run that ends early can go on from, for its last line."""
+        """The last line of a run that ends early: the checkpoint that it can go on from."""
         paths = self.paths()
         return f"{paths[0]} is kept, --resume goes on from it" if paths else "nothing is saved yet"
 

@@ -1,4 +1,4 @@
-"""What a run chooses itself where its settings leave it open: epochs, batch size and image size."""
+"""Epochs, batch size and image size, chosen where the settings of a run leave them open."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS_PER_EPOCH = 50
 MOST_ENLARGED = 2.0
 SMALLEST_EDGE_PX = 160
 MANY_SMALL = 0.25
-_USABLE = 0.8  # of the free memory; what the estimate does not know of, and other programs, have the rest
+_USABLE = 0.8  # share of the free memory; the rest is for other programs and what the estimate does not know of
 _EDGE_STEP_PX = 32
 
 
@@ -50,7 +50,7 @@ def default_size(dataset: DetectionDataset, shortest_edge_px: int) -> int:
 
 
 def recorded_choices(run: Path) -> dict[str, int]:
-    """What an earlier part of a run has chosen, from its `train.json`; empty where that tells nothing."""
+    """The choices of an earlier part of a run, from its `train.json`; empty where that tells nothing."""
     try:
         known = json.loads((run / "train.json").read_text(encoding="utf-8"))
         return {name: known[name] for name in LEFT_OPEN if isinstance(known.get(name), int) and known[name] > 0}
@@ -76,7 +76,7 @@ def resolve(
         config: as the user gave it.
         dataset: the training split.
         detector: with the classes of the run.
-        device, processes, precision: of the run.
+        device, processes, precision: those of the run.
         say: told what was chosen.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a training shows: a line that moves with every step, and a table with a line for every epoch."""
+"""Progress of a training on the console: a line that moves with every step, and a table with a line for each epoch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class EpochTable:
     """The table of the epochs, printed line by line; its header comes before the first line.
 
     Args:
-        epochs: of the whole run.
+        epochs: number in the whole run.
         console: where the header goes.
     """
 

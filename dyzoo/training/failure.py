@@ -1,4 +1,4 @@
-"""What a step that went wrong has seen, kept to be looked at."""
+"""The images of a step that went wrong, kept to be looked at."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dyzoo.images.colors import class_color
 from dyzoo.images.drawing import draw_boxes
 from dyzoo.model.targets import Target
 
+NOT_FINITE_NAME = "not_finite"
 _MOST_IMAGES = 64
 
 
@@ -33,10 +34,10 @@ def keep_batches(
 
     Args:
         folder: receives a folder `step_<step>_process_<process>`.
-        batches: of one process.
+        batches: those of one process.
         paths: image id -> file.
         labels: class names.
-        reason: what went wrong.
+        reason: the error, in a line.
 
     Returns:
         The folder that was written, or None where it cannot be: the reason itself matters more.

@@ -1,9 +1,8 @@
-"""How much memory a training will need, and how much there is."""
+"""Memory that a training will need, and memory that is free."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import DetectorConfig
+from dyzoo.environment import processes_of_machine
 from dyzoo.model.detector import Detector
 
 # Peak of a training step over what the forward pass keeps for the backward pass, which is counted in float32: 1.1 to
@@ -51,7 +51,7 @@ def bytes_per_image(detector: DetectorConfig, size: tuple[int, int], precision: 
 
 
 def state_bytes(detector: DetectorConfig, averaged: bool) -> float:
-    """What gradients, AdamW's two moments and the averaged weights take, and the model itself."""
+    """Memory of the model, its gradients, AdamW's two moments and the averaged weights."""
     return sum(parameter.numel() for parameter in _without_values(detector).parameters()) * 4.0 * (4 + averaged)
 
 
@@ -65,4 +65,4 @@ def free_bytes(device: torch.device) -> float:
         statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
         used = int((_CGROUP / "memory.current").read_text()) - int(statistics["inactive_file"])  # caches can go
         limits.append(int((_CGROUP / "memory.max").read_text()) - used)
-    return max(min(limits), 0) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(min(limits), 0) / processes_of_machine()

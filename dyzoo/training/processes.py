@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from dyzoo.config.training import Precision
 from dyzoo.distributed import MAIN, share_from_main, sum_over_processes
+from dyzoo.environment import launched_processes, launcher_precision
 from dyzoo.errors import DyzooError, TrainingError
 from dyzoo.model.detector import Detector
 from dyzoo.text import printable
@@ -46,8 +46,9 @@ class Processes:
         device_name: None takes a GPU if there is one. Of several processes each takes its own.
 
     Attributes:
-        device: of this process.
+        device: the one of this process.
         index, count: which of how many processes this is.
+        is_main: whether this process prints and writes.
         console: prints on the main process and nowhere else.
 
     Raises:
@@ -57,7 +58,7 @@ class Processes:
 
     def __init__(self, device_name: str | None = None) -> None:
         chosen = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        launched = launched_processes()
         if launched > 1 and chosen.index is not None:
             raise TrainingError(f"the device is {chosen} for {launched} processes: leave it out, each takes its own")
         self._data_parallel = DistributedDataParallelKwargs()
@@ -73,6 +74,7 @@ class Processes:
         if kind not in DATA_PARALLEL:
             raise TrainingError(f"launched for {kind.value}, expected plain data parallel training (DDP)")
         self.index, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main = self.index == MAIN
         if self.count != launched:
             raise TrainingError(
                 f"launched as {launched} processes that train on their own: choose the device of all with --device"
@@ -80,17 +82,12 @@ class Processes:
         self.device = self.accelerator.device if self.count > 1 else chosen
         self.console = _Console(highlight=False, markup=False, soft_wrap=True, quiet=not self.is_main)
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process prints and writes."""
-        return self.index == MAIN
-
     def precision(self, wanted: Precision) -> torch.dtype:
         """The type that matrix products run in.
 
         "auto" is what `accelerate launch --mixed_precision` was told, else bfloat16 where the hardware has it.
         """
-        launcher = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        launcher = launcher_precision()
         if wanted == "auto" and launcher in ("bf16", "fp16"):
             return precision_dtype(cast(Precision, launcher), self.device)
         return precision_dtype(wanted, self.device)

@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint holds beside the states of the model and its optimizer."""
+"""Position of a run in its training, which a checkpoint holds beside the states of the model and its optimizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Progression:
 
     Attributes:
         epochs_done: whole epochs, evaluated where they are to be.
-        batches_done: of the epoch under way, always whole steps.
+        batches_done: batches of the epoch under way, always whole steps.
         steps_done: updates of the weights since the start.
         best_epoch, best_ap: the best evaluation so far; -1 before the first.
         stale: evaluations since then.
@@ -73,3 +73,15 @@ class Progression:
         self.seconds = self.waited_s = 0.0
         self.totals = {}
         self.rows.append(row)
+
+    def place(self, batches: int, epochs: int) -> str:
+        """Where the training goes on, in words.
+
+        Args:
+            batches: number in an epoch.
+            epochs: number in the run.
+        """
+        if self.epochs_done >= epochs:
+            return f"after step {self.steps_done}, the last of {epochs} epochs"
+        batch = f"batch {self.batches_done + 1} of {batches}"
+        return f"after step {self.steps_done}, with {batch} of epoch {self.epochs_done + 1} of {epochs}"

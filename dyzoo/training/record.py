@@ -1,4 +1,4 @@
-"""What a run was made of, for whoever wants to repeat it: `run.json`."""
+"""The settings of a run and all it was made of, for whoever wants to repeat it: `train.json` and `run.json`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch
 from dyzoo._version import __version__
 from dyzoo.config.training import TrainConfig
 from dyzoo.data import DetectionDataset
+from dyzoo.files import write_text
+from dyzoo.training.setup import Setup
 
 PACKAGES = ("torchvision", "timm", "accelerate", "numpy", "pillow", "pycocotools", "triton")
 
@@ -32,8 +34,28 @@ def fingerprint(dataset: DetectionDataset) -> str:
 
 
 def description(dataset: DetectionDataset) -> dict[str, Any]:
-    """What a record says of a split; reads the size of every image file."""
+    """The entry of a split in a record; reads the size of every image file."""
     return {"images": len(dataset), "labels": list(dataset.labels), "sha256": fingerprint(dataset)}
+
+
+def write_records(setup: Setup, train_description: dict[str, Any], resumed_at_step: int | None) -> None:
+    """Write `train.json` and `run.json` into the run's folder.
+
+    Args:
+        setup: the run.
+        train_description: the `description` of its training split.
+        resumed_at_step: where the run went on, None for a new one.
+    """
+    config, processes, state = setup.config, setup.processes, setup.state
+    data = {config.train_split: train_description, config.val_split: description(setup.val_set)}
+    measured = {
+        "processes": processes.count,
+        "images_per_step": state.joined_batch_size,
+        "device": processes.device.type,
+        "precision": str(state.precision).removeprefix("torch."),
+    }
+    write_text(config.folder / "train.json", config.to_json())
+    write_text(config.folder / "run.json", run_record(config, data, measured, resumed_at_step))
 
 
 def run_record(

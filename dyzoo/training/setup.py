@@ -1,8 +1,8 @@
-"""From the settings of a run to its data and its untrained model."""
+"""From the settings of a run to its data, its untrained model and what changes with every step."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -14,9 +14,61 @@ from dyzoo.data.mixing import Mixing
 from dyzoo.data.transforms import train_transform
 from dyzoo.errors import TrainingError
 from dyzoo.model.detector import Detector
+from dyzoo.training.defaults import resolve
+from dyzoo.training.optimizer import FrozenStages
 from dyzoo.training.processes import Processes
+from dyzoo.training.randomness import seed_process
+from dyzoo.training.state import TrainingState
+from dyzoo.training.transfer import start_from
 from dyzoo.zoo.creation import load_model
 from dyzoo.zoo.names import model_config
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run is set up from, before its first step.
+
+    Attributes:
+        config: the settings, with nothing left open.
+        processes: those that train together.
+        train_set, val_set: the two splits, with the same classes.
+        loader: augmented batches of this process.
+        state: the model, its optimizer and averages.
+        frozen: the stages of the backbone that do not learn.
+    """
+
+    config: ResolvedConfig
+    processes: Processes
+    train_set: DetectionDataset
+    val_set: DetectionDataset
+    loader: EpochLoader
+    state: TrainingState
+    frozen: FrozenStages
+
+
+def set_up(config: TrainConfig, processes: Processes) -> Setup:
+    """Open the data, choose what the settings leave open, and make the model.
+
+    Raises:
+        DatasetError: the dataset cannot be used.
+        UnknownModelError: no such model or backbone weights.
+        TrainingError: the settings do not fit each other, or the memory.
+    """
+    say = processes.console.print
+    seed_process(config.seed)
+    train_set, val_set = open_splits(config, processes.console)
+    source = starting_detector(config)
+    chosen = chosen_settings(config, train_set, detector_config(config, train_set.labels, source), processes)
+    detector = detector_config(chosen, train_set.labels, source)
+    model = starting_model(chosen, detector, source, processes)
+    frozen = FrozenStages(model.backbone, chosen.freeze)
+    loader = training_loader(chosen, train_set, detector, processes)
+    state = TrainingState(model, chosen, processes, len(loader), len(train_set))
+    if state.joined_batch_size > chosen.batch_size:
+        say(f"a step: {chosen.batch_size} images x {chosen.accumulate} batches x {processes.count} processes")
+    if processes.count > 1:  # other draws on each, from the same weights
+        seed_process(chosen.seed, processes.index)
+    return Setup(chosen, processes, train_set, val_set, loader, state, frozen)
 
 
 def open_splits(config: TrainConfig, console: Console) -> tuple[DetectionDataset, DetectionDataset]:
@@ -58,10 +110,35 @@ def detector_config(config: TrainConfig, labels: tuple[str, ...], source: Detect
     return replace(detector, preprocess=detector.preprocess.at(config.size_px))
 
 
+def chosen_settings(
+    config: TrainConfig, train_set: DetectionDataset, detector: DetectorConfig, processes: Processes
+) -> ResolvedConfig:
+    """The settings with nothing left open: the main process's choice, as the others may have less memory free."""
+    device, count, precision = processes.device, processes.count, processes.precision(config.precision)
+    say = processes.console.print
+    return processes.on_main(lambda: resolve(config, train_set, detector, device, count, precision, say))
+
+
+def starting_model(
+    config: ResolvedConfig, detector: DetectorConfig, source: Detector | None, processes: Processes
+) -> Detector:
+    """The model on its device, with the weights to start from; says which classes it knows already.
+
+    A run that goes on has its weights from a checkpoint, and starts with random ones here.
+    """
+    pretrained = config.backbone_weights or config.pretrained_backbone
+    model = Detector(detector, False if config.resume or source is not None else pretrained)
+    if source is not None and not config.resume:
+        kept, new = (", ".join(labels) or "none" for labels in start_from(model, source))
+        processes.console.print(f"starting from {config.weights}: classes it knows {kept}; new {new}")
+    model = model.to(processes.device)
+    return processes.share_batch_norm(model) if config.sync_bn else model
+
+
 def training_loader(
     config: ResolvedConfig, dataset: DetectionDataset, detector: DetectorConfig, processes: Processes
 ) -> EpochLoader:
-    """Augmented batches of this process."""
+    """The loader of this process, with augmentation."""
     size = (detector.preprocess.shortest_edge, detector.preprocess.longest_edge)
     dataset.transform = train_transform(size, config.transform)
     return build_loader(

@@ -13,7 +13,8 @@ ASKED_BY = (signal.SIGINT, signal.SIGTERM)
 
 
 def departure(number: int) -> BaseException:
-    """What leaves the run: `KeyboardInterrupt` for Ctrl-C (exit code 130), else `SystemExit` (143 for SIGTERM)."""
+    """The exception that ends the run: `KeyboardInterrupt` for Ctrl-C (exit code 130), else `SystemExit` (143 for
+    SIGTERM)."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 

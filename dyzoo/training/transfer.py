@@ -13,7 +13,7 @@ from dyzoo.model.detector import Detector
 
 
 class Transfer(NamedTuple):
-    """What became of the classes of the new detector."""
+    """Classes of the new detector, by whether the starting one knows them."""
 
     kept: tuple[str, ...]
     new: tuple[str, ...]

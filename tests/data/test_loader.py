@@ -88,12 +88,13 @@ def test_can_be_sent_to_a_spawned_worker(dataset: DetectionDataset) -> None:
 def test_python_can_end_while_workers_wait(dataset: DetectionDataset) -> None:
     """A script that holds on to its loader, or that ends with an error within an epoch."""
     script = (
-        "import sys\nfrom dyzoo.data import build_loader, open_dataset\n"
+        "import atexit, sys\nfrom multiprocessing import active_children, util\n"  # what comes later runs before it
+        "atexit.register(lambda: print(active_children()))\nfrom dyzoo.data import build_loader, open_dataset\n"
         "loader = build_loader(open_dataset(sys.argv[1]), 2, workers=1)\nbatches = iter(loader)\nnext(batches)\n"
     )
     command = [sys.executable, "-c", script, str(dataset.samples[0].image_path.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
 def test_an_epoch_shows_every_image_at_most_once(dataset: DetectionDataset) -> None:

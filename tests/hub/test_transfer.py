@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import constants
 
 from dyzoo import hub as client
+from dyzoo.environment import HUB_PATIENCE
 from dyzoo.errors import CheckpointError, HubError
 from dyzoo.hub.fetching import StaleCacheWarning
-from dyzoo.hub.patience import VARIABLE
 from tests.hub.hub_faults import Busy
 from tests.hub.hub_server import Hub
 
@@ -95,7 +95,7 @@ def test_more_than_was_announced_is_not_written(hub: Hub, cache: Path, commit: s
 
 def test_a_trickle_ends(hub: Hub, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then keeps every single read alive."""
-    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setenv(HUB_PATIENCE, "1")
     hub.drop(WEIGHTS, after=1000, how="trickle")
     assert "does not give model.safetensors of org/cells (not done in time, the limit is 1 s" in failure()
 
@@ -111,7 +111,7 @@ def test_an_hour_is_not_waited(hub: Hub, commit: str) -> None:
     hub.busy[WEIGHTS] = Busy(429, headers={"Retry-After": "3600"})
     message = failure()
     assert "it asks to wait 3600 s, the limit is 300 s" in message
-    assert VARIABLE in message
+    assert HUB_PATIENCE in message
     assert sent(hub) == 1
 
 
@@ -123,8 +123,8 @@ def test_another_refusal_is_final(hub: Hub, commit: str) -> None:
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf"])
 def test_patience_is_a_number_of_seconds(hub: Hub, commit: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv(VARIABLE, value)
-    assert f"{VARIABLE} is {value!r}, expected a number of seconds" in failure()
+    monkeypatch.setenv(HUB_PATIENCE, value)
+    assert f"{HUB_PATIENCE} is {value!r}, expected a number of seconds" in failure()
     assert hub.requests == []
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
-from dyzoo.training.engine import Engine
+from dyzoo.training.loop import Trainer
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -25,10 +25,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def interrupted_at(step: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """An `Engine.step` that does something before the given one of this process."""
-    plain, count = Engine.step, 0
+    """A `Trainer.step` that does something before the given one of this process."""
+    plain, count = Trainer.step, 0
 
-    def wrapped(self: Engine, *arguments: Any, **settings: Any) -> Any:
+    def wrapped(self: Trainer, *arguments: Any, **settings: Any) -> Any:
         nonlocal count
         count += 1
         if count == step:
@@ -45,7 +45,7 @@ def stopped_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step: int 
         def stop() -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(Engine, "step", interrupted_at(step, stop))
+        patch.setattr(Trainer, "step", interrupted_at(step, stop))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     return replace(config, resume=True)

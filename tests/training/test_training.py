@@ -17,8 +17,8 @@ from dyzoo.config import DyHeadConfig
 from dyzoo.errors import DyzooError, TrainingError
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.loop import Trainer
+from dyzoo.training.optimizer import build_optimizer, lr_factor
 from dyzoo.training.processes import precision_dtype
-from dyzoo.training.schedule import build_optimizer, lr_factor
 from dyzoo.zoo.creation import load_model
 from tests.training.training_runs import known_models, tiny_run
 
@@ -155,9 +155,9 @@ def test_accumulated_batches_are_one_step_with_their_mean_gradient(config: Train
     """Three passes of one image; the objects of each are averaged over that image's own positive anchors."""
     whole = Trainer(replace(config, batch_size=1))
     accumulated = Trainer(replace(config, batch_size=1, accumulate=3))
-    assert accumulated.engine.joined_batch_size == 3
-    assert accumulated.engine.schedule.base_lrs == pytest.approx([3 * lr for lr in whole.engine.schedule.base_lrs])
-    assert accumulated.engine.steps_per_epoch == 2
+    assert accumulated.state.joined_batch_size == 3
+    assert accumulated.state.schedule.base_lrs == pytest.approx([3 * lr for lr in whole.state.schedule.base_lrs])
+    assert accumulated.state.steps_per_epoch == 2
     for trainer in (whole, accumulated):
         trainer.model.train()
         trainer.loader.set_epoch(1)
@@ -167,19 +167,19 @@ def test_accumulated_batches_are_one_step_with_their_mean_gradient(config: Train
         whole.model.zero_grad()
         sum(whole.model(*batch).values(), torch.zeros(())).backward()
         gradients.append([p.grad.clone() for p in whole.model.parameters() if p.grad is not None])
-    accumulated.engine.clip_norm = 1e9
-    outcome = accumulated.engine.step(batches)
+    accumulated.state.clip_norm = 1e9
+    outcome = accumulated.step(batches)
     found = [p.grad for p in accumulated.model.parameters() if p.grad is not None]
     for gradient, *each in zip(found, *gradients, strict=True):
         torch.testing.assert_close(gradient, sum(each) / 3)
     assert outcome.losses["loss"] == pytest.approx(sum(value for name, value in outcome.losses.items() if "_" in name))
-    assert accumulated.engine.schedule.last_epoch == 1
+    assert accumulated.state.schedule.last_epoch == 1
 
 
 def test_an_epoch_ends_with_a_step_over_what_is_left(config: TrainConfig) -> None:
     trainer = Trainer(replace(config, batch_size=1, accumulate=4, epochs=1))
     trainer.run()
-    assert trainer.progression.steps_done == 2 == trainer.engine.schedule.last_epoch
+    assert trainer.progression.steps_done == 2 == trainer.state.schedule.last_epoch
 
 
 def test_sync_bn_alone_changes_nothing(config: TrainConfig) -> None:
@@ -195,5 +195,5 @@ def test_a_device_for_all_processes_is_refused(config: TrainConfig, monkeypatch:
 
 def test_the_launchers_precision_is_taken_for_auto(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    assert Trainer(replace(config, precision="auto")).engine.precision == torch.float16
-    assert Trainer(replace(config, precision="fp32")).engine.precision == torch.float32
+    assert Trainer(replace(config, precision="auto")).state.precision == torch.float16
+    assert Trainer(replace(config, precision="fp32")).state.precision == torch.float32

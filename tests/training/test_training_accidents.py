@@ -22,9 +22,9 @@ from dyzoo.errors import DatasetError, TrainingError
 from dyzoo.locks import LOCK_NAME
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import Checkpoints
-from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.randomness import random_state
+from dyzoo.training.validation import Validation
 from tests.training.stopped_runs import checkpoints, interrupted_at, load, stopped_run
 from tests.training.training_runs import known_models, tiny_run, write_voc
 
@@ -47,14 +47,14 @@ def test_a_killed_worker_is_one_line_and_no_step_is_lost(config: TrainConfig, mo
     """As the system kills one when memory runs out. The run that goes on ends as one that was left alone."""
     config = replace(config, workers=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "step", interrupted_at(2, kill_the_workers))
+        patch.setattr(Trainer, "step", interrupted_at(2, kill_the_workers))
         with pytest.raises(
             TrainingError, match=r"read images, was killed \(SIGKILL, .*--workers.*step_00000002.pt is kept, --resume"
         ) as caught:
             train(config)
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()
-    monkeypatch.setattr(Trainer, "_evaluate_best", lambda self: None)
+    monkeypatch.setattr(Validation, "evaluate_best", lambda self: None)
     whole = replace(config, out=config.folder.with_name("whole"))
     for settings in (replace(config, resume=True), whole):
         train(settings)
@@ -90,7 +90,7 @@ def test_images_that_go_are_one_line_and_no_step_is_lost(
 ) -> None:
     data = write_voc(tmp_path / "voc", images=12)
     step = {"in an epoch": 2, "before the evaluation": 6}[when]
-    monkeypatch.setattr(Engine, "step", interrupted_at(step, lambda: shutil.rmtree(data / "JPEGImages")))
+    monkeypatch.setattr(Trainer, "step", interrupted_at(step, lambda: shutil.rmtree(data / "JPEGImages")))
     arguments = f"--out {config.folder} --model tiny --batch-size 2 --size 64 --no-pretrained-backbone --device cpu"
     code = run(["train", "--data", str(data), *arguments.split(), "--epochs", "1", "--workers", str(workers)])
     assert code == 1
@@ -117,10 +117,6 @@ def test_images_that_were_never_there_leave_nothing_to_resume(
 # --- a second run -----------------------------------------------------------------------------------------------------
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def test_a_second_run_is_refused_while_the_first_is_alive(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it would resume or not, and however little the first has written."""
     refusals = []
@@ -130,10 +126,10 @@ def test_a_second_run_is_refused_while_the_first_is_alive(config: TrainConfig, m
             with pytest.raises(TrainingError) as caught:
                 train(replace(config, resume=resume))
             refusals.append(str(caught.value))
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "step", interrupted_at(1, start_another))
-        patch.setattr(Engine, "_update", interrupt)
+        patch.setattr(Trainer, "step", interrupted_at(1, start_another))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     whose = f"is in use by another run (process {os.getpid()} on {socket.gethostname()})"
@@ -186,4 +182,4 @@ def test_resuming_says_where_it_goes_on(
     lines = capsys.readouterr().out.splitlines()
     assert "resuming from step_00000001.pt: after step 1, with batch 2 of 3 of epoch 1 of 3" in lines
     trainer.progression.epochs_done = 3
-    assert trainer._place() == "after step 1, the last of 3 epochs"
+    assert trainer.progression.place(3, 3) == "after step 1, the last of 3 epochs"

@@ -22,7 +22,6 @@ from dyzoo.errors import DatasetError, TrainingError
 from dyzoo.model.detector import Detector
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
-from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from dyzoo.training.processes import Processes, has_unused_parameters
 from tests.process_groups import run_together
@@ -52,22 +51,22 @@ def train_quietly(config: TrainConfig) -> dict[str, Any]:
 
 def stop_in_step(number: int, process: int, config: TrainConfig) -> int | str | None:
     """Send SIGTERM to one process in a step; what every process leaves with."""
-    plain, count = Engine.step, 0
+    plain, count = Trainer.step, 0
 
-    def step(self: Engine, *arguments: Any, **keywords: Any) -> Any:
+    def step(self: Trainer, *arguments: Any, **keywords: Any) -> Any:
         nonlocal count
         count += 1
         if count == number and self.processes.index == process:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(self, *arguments, **keywords)
 
-    Engine.step = step  # type: ignore[method-assign]
+    Trainer.step = step  # type: ignore[method-assign]
     try:
         train(config)
     except SystemExit as left:
         return left.code
     finally:
-        Engine.step = plain  # type: ignore[method-assign]
+        Trainer.step = plain  # type: ignore[method-assign]
     return None
 
 

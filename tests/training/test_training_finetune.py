@@ -17,9 +17,8 @@ from dyzoo.model.backbones import Backbone
 from dyzoo.model.detector import Detector
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.loop import Trainer
+from dyzoo.training.optimizer import FrozenStages, build_optimizer, parameter_stages, stage_count
 from dyzoo.training.record import fingerprint
-from dyzoo.training.schedule import build_optimizer
-from dyzoo.training.stages import FrozenStages, parameter_stages, stage_count
 from dyzoo.training.transfer import start_from
 from tests.training.training_runs import known_models, tiny, tiny_run, write_voc
 
@@ -146,16 +145,16 @@ def test_layers_nearer_to_the_stem_learn_slower(config: TrainConfig) -> None:
 def test_a_run_that_no_longer_improves_stops(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dyzoo.training import loop
+    from dyzoo.training import validation
 
-    plain, found = loop.evaluate_together, iter([0.2, 0.5, 0.4, 0.5, 0.9])
+    plain, found = validation.evaluate_together, iter([0.2, 0.5, 0.4, 0.5, 0.9])
 
     def scripted(*arguments: Any, **settings: Any) -> Any:
         evaluation = plain(*arguments, **settings)
         assert evaluation is not None
         return replace(evaluation, metrics={**evaluation.metrics, "AP": next(found)})
 
-    monkeypatch.setattr(loop, "evaluate_together", scripted)
+    monkeypatch.setattr(validation, "evaluate_together", scripted)
     trainer = Trainer(replace(config, epochs=9, patience=2))
     trainer.run()
     assert trainer.progression.epochs_done == 4

@@ -20,7 +20,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dyzoo.errors import TrainingError
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.checkpoint import FOLDER_NAME
-from dyzoo.training.engine import Engine
 from dyzoo.training.loop import Trainer
 from tests.training.stopped_runs import checkpoints, interrupted_at, load, stopped_run
 from tests.training.training_runs import known_models, tiny_run
@@ -36,7 +35,7 @@ import torch
 torch.set_num_threads(1)
 import dyzoo.training.setup
 from dyzoo.training import TrainConfig, train
-from dyzoo.training.engine import Engine
+from dyzoo.training.loop import Trainer
 from tests.training.training_runs import known_models
 import dyzoo.model.heads.atss, torch.utils.tensorboard
 
@@ -46,7 +45,7 @@ def noisy_losses(self, raw, targets, image_sizes=()):  # draws from PyTorch's ge
 
 plain_losses = dyzoo.model.heads.atss.ATSSHead.losses
 dyzoo.model.heads.atss.ATSSHead.losses = noisy_losses
-plain_step = Engine.step
+plain_step = Trainer.step
 dyzoo.training.setup.model_config = known_models
 voc, *plans = sys.argv[1:]
 for number, plan in enumerate(plans):
@@ -60,7 +59,7 @@ for number, plan in enumerate(plans):
                 if steps == kill:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return plain_step(self, *arguments, **settings)
-            Engine.step = step
+            Trainer.step = step
             torch.manual_seed(100 * number + kill)  # the state of the process must not matter
             config = TrainConfig(
                 data=Path(voc), out=Path(out), model="tiny", epochs=3, batch_size=2, size_px=64,
@@ -131,7 +130,7 @@ def test_a_signal_finishes_the_step_and_saves(
 ) -> None:
     config = replace(config, save_every="epoch")
     handler = signal.getsignal(number)
-    monkeypatch.setattr(Engine, "step", interrupted_at(5, lambda: os.kill(os.getpid(), number)))
+    monkeypatch.setattr(Trainer, "step", interrupted_at(5, lambda: os.kill(os.getpid(), number)))
     with pytest.raises(left) as caught:
         train(config)
     if left is SystemExit:
@@ -156,23 +155,23 @@ def test_a_signal_that_reaches_the_workers_too_finishes_the_step(
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.2)
 
-    monkeypatch.setattr(Engine, "step", interrupted_at(2, tell_all))
+    monkeypatch.setattr(Trainer, "step", interrupted_at(2, tell_all))
     with pytest.raises(SystemExit):
         train(replace(config, workers=1))
     assert load(checkpoints(config.folder)[-1])["progress"]["steps_done"] in (2, 3)
 
 
 def test_a_signal_during_evaluation_keeps_the_epoch(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyzoo.training import loop
+    from dyzoo.training import validation
 
-    plain = loop.evaluate_together
-    monkeypatch.setattr(loop, "evaluate_together", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    plain = validation.evaluate_together
+    monkeypatch.setattr(validation, "evaluate_together", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit):
         train(replace(config, save_every="epoch"))
     progress = load(checkpoints(config.folder)[-1])["progress"]
     assert (progress["epochs_done"], progress["batches_done"]) == (0, 3)
-    monkeypatch.setattr(loop, "evaluate_together", plain)
-    monkeypatch.setattr(Engine, "step", interrupted_at(1, lambda: pytest.fail("the epoch is trained again")))
+    monkeypatch.setattr(validation, "evaluate_together", plain)
+    monkeypatch.setattr(Trainer, "step", interrupted_at(1, lambda: pytest.fail("the epoch is trained again")))
     train(replace(config, epochs=1, resume=True))
     assert load(checkpoints(config.folder)[-1])["progress"]["epochs_done"] == 1
 
@@ -211,7 +210,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
     def fill() -> None:
         monkeypatch.setattr(torch, "save", lambda state, path: save(state, "/dev/full"))
 
-    monkeypatch.setattr(Engine, "step", interrupted_at(3, fill))
+    monkeypatch.setattr(Trainer, "step", interrupted_at(3, fill))
     with pytest.raises(TrainingError, match=r"cannot be written to .*step_00000002.pt is kept") as caught:
         train(config)
     assert "\n" not in str(caught.value)

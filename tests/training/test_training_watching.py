@@ -16,9 +16,8 @@ from PIL import Image
 
 from dyzoo.data import open_dataset
 from dyzoo.errors import TrainingError
-from dyzoo.training import TrainConfig, trackers, train
+from dyzoo.training import TrainConfig, report, train
 from dyzoo.training.display import clock
-from dyzoo.training.engine import Engine
 from dyzoo.training.failure import keep_batches
 from dyzoo.training.loop import Trainer
 from dyzoo.zoo.creation import load_model
@@ -46,17 +45,17 @@ def test_every_epoch_is_a_line_of_one_table(config: TrainConfig, capsys: pytest.
 
 
 def test_a_batch_that_breaks_the_loss_is_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Engine.step
+    plain = Trainer.step
     seen: list[Any] = []
 
-    def step(self: Engine, batches: Any, *arguments: Any, **settings: Any) -> Any:
+    def step(self: Trainer, batches: Any, *arguments: Any, **settings: Any) -> Any:
         seen.append(batches)
         if len(seen) == 3:
             with torch.no_grad():
                 next(self.model.head.parameters()).fill_(float("nan"))
         return plain(self, batches, *arguments, **settings)
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(TrainingError, match=r"no longer finite.*images of step 3 are in .*not_finite"):
         train(config)
     folder = config.folder / "not_finite/step_00000003_process_0"
@@ -94,7 +93,7 @@ def test_the_mean_of_the_last_epochs_competes_for_the_best(
     evaluation = train(replace(config, epochs=1, out=config.folder.with_name("real")))
     ends.clear()
     monkeypatch.setattr(
-        "dyzoo.training.loop.evaluate_together",
+        "dyzoo.training.validation.evaluate_together",
         lambda model, *rest, **settings: replace(evaluation, metrics={**evaluation.metrics, "AP": next(aps, 0.0)}),
     )
     trainer = Trainer(replace(config, epochs=3, average_last=2))
@@ -128,10 +127,10 @@ def test_the_mean_goes_on_after_an_interruption(config: TrainConfig) -> None:
         first.run()
     second = Trainer(replace(parts, resume=True))
     second.run()
-    assert whole.engine.average is not None
-    assert second.engine.average is not None
-    assert int(second.engine.average.n_averaged) == 2
-    for one, other in zip(whole.engine.average.parameters(), second.engine.average.parameters(), strict=True):
+    assert whole.state.average is not None
+    assert second.state.average is not None
+    assert int(second.state.average.n_averaged) == 2
+    for one, other in zip(whole.state.average.parameters(), second.state.average.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
@@ -165,7 +164,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     module.init = init
     monkeypatch.setitem(__import__("sys").modules, "wandb", module)
-    monkeypatch.setattr(trackers, "find_spec", lambda name: object())
+    monkeypatch.setattr(report, "find_spec", lambda name: object())
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # no netrc
@@ -200,9 +199,9 @@ def test_a_login_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
-    assert trackers.wandb_mode() == "offline"
+    assert report.wandb_mode() == "offline"
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
     os.chmod(tmp_path / ".netrc", 0o600)  # noqa: PTH101
-    assert trackers.wandb_mode() is None
+    assert report.wandb_mode() is None
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert trackers.wandb_mode() == "offline"
+    assert report.wandb_mode() == "offline"
