@@ -24,7 +24,7 @@ ORDER = (
     ("_version", "errors", "text", "distributed"),
     ("files", "locks"),
     ("config", "images"),
-    ("hub", "dyhead"),
+    ("hub", "dyhead", "grounding"),
     ("model",),
     ("data", "checkpoints"),
     ("zoo", "evaluation"),
