@@ -35,7 +35,28 @@ ATSS = (
     Rule("head.box_scales", tuple(f"{_HEAD}scales.{level}.scale" for level in range(5))),
 )
 LANGUAGE = (
-    Rule(f"{_LANGUAGE}bert.**", f"{_BERT}{{0}}"),
+    *(
+        Rule(f"{_LANGUAGE}bert.{own}.*", f"{_BERT}embeddings.{foreign}.{{0}}")
+        for own, foreign in [
+            ("words", "word_embeddings"),
+            ("positions", "position_embeddings"),
+            ("sentences", "token_type_embeddings"),
+            ("norm", "LayerNorm"),
+        ]
+    ),
+    *(
+        Rule(f"{_LANGUAGE}bert.layers.#.{own}.*", f"{_BERT}encoder.layer.{{0}}.{foreign}.{{1}}")
+        for own, foreign in [
+            ("query", "attention.self.query"),
+            ("key", "attention.self.key"),
+            ("value", "attention.self.value"),
+            ("mix", "attention.output.dense"),
+            ("mix_norm", "attention.output.LayerNorm"),
+            ("widen", "intermediate.dense"),
+            ("narrow", "output.dense"),
+            ("narrow_norm", "output.LayerNorm"),
+        ]
+    ),
     Rule(f"{_LANGUAGE}projection.*", f"{_HEAD}dot_product_projection_text.{{0}}"),
     *(Rule(f"{_LANGUAGE}{name}", f"{_HEAD}{name}") for name in ("log_scale", "bias_lang", "bias0")),
 )
@@ -48,9 +69,7 @@ LAYOUTS = {
 }
 
 
-def ground(
-    foreign: Mapping[str, object], source: str, labels: Sequence[str], where: str
-) -> tuple[Detector, list[str]]:
+def ground(foreign: Mapping[str, object], source: str, labels: Sequence[str], where: str) -> tuple[Detector, list[str]]:
     """A detector for classes of these names, and the keys of the checkpoint that were ignored.
 
     The language model reads the names once, here; what it has made of them is the detector's class layer.

@@ -1,5 +1,5 @@
-"""BERT's encoder (Devlin et al., NAACL 2019), written out: what a caption needs is this much, without `transformers`,
-which is large and whose versions differ in what they save. Names of parameters are those of its `BertModel`."""
+"""BERT's encoder (Devlin et al., NAACL 2019), written out in place of the `transformers` package: a caption needs no
+more than this, and a checkpoint's own weights fill it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NORM_EPS = 1e-12
 
 @dataclass(frozen=True)
 class BertSize:
-    """Sizes of the model; the defaults are bert-base-uncased's."""
+    """Sizes of the model; the defaults are BERT-base's, with the uncased vocabulary."""
 
     vocabulary: int = 30522
     channels: int = 768
@@ -23,36 +23,27 @@ class BertSize:
     positions: int = 512  # tokens of a text, at most
 
 
+BERT_BASE = BertSize()
+
+
 class Bert(nn.Module):
     """Tokens -> one vector for each, of the last hidden layer; there is no pooler."""
 
-    def __init__(self, size: BertSize = BertSize()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, size: BertSize = BERT_BASE) -> None:
         super().__init__()
-        self.embeddings = Embeddings(size)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(size) for _ in range(size.layers))})
+        self.words = nn.Embedding(size.vocabulary, size.channels)
+        self.positions = nn.Embedding(size.positions, size.channels)
+        self.sentences = nn.Embedding(2, size.channels)  # which of two a token is of; a caption is the first
+        self.norm = nn.LayerNorm(size.channels, NORM_EPS)
+        self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T) int64 of texts of one length -> (N, T, C)."""
-        hidden = self.embeddings(tokens)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        hidden = self.words(tokens) + self.positions.weight[: tokens.shape[1]] + self.sentences.weight[0]
+        hidden = self.norm(hidden)
+        for layer in self.layers:
             hidden = layer(hidden)
         return hidden
-
-
-class Embeddings(nn.Module):
-    """The sum of a token's vector, its position's and that of the first kind of sentence, normalised."""
-
-    def __init__(self, size: BertSize) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(size.vocabulary, size.channels)
-        self.position_embeddings = nn.Embedding(size.positions, size.channels)
-        self.token_type_embeddings = nn.Embedding(2, size.channels)
-        self.LayerNorm = nn.LayerNorm(size.channels, NORM_EPS)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(N, T) -> (N, T, C)."""
-        positions = self.position_embeddings.weight[: tokens.shape[1]]
-        return self.LayerNorm(self.word_embeddings(tokens) + positions + self.token_type_embeddings.weight[0])
 
 
 class Layer(nn.Module):
@@ -60,32 +51,19 @@ class Layer(nn.Module):
 
     def __init__(self, size: BertSize) -> None:
         super().__init__()
-        attention = {name: nn.Linear(size.channels, size.channels) for name in ("query", "key", "value")}
-        self.attention = nn.ModuleDict({"self": nn.ModuleDict(attention), "output": Output(size.channels, size)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(size.channels, size.hidden)})
-        self.output = Output(size.hidden, size)
+        channels = size.channels
         self.heads = size.heads
+        self.query, self.key, self.value, self.mix = (nn.Linear(channels, channels) for _ in range(4))
+        self.mix_norm = nn.LayerNorm(channels, NORM_EPS)
+        self.widen = nn.Linear(channels, size.hidden)
+        self.narrow = nn.Linear(size.hidden, channels)
+        self.narrow_norm = nn.LayerNorm(channels, NORM_EPS)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(N, T, C) -> (N, T, C)."""
-        maps = self.attention["self"]
         query, key, value = (
-            maps[name](hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[index]
-            for name in ("query", "key", "value")
+            part(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )  # (N, heads, T, C / heads)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        hidden = self.attention["output"](attended, hidden)
-        return self.output(F.gelu(self.intermediate["dense"](hidden)), hidden)
-
-
-class Output(nn.Module):
-    """A linear map, added to what it is the answer to, and normalised."""
-
-    def __init__(self, channels: int, size: BertSize) -> None:
-        super().__init__()
-        self.dense = nn.Linear(channels, size.channels)
-        self.LayerNorm = nn.LayerNorm(size.channels, NORM_EPS)
-
-    def forward(self, values: Tensor, before: Tensor) -> Tensor:
-        """(N, T, channels) and (N, T, C) -> (N, T, C)."""
-        return self.LayerNorm(self.dense(values) + before)
+        hidden = self.mix_norm(self.mix(attended) + hidden)
+        return self.narrow_norm(self.narrow(F.gelu(self.widen(hidden))) + hidden)

@@ -47,7 +47,9 @@ def write_captions(names: Sequence[str], tokenizer: WordPiece) -> list[Caption]:
     (start,), (end,), (unknown,) = ([tokenizer.vocabulary[piece]] for piece in (CLS, SEP, UNKNOWN))
     stop = tokenizer(".")
     captions: list[Caption] = []
-    tokens, spans, not_known = [start], [], []
+    tokens: list[int] = [start]
+    spans: list[tuple[int, int]] = []
+    not_known: list[str] = []
     for number, name in enumerate(names, 1):
         of_name = tokenizer(clean_name(name, number))
         if not of_name:

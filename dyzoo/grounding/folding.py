@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyzoo.grounding.bert import Bert, BertSize
+from dyzoo.grounding.bert import BERT_BASE, Bert, BertSize
 from dyzoo.grounding.captions import Caption
 
 
@@ -36,7 +36,7 @@ class LanguageModel(nn.Module):
         size: of the language model.
     """
 
-    def __init__(self, channels: int = 256, size: BertSize = BertSize()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, channels: int = 256, size: BertSize = BERT_BASE) -> None:
         super().__init__()
         self.bert = Bert(size)
         self.projection = nn.Linear(size.channels, channels)

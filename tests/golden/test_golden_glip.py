@@ -14,7 +14,7 @@ from torch import Tensor
 
 import dyzoo
 from dyzoo.checkpoints import Conversion, convert
-from dyzoo.checkpoints.glip import LAYOUTS
+from dyzoo.checkpoints.glip import LANGUAGE, LAYOUTS
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, LabelError
 from dyzoo.grounding import LanguageModel, bert_tokenizer, write_captions
@@ -51,7 +51,9 @@ def golden(shared_folder: Path) -> Golden:
         key: torch.from_numpy(recipe.tensor(key, shape)) if kind == "param" else torch.full(shape, -1)
         for key, (shape, kind) in manifest["checkpoint"].items()
     }
-    return Golden(manifest, weights, load_file(folder / f"{CASE}.safetensors") | load_file(folder / f"{CASE}_fine.safetensors"))
+    return Golden(
+        manifest, weights, load_file(folder / f"{CASE}.safetensors") | load_file(folder / f"{CASE}_fine.safetensors")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +93,13 @@ def test_every_key_is_read_or_a_constant(golden: Golden, conversion: Conversion)
 
 
 def test_the_language_models_last_layer(golden: Golden) -> None:
-    start = "language_model.language_backbone.body.model."
     with torch.device("meta"):
         bert = LanguageModel().bert
-    bert.load_state_dict({name: golden.weights[start + name] for name in bert.state_dict()}, assign=True)
+    places = {
+        name: next(keys for rule in LANGUAGE if (keys := rule.keys(f"language.bert.{name}")))
+        for name in bert.state_dict()
+    }
+    bert.load_state_dict({name: golden.weights[key] for name, (key,) in places.items()}, assign=True)
     with torch.no_grad():
         found = bert(golden.outputs["text.input_ids"][None])
     assert (found - golden.outputs["text.embedded"]).abs().max() < 1e-5
@@ -105,7 +110,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def of_names(golden: Golden) -> list[int]:
-    return sum(golden.manifest["text"]["class_tokens"], [])
+    return [token for tokens in golden.manifest["text"]["class_tokens"] for token in tokens]
 
 
 def test_token_logits_of_the_golden_features(golden: Golden, conversion: Conversion) -> None:
@@ -120,7 +125,9 @@ def test_token_logits_of_the_golden_features(golden: Golden, conversion: Convers
 
 def test_raw_predictions_of_the_golden_image(golden: Golden, raw: dict[str, list[Tensor]]) -> None:
     for level in range(5):
-        assert relative(raw["cls"][level], golden.outputs[f"head.cls.{level}"][:, of_names(golden)]) < 10 * MAP_TOLERANCE
+        assert (
+            relative(raw["cls"][level], golden.outputs[f"head.cls.{level}"][:, of_names(golden)]) < 10 * MAP_TOLERANCE
+        )
         for kind in ("box", "centerness"):
             assert relative(raw[kind][level], golden.outputs[f"head.{kind}.{level}"]) < 10 * MAP_TOLERANCE
 

@@ -41,7 +41,9 @@ class GroundedATSSHead(ATSSHead):
     ) -> None:
         counts = config.tokens_per_class or (1,) * num_classes
         if len(counts) != num_classes:
-            raise ValueError(f"tokens_per_class has {len(counts)} counts, expected one for each of {num_classes} labels")
+            raise ValueError(
+                f"tokens_per_class has {len(counts)} counts, expected one for each of {num_classes} labels"
+            )
         self.tokens_per_class = counts
         super().__init__(config, channels, num_classes, strides_px)
 
