@@ -211,7 +211,7 @@ class FasterRCNNConfig:
     max_detections: Count = 100
 
 
-HeadConfig = ATSSConfig | GroundedATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig
+HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig | GroundedATSSConfig
 
 
 @dataclass(frozen=True)

@@ -133,3 +133,47 @@ def test_help_names_what_can_be_converted(cli: Cli) -> None:
     assert outcome.code == 0
     for name in LAYOUTS:
         assert f" {name} " in outcome.out
+
+
+@pytest.fixture(scope="session")
+def glip(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GLIP-T (A) as it is published, the bare weights."""
+    manifest = shared_folder / "golden" / "mmdet_glip_t_a.json"
+    if not manifest.is_file():
+        pytest.skip(f"no {manifest}")
+    keys = json.loads(manifest.read_text())["checkpoint"]
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path_factory.mktemp("glip") / "glip.pth"
+    torch.save({key: 0.05 * torch.randn(shape, generator=generator) for key, (shape, _) in keys.items()}, path)
+    return path
+
+
+def test_any_names_of_a_detector_whose_classes_are_text(cli: Cli, glip: Path, picture: Path) -> None:
+    outcome = cli("convert", glip, "--from", "mmdet_glip_t_a", "--labels", "red blood cell,platelets", "--out", "cells")
+    assert outcome.code == 0, outcome.err
+    assert "M parameters, 2 classes -> cells" in outcome.out
+    detector = Detector.from_pretrained("cells")
+    assert detector.labels == ("red blood cell", "platelets")
+    assert detector.config.head.tokens_per_class == (3, 2)
+    card = Path("cells/README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "GLIP-T (A)" in card
+    assert "43.0" not in card
+    outcome = cli("predict", picture, "--model", "cells", "--size", 64)
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("cat\n(dog)\n", "class name 2, '(dog)', has no word"),
+        ("cat\x1b[31m\n", "'cat\\x1b[31m', has characters that cannot be seen"),
+        ("x" * 10_000, "has 10000 characters, expected at most 200"),
+        ("\u202ecat", "'\\u202ecat', has characters that cannot be seen"),
+    ],
+)
+def test_names_that_cannot_be_looked_for(cli: Cli, glip: Path, names: str, words: str) -> None:
+    Path("names.txt").write_text(names, encoding="utf-8")
+    outcome = cli("convert", glip, "--from", "mmdet_glip_t_a", "--labels", "names.txt", "--out", "mine")
+    assert_one_error(outcome, words)
+    assert not Path("mine").exists()
