@@ -72,7 +72,9 @@ LAYOUTS = {
 def ground(foreign: Mapping[str, object], source: str, labels: Sequence[str], where: str) -> tuple[Detector, list[str]]:
     """A detector for classes of these names, and the keys of the checkpoint that were ignored.
 
-    The language model reads the names once, here; what it has made of them is the detector's class layer.
+    The language model reads the names once, here; what it has made of them is the detector's class layer. Names that
+    need several captions are classes of one detector all the same: how many candidates and detections an image has at
+    most is a limit for all of them, where mmdetection (`chunked_size`) has it for each caption.
 
     Args:
         foreign: the checkpoint's state dict.
