@@ -18,7 +18,7 @@ _SHOWN = 60  # characters of a name in an error
 
 
 class Caption(NamedTuple):
-    """The tokens of "[CLS] first name . second name . last name [SEP]"."""
+    """The tokens of "[CLS] first name. second name. last name [SEP]"."""
 
     tokens: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]  # of each name: its first token, and the one after its last
@@ -42,9 +42,9 @@ def write_captions(names: Sequence[str], tokenizer: WordPiece) -> list[Caption]:
             nothing in it once it is cleaned, or has more tokens than a caption.
     """
     if isinstance(names, str) or not 1 <= len(names) <= MAX_LABELS:
-        given = repr(names[:_SHOWN]) if isinstance(names, str) else f"{len(names)} names"
+        given = _shown(names) if isinstance(names, str) else f"{len(names)} names"
         raise LabelError(f"class names are {given}, expected a list of 1 to {MAX_LABELS} names")
-    (start,), (end,), (unknown,) = ([tokenizer.vocabulary[piece]] for piece in (CLS, SEP, UNKNOWN))
+    start, end, unknown = (tokenizer.vocabulary[piece] for piece in (CLS, SEP, UNKNOWN))
     stop = tokenizer(".")
     captions: list[Caption] = []
     tokens: list[int] = [start]

@@ -20,7 +20,8 @@ class GroundedATSSHead(ATSSHead):
     """ATSS with several outputs for a class, one for each token of its name.
 
     The probability of a class is the mean of its tokens' sigmoids, and its score the square root of that times
-    centerness. Boxes end at the last pixel inside them where they are clipped and suppressed. Decoding follows
+    centerness. Boxes end at the last pixel inside them where they are clipped and suppressed (mmdetection
+    lets them reach out of an enlarged picture by less than a pixel; here they end at its edge). Decoding follows
     mmdetection's `ATSSVLFusionHead`. The losses are ATSS's on the classes: what is learnt is their probability, not
     that of each token, as GLIP's pretraining does; with one token for each class the two are the same.
 
