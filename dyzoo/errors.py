@@ -21,6 +21,10 @@ class CheckpointError(DyzooError, ValueError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 
 
+class LabelError(DyzooError, ValueError):
+    """Class names that cannot be used."""
+
+
 class HubError(DyzooError, OSError):
     """The Hugging Face Hub refuses or lacks something, or cannot be reached."""
 

@@ -25,7 +25,7 @@ ORDER = (
     ("_version", "environment", "errors", "text", "distributed"),
     ("files", "locks"),
     ("config", "images"),
-    ("hub", "dyhead"),
+    ("hub", "dyhead", "grounding"),
     ("model",),
     ("data", "checkpoints"),
     ("zoo", "evaluation"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dyzoo.checkpoints import mmdet, official
+from dyzoo.checkpoints import glip, mmdet, official
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
 from dyzoo.checkpoints.rules import KeyRules
 from dyzoo.config.architectures import ARCHITECTURES
@@ -16,7 +16,7 @@ from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
 from dyzoo.model.detector import Detector
 
-KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES}
+KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES, **glip.KEY_RULES}
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,15 @@ def convert_checkpoint(
     Args:
         path_or_state_dict: a .pth, .pt, .bin, .pkl or .safetensors file, or the dictionary that such a file holds;
             weights may be nested under "model" or "state_dict" and carry the prefix of parallel training.
-        source: the architecture that it is a checkpoint of, one of the seven `official_*` and `mmdet_*`.
-        labels: class names, in the order of the checkpoint's outputs. Default: those that an mmdetection checkpoint
-            brings, else COCO's where it has 80 classes.
+        source: the architecture that it is a checkpoint of, one of the `official_*` and `mmdet_*`.
+        labels: class names, in the order of the checkpoint's outputs; for GLIP (`mmdet_glip_t_a`) any names, of what is
+            to be found. Default: those that an mmdetection checkpoint brings, else COCO's where it has 80 classes.
 
     Raises:
         UnknownModelError: no checkpoints of `source` can be read; the message suggests the nearest names.
         CheckpointError: the file is absent, damaged, holds pickled code or no weights; a key is missing or unknown; a
             tensor has another shape; `labels` are missing or not as many as the checkpoint's classes.
+        LabelError: GLIP's text side cannot read a name.
     """
     return convert(path_or_state_dict, source, labels).detector
 
@@ -67,6 +68,10 @@ def convert(
         others = [name for name, other in KEY_RULES.items() if other.class_bias in foreign]
         hint = f"is it of {' or '.join(others)}?" if others else "it is of another detector, or not whole"
         raise CheckpointError(f"{where} lacks {rules.class_bias!r} of {source}: {hint}")
+    if source in glip.KEY_RULES:
+        names = mmdet.class_names(checkpoint) or COCO_LABELS if labels is None else labels
+        detector, ignored = glip.ground(foreign, source, names, where)
+        return ConvertedCheckpoint(detector.eval(), len(foreign), tuple(ignored))
     num_classes = rules.num_classes(foreign, where)
     config = replace(ARCHITECTURES[source](), labels=_labels(labels, num_classes, checkpoint, where))
     detector = Detector(config)

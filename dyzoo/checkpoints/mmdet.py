@@ -44,12 +44,19 @@ SWIN = (
     ),
     *(Rule(f"backbone.output_norms.{index}.*", f"backbone.norm{index + 1}.{{0}}") for index in range(3)),
 )
-FPN = (
-    Rule("fpn.lateral_convs.#.*", "neck.0.lateral_convs.{0}.conv.{1}"),
-    Rule("fpn.output_convs.#.*", "neck.0.fpn_convs.{0}.conv.{1}"),
-    Rule("fpn.p6.*", "neck.0.fpn_convs.3.conv.{0}"),
-    Rule("fpn.p7.*", "neck.0.fpn_convs.4.conv.{0}"),
-)
+
+
+def pyramid(place: str) -> tuple[Rule, ...]:
+    """The FPN, whose keys begin with `place`."""
+    return (
+        Rule("fpn.lateral_convs.#.*", f"{place}.lateral_convs.{{0}}.conv.{{1}}"),
+        Rule("fpn.output_convs.#.*", f"{place}.fpn_convs.{{0}}.conv.{{1}}"),
+        Rule("fpn.p6.*", f"{place}.fpn_convs.3.conv.{{0}}"),
+        Rule("fpn.p7.*", f"{place}.fpn_convs.4.conv.{{0}}"),
+    )
+
+
+FPN = pyramid("neck.0")
 _DYHEAD = "neck.1.dyhead_blocks.{0}"
 _BRANCHES = ("high", "mid", "low")  # the order of our stacked parameters
 DYHEAD = (

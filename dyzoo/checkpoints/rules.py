@@ -59,7 +59,7 @@ class KeyRules:
     Attributes:
         rules: exactly one for every tensor of the detector, those of `_OWN_STATE` apart.
         constants: expressions for keys whose values follow from the configuration; accepted, not read.
-        class_bias: key of the classification layer's bias.
+        class_bias: key of the classification layer's bias; where text makes that layer, of what text adds to its bias.
         outputs_per_class: A where the layer predicts for A anchors.
         background: 1 where the layer has an output for it.
     """

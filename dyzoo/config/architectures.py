@@ -15,6 +15,7 @@ from dyzoo.config import (
     FasterRCNNConfig,
     FCOSConfig,
     FPNConfig,
+    GroundedATSSConfig,
     PreprocessConfig,
     RetinaNetConfig,
 )
@@ -263,4 +264,20 @@ def mmdet_atss_swin_l() -> DetectorConfig:
         dyhead=MMDET_DYHEAD,
         head=MMDET_HEAD,
         preprocess=PreprocessConfig(shortest_edge=1200, longest_edge=2000, size_divisor=128),
+    )
+
+
+@register
+@published(43.0, f"{MMDET}, zero-shot", "https://github.com/open-mmlab/mmdetection/tree/main/configs/glip")
+def mmdet_glip_t_a() -> DetectorConfig:
+    """mmdetection's GLIP-T (A): classes are text (`glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365`).
+
+    Here with one output for each class; a converted checkpoint has one for each token of its class names.
+    """
+    return _swin(
+        "mmdet_glip_t_a",
+        "swin_tiny_patch4_window7_224",
+        dyhead=READS_FLAT,
+        head=GroundedATSSConfig(),
+        preprocess=replace(CAFFE_INPUT, std=(57.375, 57.12, 58.395), size_divisor=32),
     )

@@ -7,6 +7,7 @@ DyHead ATSS release (microsoft/DynamicHead) unless a field says otherwise.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,9 +16,10 @@ from dyzoo.config.values import Range, build, shown
 from dyzoo.errors import CheckpointError
 
 CONFIG_VERSION = 2
+MAX_LABELS = 30_000
+MAX_LABEL_LENGTH = 200  # characters
 
-
-Text = Annotated[str, Range(0, 200)]
+Text = Annotated[str, Range(0, MAX_LABEL_LENGTH)]
 Channels = Annotated[int, Range(1, 4096)]
 Blocks = Annotated[int, Range(0, 64)]
 EdgePx = Annotated[int, Range(1, 16_384)]
@@ -130,6 +132,20 @@ class ATSSConfig:
 
 
 @dataclass(frozen=True)
+class GroundedATSSConfig(ATSSConfig):
+    """ATSS head whose class layer has outputs for the tokens of class names (GLIP: Li et al., CVPR 2022).
+
+    Attributes:
+        tokens_per_class: outputs of each class, those of a class next to each other; empty: one of each.
+    """
+
+    type: Literal["grounded_atss"] = "grounded_atss"  # type: ignore[assignment]
+    rank_by: Literal["product", "class"] = "class"
+    clip_before_nms: bool = True
+    tokens_per_class: Annotated[tuple[Annotated[int, Range(1, 254)], ...], Range(0, MAX_LABELS)] = ()
+
+
+@dataclass(frozen=True)
 class RetinaNetConfig:
     """RetinaNet head (Lin et al., ICCV 2017) with detectron2's conventions and DynamicHead's settings."""
 
@@ -195,7 +211,7 @@ class FasterRCNNConfig:
     max_detections: Count = 100
 
 
-HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig
+HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig | GroundedATSSConfig
 
 
 @dataclass(frozen=True)
@@ -223,12 +239,20 @@ class DetectorConfig:
     """Everything needed to build a detector without its weights."""
 
     architecture: Text = "dyhead_atss_resnet50"
-    labels: Annotated[tuple[Text, ...], Range(0, 30_000)] = ()
+    labels: Annotated[tuple[Text, ...], Range(0, MAX_LABELS)] = ()
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     dyhead: DyHeadConfig = field(default_factory=DyHeadConfig)
     head: HeadConfig = field(default_factory=ATSSConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+    def with_labels(self, labels: Sequence[str]) -> DetectorConfig:
+        """The same for other classes: one of the same name keeps its tokens, a new one has one token."""
+        head = self.head
+        if isinstance(head, GroundedATSSConfig) and head.tokens_per_class:
+            known = dict(zip(self.labels, head.tokens_per_class, strict=True))
+            head = replace(head, tokens_per_class=tuple(known.get(label, 1) for label in labels))
+        return replace(self, labels=tuple(labels), head=head)
 
     def to_json(self) -> str:
         """The text of `config.json`."""

@@ -307,7 +307,13 @@ dyzoo evaluate --data {_argument(measured.dataset)} --split {_argument(measured.
 
 
 def _head(config: DetectorConfig) -> str:
-    names = {"atss": "ATSS", "retinanet": "RetinaNet", "fcos": "FCOS", "faster_rcnn": "Faster R-CNN"}
+    names = {
+        "atss": "ATSS",
+        "grounded_atss": "ATSS with outputs for the tokens of class names",
+        "retinanet": "RetinaNet",
+        "fcos": "FCOS",
+        "faster_rcnn": "Faster R-CNN",
+    }
     return names.get(config.head.type, config.head.type)
 
 

@@ -92,5 +92,10 @@ def centerness(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
     return ratios.prod(dim=-1).sqrt()
 
 
+def add_to_ends(boxes_xyxy: Tensor, pixels: float) -> Tensor:
+    """Boxes (..., 4) with x2 and y2 moved by so many pixels."""
+    return boxes_xyxy + boxes_xyxy.new_tensor([0.0, 0.0, pixels, pixels])
+
+
 def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     return box_centers(boxes_xyxy), boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]

@@ -57,5 +57,6 @@ class FixedSizeDetector(nn.Module):
                 clip_before_nms=self.head.clip_before_nms,
                 nms_threshold=config.nms_threshold,
                 max_detections=config.max_detections,
+                inclusive_corners=self.head.inclusive_corners,
             )
         )

@@ -20,7 +20,7 @@ from dyzoo.errors import ImageError
 from dyzoo.hub.pretrained import PretrainedModel
 from dyzoo.images.detections import Detections
 from dyzoo.images.reading import ImageSource, to_picture
-from dyzoo.model.heads.base import Detected
+from dyzoo.model.heads.base import Detected, Head
 from dyzoo.model.heads.dense import suppress
 from dyzoo.model.preprocess import map_to_image, resize_image
 from dyzoo.model.sizes import MAX_BATCH_PIXELS, padded_size, resized_size
@@ -33,6 +33,8 @@ _FLIPPED_DIMENSION: dict[Flip, int] = {"horizontal": -1, "vertical": -2}  # of a
 
 class PredictingModel(PretrainedModel):
     """A model that is called in evaluation mode with pictures (3, H, W) and answers with a `Detected` for each."""
+
+    head: Head
 
     @overload
     def predict(
@@ -177,8 +179,9 @@ class PredictingModel(PretrainedModel):
     def _detections(self, given: _Input, found: Detected, threshold: float) -> Detections:
         kept = found["scores"] >= threshold
         network_size = (given.pixels.shape[1], given.pixels.shape[2])
+        boxes = map_to_image(found["boxes"][kept], network_size, given.size, self.head.inclusive_corners)
         return Detections(
-            boxes_xyxy=map_to_image(found["boxes"][kept], network_size, given.size).float().cpu(),
+            boxes_xyxy=boxes.float().cpu(),
             scores=found["scores"][kept].float().cpu(),
             labels=found["labels"][kept].cpu(),
             names=self.labels,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.config import PreprocessConfig
+from dyzoo.model.boxes import add_to_ends
 from dyzoo.model.sizes import padded_size
 
 
@@ -59,9 +60,16 @@ def batch_images(
     return torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes
 
 
-def map_to_image(boxes_xyxy: Tensor, network_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Boxes (M, 4) in pixels of the resized image -> pixels of the original, both sizes (H, W)."""
+def map_to_image(
+    boxes_xyxy: Tensor, network_size: tuple[int, int], image_size: tuple[int, int], inclusive_corners: bool = False
+) -> Tensor:
+    """Boxes (M, 4) in pixels of the resized image -> pixels of the original, both sizes (H, W).
+
+    With `inclusive_corners` the last pixel inside is what is brought to the other size.
+    """
     scale_y, scale_x = image_size[0] / network_size[0], image_size[1] / network_size[1]
-    boxes = boxes_xyxy * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    last_px = 1.0 if inclusive_corners else 0.0
+    boxes = add_to_ends(boxes_xyxy, -last_px) * boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    boxes = add_to_ends(boxes, last_px)
     limit = boxes.new_tensor([image_size[1], image_size[0]] * 2)
     return boxes.clamp(min=0).minimum(limit)

@@ -102,7 +102,7 @@ def starting_detector(config: TrainConfig) -> Detector | None:
 
 def detector_config(config: TrainConfig, labels: tuple[str, ...], source: Detector | None = None) -> DetectorConfig:
     """The configuration of the architecture, or of the starting detector, with the run's labels, backbone and size."""
-    detector = replace(model_config(config.model) if source is None else source.config, labels=labels)
+    detector = (model_config(config.model) if source is None else source.config).with_labels(labels)
     if config.backbone is not None:
         detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
     if config.size_px is None:

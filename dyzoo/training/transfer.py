@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,11 +45,11 @@ def start_from(model: Detector, source: Detector) -> Transfer:
             value.copy_(given[name])
             continue
         target, origin = (
-            _by_class(weights, layout, count)
-            for weights, count in ((value, len(model.labels)), (given[name], len(source.labels)))
+            _by_class(weights, _class_layouts(detector)[name], len(detector.labels))
+            for weights, detector in ((value, model), (given[name], source))
         )
         for index, other in pairs:
-            target[:, index] = origin[:, other]
+            target[index].copy_(origin[other])
         if layout.background:
             value[-1] = given[name][-1]
     kept = tuple(model.labels[index] for index, _ in pairs)
@@ -56,22 +57,26 @@ def start_from(model: Detector, source: Detector) -> Transfer:
 
 
 class _Layout(NamedTuple):
-    """Rows of a layer: `groups` times (classes, `per_class`), and one of background at the end."""
+    """Rows of a layer: `groups` times (classes, `per_class`), and one of background at the end; or `tokens` of each."""
 
     groups: int = 1
     per_class: int = 1
     background: bool = False
+    tokens: tuple[int, ...] = ()
 
 
 def _class_layouts(model: Detector) -> dict[str, _Layout]:
     if isinstance(model.config.head, FasterRCNNConfig):
         layers = {"head.roi.cls": _Layout(background=True), "head.roi.box": _Layout(per_class=4)}
     else:
-        layers = {"head.cls": _Layout(groups=getattr(model.head, "anchors_per_position", 1))}
+        groups, tokens = getattr(model.head, "anchors_per_position", 1), getattr(model.head, "tokens_per_class", ())
+        layers = {"head.cls": _Layout(groups=groups, tokens=tokens)}
     return {f"{layer}.{kind}": layout for layer, layout in layers.items() for kind in ("weight", "bias")}
 
 
-def _by_class(weights: Tensor, layout: _Layout, classes: int) -> Tensor:
-    """(rows, ...) seen as (groups, classes, per_class, ...)."""
+def _by_class(weights: Tensor, layout: _Layout, classes: int) -> Sequence[Tensor]:
+    """The rows of each class: views of (rows, ...)."""
+    if layout.tokens:
+        return weights.split(list(layout.tokens))
     rows = layout.groups * classes * layout.per_class
-    return weights[:rows].unflatten(0, (layout.groups, classes, layout.per_class))
+    return weights[:rows].unflatten(0, (layout.groups, classes, layout.per_class)).unbind(1)

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from dyzoo.checkpoints.conversion import KEY_RULES
+from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.grounding import LanguageModel
 from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, Outcome
 
 NAME = "official_atss_r50"
+GLIP = "mmdet_glip_t_a"
 MANIFEST = Path(__file__).parents[1] / "golden" / f"{NAME}.json"
 
 
@@ -133,3 +136,51 @@ def test_help_names_what_can_be_converted(cli: Cli) -> None:
     assert outcome.code == 0
     for name in KEY_RULES:
         assert f" {name} " in outcome.out
+
+
+@pytest.fixture(scope="session")
+def glip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of GLIP-T (A) as it is published, the bare weights; its keys come from the rules that read it."""
+    own = Detector(ARCHITECTURES[GLIP]()).state_dict()
+    with torch.device("meta"):
+        own |= {f"language.{name}": value for name, value in LanguageModel().state_dict().items()}
+    generator, weights = torch.Generator().manual_seed(0), {}
+    for rule in KEY_RULES[GLIP].rules:
+        for name, value in own.items():
+            keys = rule.keys(name) or ()
+            shape = (*[1] * rule.leading, *value.shape[len(keys) > 1 :], *[1] * rule.trailing)
+            weights |= {key: 0.05 * torch.randn(shape, generator=generator) for key in keys}
+    path = tmp_path_factory.mktemp("glip") / "glip.pth"
+    torch.save(weights, path)
+    return path
+
+
+def test_any_names_of_a_detector_whose_classes_are_text(cli: Cli, glip: Path, picture: Path) -> None:
+    outcome = cli("convert", glip, "--from", GLIP, "--labels", "red blood cell,platelets", "--out", "cells")
+    assert outcome.code == 0, outcome.err
+    assert "M parameters, 2 classes -> cells" in outcome.out
+    detector = Detector.from_pretrained("cells")
+    assert detector.labels == ("red blood cell", "platelets")
+    assert detector.config.head.tokens_per_class == (3, 2)
+    card = Path("cells/README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "GLIP-T (A)" in card
+    assert "43.0" not in card
+    outcome = cli("predict", picture, "--model", "cells", "--size", 64)
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("cat\n(dog)\n", "class name 2, '(dog)', has no word"),
+        ("cat\x1b[31m\n", "'cat\\x1b[31m', has characters that cannot be seen"),
+        ("x" * 10_000, "has 10000 characters, expected at most 200"),
+        ("\u202ecat", "'\\u202ecat', has characters that cannot be seen"),
+    ],
+)
+def test_names_that_cannot_be_looked_for(cli: Cli, glip: Path, names: str, words: str) -> None:
+    Path("names.txt").write_text(names, encoding="utf-8")
+    outcome = cli("convert", glip, "--from", GLIP, "--labels", "names.txt", "--out", "mine")
+    assert_one_error(outcome, words)
+    assert not Path("mine").exists()

@@ -18,6 +18,7 @@ from dyzoo.config import (
     FasterRCNNConfig,
     FCOSConfig,
     FPNConfig,
+    GroundedATSSConfig,
     HeadConfig,
     RetinaNetConfig,
 )
@@ -25,6 +26,7 @@ from dyzoo.model.preprocess import batch_images
 
 HEADS = {
     "atss": ATSSConfig(score_threshold=0.001, max_detections=300),
+    "grounded_atss": GroundedATSSConfig(score_threshold=0.001, max_detections=300, tokens_per_class=(3, 1)),
     "retinanet": RetinaNetConfig(num_convs=1, score_threshold=0.001, max_detections=20),
     "fcos": FCOSConfig(num_convs=1, score_threshold=0.001, max_detections=300),
 }

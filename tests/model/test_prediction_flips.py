@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyzoo.config import ATSSConfig, DyHeadConfig, FasterRCNNConfig, FCOSConfig, FPNConfig, HeadConfig, RetinaNetConfig
+from dyzoo.config import (
+    ATSSConfig,
+    DyHeadConfig,
+    FasterRCNNConfig,
+    FCOSConfig,
+    FPNConfig,
+    GroundedATSSConfig,
+    HeadConfig,
+    RetinaNetConfig,
+)
 from dyzoo.model.detector import Detector
 from dyzoo.model.prediction import Flip
 from dyzoo.zoo.names import model_config
@@ -19,6 +28,7 @@ from dyzoo.zoo.names import model_config
 LABELS = ("cat", "dog", "bird")
 LOW: dict[str, HeadConfig] = {  # thresholds under which untrained heads find something, and fewer anchors
     "atss": ATSSConfig(score_threshold=0.0, max_detections=20, candidates_per_level=50),
+    "grounded_atss": GroundedATSSConfig(score_threshold=0.0, max_detections=20, candidates_per_level=50),
     "retinanet": RetinaNetConfig(num_convs=1, score_threshold=0.0, max_detections=20, candidates_per_level=50),
     "fcos": FCOSConfig(score_threshold=0.0, max_detections=20, candidates_per_level=50),
     "faster_rcnn": FasterRCNNConfig(

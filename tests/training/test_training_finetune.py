@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from dyzoo.config import BackboneConfig, FasterRCNNConfig, FCOSConfig, FPNConfig, HeadConfig, RetinaNetConfig
+from dyzoo.config import (
+    BackboneConfig,
+    FasterRCNNConfig,
+    FCOSConfig,
+    FPNConfig,
+    GroundedATSSConfig,
+    HeadConfig,
+    RetinaNetConfig,
+)
 from dyzoo.data import open_dataset
 from dyzoo.errors import TrainingError
 from dyzoo.model.backbones import Backbone
@@ -69,6 +77,22 @@ def test_classes_of_the_same_name_answer_as_before(kind: str) -> None:
         torch.testing.assert_close(class_scores(model, label, batch), class_scores(source, label, batch))
     assert not torch.allclose(class_scores(model, "fox", batch), fresh), "the rest of the network is not the source's"
     assert not torch.allclose(class_scores(model, "fox", batch), class_scores(model, "owl", batch))
+
+
+@torch.no_grad()
+def test_classes_with_several_outputs_keep_them() -> None:
+    torch.manual_seed(0)
+    head = GroundedATSSConfig(tokens_per_class=(2, 1, 3))
+    source = Detector(replace(tiny(), labels=("dog", "cat", "bird"), head=head))
+    model = Detector(source.config.with_labels(("fox", "bird", "dog")))
+    assert start_from(model, source) == (("bird", "dog"), ("fox",))
+    batch = torch.randn(1, 3, 64, 64)
+    found, expected = (
+        each.head.class_probabilities(each.forward_head(each.eval().forward_features(batch)))
+        for each in (model, source)
+    )
+    torch.testing.assert_close(found[..., 1:], expected[..., [2, 0]])
+    assert not torch.allclose(found[..., 0], expected[..., 1])
 
 
 def test_another_architecture_cannot_be_started_from() -> None:

@@ -27,6 +27,7 @@ def test_the_table_holds_no_others() -> None:
         ("mmdet_atss_r50", 39.07),
         ("mmdet_atss_r50_caffe", 38.90),
         ("mmdet_atss_swin_l", 210.36),
+        ("mmdet_glip_t_a", 42.34),  # as official_atss_swin_t; without the language model
     ],
 )
 def test_parameters_agree_with_the_foreign_models(name: str, millions: float) -> None:

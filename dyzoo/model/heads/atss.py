@@ -36,10 +36,16 @@ class ATSSHead(DenseHead):
     def __init__(self, config: ATSSConfig, channels: int, num_classes: int, strides_px: tuple[int, ...]) -> None:
         super().__init__(num_classes, strides_px)
         self.config: ATSSConfig = config
-        self.cls = prediction_conv(channels, num_classes, config.kernel_size, bias=prior_bias(config.prior_probability))
+        prior = prior_bias(config.prior_probability)
+        self.cls = prediction_conv(channels, self.num_class_outputs, config.kernel_size, bias=prior)
         self.box = prediction_conv(channels, 4, config.kernel_size)
         self.centerness = prediction_conv(channels, 1, config.kernel_size)
         self.box_scales = nn.Parameter(torch.ones(len(strides_px)))
+
+    @property
+    def num_class_outputs(self) -> int:
+        """Of the class layer."""
+        return self.num_classes
 
     def forward(self, features: Sequence[Tensor]) -> Raw:
         """L maps (N, C, H, W), finest first -> lists over the levels of the raw predictions.
@@ -60,7 +66,8 @@ class ATSSHead(DenseHead):
         Returns:
             "loss_cls", "loss_box" and "loss_centerness".
         """
-        cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
+        deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("box", "centerness"))
+        cls = self.class_logits(raw)
         config, grids = self.config, self.anchor_grids(raw)
         assigned = [assign_atss(target["boxes"].float(), grids, config.num_candidates) for target in targets]
         image, anchor, boxes, labels = gather_positives(torch.stack(assigned), targets)
@@ -79,19 +86,31 @@ class ATSSHead(DenseHead):
             "loss_centerness": loss_centerness / num_positives,
         }
 
+    def class_logits(self, raw: Raw) -> Tensor:
+        """(N, S, K) float32, what the class loss is taken on."""
+        return flatten_levels(raw["cls"])
+
+    def class_probabilities(self, raw: Raw) -> Tensor:
+        """(N, S, K) float32."""
+        return self.class_logits(raw).sigmoid()
+
+    def score(self, probability: Tensor, centerness: Tensor) -> Tensor:
+        """(N, S, K) class probabilities times the (N, S, 1) centerness of their positions, without a square root."""
+        return probability * centerness
+
     @property
     def clip_before_nms(self) -> bool:
         return self.config.clip_before_nms
 
     def candidates(self, raw: Raw) -> Candidates:
-        """Candidates of every image; a score is class probability times centerness, without a square root."""
-        cls, deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("cls", "box", "centerness"))
+        """Candidates of every image; `score` says what a score is."""
+        deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("box", "centerness"))
         config, grids = self.config, self.anchor_grids(raw)
-        probability = cls.sigmoid()  # (N, S, K)
-        score = probability * centerness_logits.sigmoid()
+        probability = self.class_probabilities(raw)  # (N, S, K)
+        score = self.score(probability, centerness_logits.sigmoid())
         passes = probability > config.score_threshold
         ranks = (score if config.rank_by == "product" else probability).masked_fill(~passes, -1.0)
-        anchors = all_boxes(grids, cls.device)
+        anchors = all_boxes(grids, deltas.device)
         return strongest_candidates(
             score,
             ranks,

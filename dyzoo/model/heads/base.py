@@ -29,7 +29,13 @@ class Head(nn.Module):
     Args:
         num_classes: K, without background.
         strides_px: strides of the feature levels, finest first.
+
+    Attributes:
+        inclusive_corners: while boxes are clipped, suppressed and brought to another size, x2 and y2 are those of the
+            last pixel inside, so that a box is x2 - x1 + 1 wide.
     """
+
+    inclusive_corners = False
 
     def __init__(self, num_classes: int, strides_px: Sequence[int]) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from dyzoo.config import ATSSConfig, FCOSConfig, RetinaNetConfig
+from dyzoo.model.boxes import add_to_ends
 from dyzoo.model.heads.base import Detected, Head, ImageSizes, Raw, Targets
 
 
@@ -80,6 +81,7 @@ class DenseHead(Head):
         return suppress_batch(
             self.candidates(raw),
             image_sizes,
+            inclusive_corners=self.inclusive_corners,
             clip_before_nms=self.clip_before_nms,
             nms_threshold=self.config.nms_threshold,
             max_detections=self.config.max_detections,
@@ -137,6 +139,7 @@ def suppress_batch(
     candidates: Candidates,
     image_sizes: ImageSizes,
     *,
+    inclusive_corners: bool,
     clip_before_nms: bool,
     nms_threshold: float,
     max_detections: int,
@@ -150,6 +153,7 @@ def suppress_batch(
                 scores[present],
                 labels[present],
                 image_size,
+                inclusive_corners=inclusive_corners,
                 clip_before_nms=clip_before_nms,
                 nms_threshold=nms_threshold,
                 max_detections=max_detections,
@@ -167,6 +171,7 @@ def suppress(
     clip_before_nms: bool,
     nms_threshold: float,
     max_detections: int,
+    inclusive_corners: bool = False,
 ) -> Detected:
     """The candidates of one image -> its detections: per-class NMS, the best `max_detections`, clipped to the image.
 
@@ -179,11 +184,18 @@ def suppress(
             (detectron2's dense heads).
         nms_threshold: IoU above which, of two boxes of a class, the one of the lower score goes.
         max_detections: most detections of an image.
+        inclusive_corners: see `Head`.
     """
+    if inclusive_corners:
+        height, width = image_size
+        image_size = (height - 1, width - 1)
+        boxes_xyxy = add_to_ends(boxes_xyxy, -1.0)
     if clip_before_nms:
         boxes_xyxy, scores, labels = _clip(boxes_xyxy, scores, labels, image_size)
     kept = batched_nms(boxes_xyxy, scores, labels, nms_threshold)[:max_detections]
     boxes_xyxy, scores, labels = _clip(boxes_xyxy[kept], scores[kept], labels[kept], image_size)
+    if inclusive_corners:
+        boxes_xyxy = add_to_ends(boxes_xyxy, 1.0)
     return {"boxes": boxes_xyxy, "scores": scores, "labels": labels}
 
 

@@ -31,17 +31,19 @@ def suppress_to_fixed_size(
     clip_before_nms: bool,
     nms_threshold: float,
     max_detections: int,
+    inclusive_corners: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The candidates of every image -> `FixedDetections` of `max_detections` places; see `dense.suppress`.
 
     Args:
         boxes_xyxy, scores, labels, present: `dense.Candidates`, (N, T, 4) and (N, T).
         image_sizes: (N, 2) int64, see `base.ImageSizes`.
-        clip_before_nms, nms_threshold, max_detections: see `dense.suppress`.
+        clip_before_nms, nms_threshold, max_detections, inclusive_corners: see `dense.suppress`.
     """
     detections = suppress_batch(
         Candidates(boxes_xyxy, scores, labels, present),
         [(height, width) for height, width in image_sizes.tolist()],
+        inclusive_corners=inclusive_corners,
         clip_before_nms=clip_before_nms,
         nms_threshold=nms_threshold,
         max_detections=max_detections,
@@ -60,7 +62,8 @@ def suppress_to_fixed_size(
 
 @suppress_to_fixed_size.register_fake
 def _(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _places(boxes_xyxy, scores, labels, rest[-1])
+    _, _, _, _, max_detections, *_ = rest
+    return _places(boxes_xyxy, scores, labels, max_detections)
 
 
 def _places(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

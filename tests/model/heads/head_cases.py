@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dyzoo.config import ATSSConfig, FasterRCNNConfig, FCOSConfig, HeadConfig, RetinaNetConfig
+from dyzoo.config import ATSSConfig, FasterRCNNConfig, FCOSConfig, GroundedATSSConfig, HeadConfig, RetinaNetConfig
 from dyzoo.model.heads import Head, build_head
 
 CHANNELS, CLASSES = 16, 3
@@ -24,12 +24,14 @@ MAX_LOG_GROWTH = math.log(1000 / 16)  # a side grows at most so much from its an
 
 CONFIGS: dict[str, HeadConfig] = {
     "atss": ATSSConfig(),
+    "grounded_atss": GroundedATSSConfig(tokens_per_class=(2, 1, 3)),
     "retinanet": RetinaNetConfig(num_convs=1),
     "fcos": FCOSConfig(num_convs=1),
     "faster_rcnn": FasterRCNNConfig(hidden_features=32, anchor_scale=4.0),
 }
 LOSSES = {
     "atss": {"loss_cls", "loss_box", "loss_centerness"},
+    "grounded_atss": {"loss_cls", "loss_box", "loss_centerness"},
     "retinanet": {"loss_cls", "loss_box"},
     "fcos": {"loss_cls", "loss_box", "loss_centerness"},
     "faster_rcnn": {"loss_objectness", "loss_rpn_box", "loss_cls", "loss_box"},
@@ -45,7 +47,10 @@ NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int6
 def make_head(kind: str, num_classes: int = CLASSES, strides_px: tuple[int, ...] = STRIDES_PX, **settings: Any) -> Head:
     """A head of that kind with weights of its own initialisation, the same every time."""
     torch.manual_seed(0)
-    return build_head(replace(CONFIGS[kind], **settings), CHANNELS, num_classes, strides_px)
+    config = CONFIGS[kind]
+    if isinstance(config, GroundedATSSConfig):
+        config = replace(config, tokens_per_class=config.tokens_per_class[:num_classes])
+    return build_head(replace(config, **settings), CHANNELS, num_classes, strides_px)
 
 
 def spread_out(head: Head) -> Head:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyzoo.model.heads import ATSSHead, FasterRCNNHead, FCOSHead, RetinaNetHead, build_head
+from dyzoo.model.heads import ATSSHead, FasterRCNNHead, FCOSHead, GroundedATSSHead, RetinaNetHead, build_head
 from dyzoo.model.heads.base import Head
 from dyzoo.model.heads.matching import MAX_PAIRS
 from tests.model.heads.head_cases import (
@@ -38,7 +38,13 @@ def losses_of(head: Head, features: list[Tensor], targets: list[dict[str, Tensor
 
 
 def test_build_head_makes_what_the_config_describes() -> None:
-    kinds = {"atss": ATSSHead, "retinanet": RetinaNetHead, "fcos": FCOSHead, "faster_rcnn": FasterRCNNHead}
+    kinds = {
+        "atss": ATSSHead,
+        "grounded_atss": GroundedATSSHead,
+        "retinanet": RetinaNetHead,
+        "fcos": FCOSHead,
+        "faster_rcnn": FasterRCNNHead,
+    }
     for kind, config in CONFIGS.items():
         assert type(build_head(config, CHANNELS, CLASSES, STRIDES_PX)) is kinds[kind]
     with pytest.raises(ValueError, match="expected one of the configurations"):
