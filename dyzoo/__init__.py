@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo.creation import create_model as create_model
+    from dyzoo.zoo.creation import load as load
     from dyzoo.zoo.names import list_models as list_models
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "create_model": "dyzoo.zoo.creation",
     "evaluate": "dyzoo.evaluation",
     "list_models": "dyzoo.zoo.names",
+    "load": "dyzoo.zoo.creation",
     "train": "dyzoo.training",
 }
 

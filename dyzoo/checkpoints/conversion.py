@@ -64,7 +64,7 @@ def convert(
         checkpoint, where = read_checkpoint(path_or_state_dict), str(path_or_state_dict)
     foreign = weights_of(checkpoint, where)
     if layout.class_bias not in foreign:
-        others = [name for name, other in LAYOUTS.items() if other.class_bias in foreign]
+        others = _candidates(foreign)
         hint = f"is it of {' or '.join(others)}?" if others else "it is of another detector, or not whole"
         raise CheckpointError(f"{where} lacks {layout.class_bias!r} of {source}: {hint}")
     num_classes = layout.num_classes(foreign, where)
@@ -73,6 +73,19 @@ def convert(
     weights, ignored = layout.translate(foreign, detector.state_dict(), where)
     detector.load_weights(weights, where)
     return Conversion(detector.eval(), len(foreign), tuple(ignored))
+
+
+def candidates(path: str | Path) -> list[str]:
+    """The architectures that a checkpoint file may be of, by the name of its classification layer.
+
+    Raises:
+        CheckpointError: as for `convert_checkpoint`.
+    """
+    return _candidates(weights_of(read_checkpoint(path), str(path)))
+
+
+def _candidates(foreign: Mapping[str, Any]) -> list[str]:
+    return [name for name, layout in LAYOUTS.items() if layout.class_bias in foreign]
 
 
 def _labels(

@@ -160,7 +160,7 @@ def _settings(run: Path) -> dict[str, Any]:
 def _measurement(run: Path, data: str, split: str, dtype: str | None) -> Measurement | None:
     """The metrics of `evaluation/`, if they are those of the weights in `best/`."""
     from dyzoo.hub.cards import Measurement
-    from dyzoo.hub.pretrained import WEIGHTS_NAME
+    from dyzoo.hub.ids import WEIGHTS_NAME
     from dyzoo.zoo.creation import BEST_NAME
 
     path, weights_path = run / "evaluation" / "metrics.json", run / BEST_NAME / WEIGHTS_NAME

@@ -19,6 +19,7 @@ from dyzoo.evaluation.report import REPORT_NAME, write_report
 from dyzoo.files import sweep, write_text
 from dyzoo.locks import RunLock
 from dyzoo.model.detector import Detector
+from dyzoo.model.transfer import Transfer, start_from
 from dyzoo.training.checkpoint import FOLDER_NAME, LABELS, Checkpoints, check_settings, load_parts
 from dyzoo.training.defaults import resolve
 from dyzoo.training.display import Display, EpochTable
@@ -32,7 +33,6 @@ from dyzoo.training.report import Report
 from dyzoo.training.setup import detector_config, open_splits, starting_detector, training_loader
 from dyzoo.training.signals import StopRequest, departure
 from dyzoo.training.stages import FrozenStages
-from dyzoo.training.transfer import Transfer, start_from
 from dyzoo.zoo.creation import BEST_NAME
 
 EVALUATION_NAME = "evaluation"

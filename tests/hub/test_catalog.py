@@ -106,7 +106,7 @@ def test_several_tags_want_to_be_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folde": "x"}, "unknown key 'folde', expected some of name, sha256"),
+        ({"folde": "x"}, "unknown key 'folde', expected some of name, licence"),
         ({"licence": None}, "licence is missing"),
         ({"name": "untagged"}, "name is 'untagged', expected architecture.tag"),
         ({"sha256": "abc"}, "sha256 is 'abc', expected 64 hexadecimal digits"),
