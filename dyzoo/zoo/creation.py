@@ -172,6 +172,11 @@ def load_checkpoint(name: str, otherwise: str = "") -> Detector:
     return detector
 
 
+def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
+    """The folder of a checkpoint's files, which are fetched if they are not here yet; raises as `create_model` does."""
+    return _locate(checkpoint).config.parent
+
+
 class _Files(NamedTuple):
     config: Path
     weights: Path

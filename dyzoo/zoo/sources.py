@@ -116,6 +116,8 @@ def _fetch(checkpoint: Checkpoint, url: str, part: Path) -> None:
     try:
         patience.run(fetched)
     except FAILURES as error:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()
         raise _explain(error, shown(url), part) from error
 
 

@@ -143,18 +143,20 @@ def entries() -> list[Entry]:
     return found
 
 
-def remove(name: str) -> None:
-    """Remove what is kept of a name of `entries`; waits for a process that fetches it.
+def remove(name: str) -> int:
+    """Remove what is kept of a name of `entries`; waits for a process that fetches it. Gives the bytes that it freed.
 
     Raises:
         CheckpointError: nothing is.
         OSError: it may not be removed.
     """
-    if name not in {entry.name for entry in entries()}:
+    sizes = {entry.name: entry.size + entry.unfinished for entry in entries()}
+    if name not in sizes:
         raise CheckpointError(f"nothing is kept of {name!r} in {home()}: `dyzoo cache` shows what is")
     with working_folder(name) as folder:
         set_aside(name, folder)
         empty(folder)
+    return sizes[name]
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from dyzoo.config import DyHeadConfig, FPNConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.hub import patience
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import creation, fetching, names
-from dyzoo.zoo.catalog import Checkpoint, checkpoints
+from dyzoo.zoo import catalog, creation, fetching, names
+from dyzoo.zoo.catalog import Checkpoint
 from dyzoo.zoo.store import HOME_VARIABLE, MIRROR_VARIABLE
 from tests.zoo.file_server import FileServer
 
@@ -28,8 +28,8 @@ NAME = "mmdet_atss_r50.coco"
 
 def use_catalog(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Checkpoint:
     """Change one entry of the catalogue; gives it."""
-    known = {**checkpoints(), name: replace(checkpoints()[name], **changes)}
-    for module in (creation, names):
+    known = {**catalog.checkpoints(), name: replace(catalog.checkpoints()[name], **changes)}
+    for module in (catalog, creation, names):
         monkeypatch.setattr(module, "checkpoints", lambda: known)
     return known[name]
 
