@@ -14,12 +14,15 @@ import torch
 from huggingface_hub import constants
 
 import dyzoo
+from dyzoo.cli import run
 from dyzoo.errors import CheckpointError, HubError
 from dyzoo.model.detector import Detector
 from dyzoo.zoo import fetching, sources, store
 from dyzoo.zoo.catalog import Checkpoint, checkpoints
 from dyzoo.zoo.fetching import UnverifiedWarning, fetch_foreign
 from dyzoo.zoo.store import HOME_VARIABLE, MIRROR_VARIABLE, Provenance
+from tests.hub.hub_client import use_hub
+from tests.hub.hub_server import Hub
 from tests.zoo.conftest import CONTENT, NAME, Publish
 from tests.zoo.file_server import FileServer
 
@@ -351,7 +354,20 @@ def test_what_could_not_be_checked_is_said_once(publish: Publish) -> None:
         fetch_foreign(entry)
 
 
-def test_a_pushed_or_saved_copy_keeps_the_card(publish: Publish, tmp_path: Path) -> None:
+def test_a_pushed_copy_keeps_the_card(publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(FILE)
+    model, folder = dyzoo.create_model(NAME, pretrained=True), store.kept_folder(NAME)
+    with Hub(50_000) as hub:
+        use_hub(monkeypatch, hub, tmp_path / "cache")
+        model.push_to_hub("me/mine")
+        assert run(["push", str(folder), "me/other"]) == 0
+        for name in ("me/mine", "me/other"):
+            card = hub.files(name)["README.md"].decode()
+            for words in ("license: apache-2.0", "Converted by `dyzoo convert`", f'.from_pretrained("{name}")'):
+                assert words in card
+
+
+def test_a_saved_copy_keeps_the_card(publish: Publish, tmp_path: Path) -> None:
     publish(FILE)
     model = dyzoo.load(NAME)
     model.save_pretrained(tmp_path / "copy")
