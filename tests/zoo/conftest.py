@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from dyzoo.checkpoints import Conversion
 from dyzoo.config import DyHeadConfig, FPNConfig
@@ -20,6 +19,7 @@ from dyzoo.model.detector import Detector
 from dyzoo.zoo import catalog, creation, fetching, names
 from dyzoo.zoo.catalog import Checkpoint
 from dyzoo.zoo.store import HOME_VARIABLE, MIRROR_VARIABLE
+from tests.hub.hub_client import set_offline
 from tests.zoo.file_server import FileServer
 
 CONTENT = bytes(range(256)) * 1000
@@ -47,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    set_offline(monkeypatch, False)
     monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)  # between attempts
     return tmp_path / "home"
 

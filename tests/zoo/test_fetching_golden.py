@@ -59,7 +59,9 @@ def test_a_file_on_the_web(server: FileServer, home: Path, tmp_path: Path, monke
     digest = hashlib.sha256(content).hexdigest()
     use_catalog(monkeypatch, MMDET, addresses=[f"{server.url}/weights.pth"], sha256_prefix=digest[:8])
     assert_golden(dyzoo.create_model(MMDET, pretrained=True), "mmdet_atss_r50")
-    assert [start for _, start in server.requests] == [0, 100_000_000]
+    first, second = (start for _, start in server.requests)
+    assert first == 0
+    assert 99_000_000 < second <= 100_000_000
     # the same file by its name: the catalogue knows its hash
     assert dyzoo.load(tmp_path / "foreign.pth").config.architecture == "mmdet_atss_r50"
 
