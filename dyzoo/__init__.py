@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo.creation import create_model as create_model
+    from dyzoo.zoo.creation import load as load
     from dyzoo.zoo.names import list_models as list_models
     from dyzoo.zoo.pushing import push_run as push_run
 
@@ -31,6 +32,7 @@ _HOMES = {
     "create_model": "dyzoo.zoo.creation",
     "evaluate": "dyzoo.evaluation",
     "list_models": "dyzoo.zoo.names",
+    "load": "dyzoo.zoo.creation",
     "push_run": "dyzoo.zoo.pushing",
     "train": "dyzoo.training",
 }

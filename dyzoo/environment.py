@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 
+HOME = "DYZOO_HOME"
 HUB_PATIENCE = "DYZOO_HUB_PATIENCE"
+MIRROR = "DYZOO_MIRROR"
 
 
 def is_debugging() -> bool:
     """Whether `DYZOO_DEBUG` asks for tracebacks in place of one line for each error."""
     return bool(os.environ.get("DYZOO_DEBUG"))
+
+
+def home() -> str:
+    """Folder of what dyzoo keeps (`DYZOO_HOME`), in place of `dyzoo` beside huggingface_hub's own; "" if unset."""
+    return os.environ.get(HOME, "")
+
+
+def mirror() -> str:
+    """Folder, or address of one on a server, where files are looked for first (`DYZOO_MIRROR`); "" if unset."""
+    return os.environ.get(MIRROR, "")
 
 
 def hub_patience() -> str:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""One process at a time in a folder."""
 
 from __future__ import annotations
 
@@ -36,20 +36,26 @@ class RunLock:
         self._file: int | None = None
         self._made: list[Path] = []
 
-    def take(self) -> None:
+    def take(self, wait: bool = False) -> None:
         """Take the lock; whatever a run that was killed has left of it is no obstacle.
 
+        Args:
+            wait: until another process lets go of it.
+
         Raises:
-            TrainingError: another run holds it.
+            TrainingError: another run holds it, and `wait` is False.
             OSError: the folder cannot be written to.
         """
         absent = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._made = absent
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            except FileNotFoundError:  # whoever had made the folder has removed it in between
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 owner = os.read(file, _MOST_BYTES).decode("utf-8", "replace")
                 os.close(file)

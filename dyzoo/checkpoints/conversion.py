@@ -65,7 +65,7 @@ def convert(
         checkpoint, where = read_checkpoint(path_or_state_dict), str(path_or_state_dict)
     foreign = weights_of(checkpoint, where)
     if rules.class_bias not in foreign:
-        others = [name for name, other in KEY_RULES.items() if other.class_bias in foreign]
+        others = _candidates(foreign)
         hint = f"is it of {' or '.join(others)}?" if others else "it is of another detector, or not whole"
         raise CheckpointError(f"{where} lacks {rules.class_bias!r} of {source}: {hint}")
     if source in glip.KEY_RULES:
@@ -78,6 +78,19 @@ def convert(
     weights, ignored = rules.translate(foreign, detector.state_dict(), where)
     detector.load_weights(weights, where)
     return ConvertedCheckpoint(detector.eval(), len(foreign), tuple(ignored))
+
+
+def candidates(path: str | Path) -> list[str]:
+    """The architectures that a checkpoint file may be of, by the name of its classification layer.
+
+    Raises:
+        CheckpointError: as for `convert_checkpoint`.
+    """
+    return _candidates(weights_of(read_checkpoint(path), str(path)))
+
+
+def _candidates(foreign: Mapping[str, Any]) -> list[str]:
+    return [name for name, rules in KEY_RULES.items() if rules.class_bias in foreign]
 
 
 def _labels(

@@ -16,8 +16,8 @@ CONVERTED = "Converted by `dyzoo convert`"
 _LICENSES = {"official": "mit", "mmdet": "apache-2.0"}  # the code bases' own, which they publish their weights under
 
 
-def card_details(path: Path, config: DetectorConfig) -> CardDetails:
-    """Details of the card of a detector that was converted from the file `path`."""
+def card_details(path: Path, config: DetectorConfig, file_name: str | None = None) -> CardDetails:
+    """Details of the card of a detector converted from the file `path`, once called `file_name` if that is given."""
     published = PUBLISHED[config.architecture]
     description = (ARCHITECTURES[config.architecture].__doc__ or "").splitlines()[0].rstrip(".")
     reported = (
@@ -28,6 +28,7 @@ def card_details(path: Path, config: DetectorConfig) -> CardDetails:
         reported = "It has classes of its own, so no published number is about it"
     return CardDetails(
         license=_LICENSES[config.architecture.partition("_")[0]],
-        training=f"{CONVERTED} from a checkpoint of this detector: {description}. Its file `{path.name}` has the "
-        f"sha256 `{sha256(path)}`. No training was added. {reported}. The licence is that of the original's code.",
+        training=f"{CONVERTED} from a checkpoint of this detector: {description}. "
+        f"Its file `{file_name or path.name}` has the sha256 `{sha256(path)}`. No training was added. {reported}. "
+        "The licence is that of the original's code.",
     )

@@ -11,9 +11,11 @@ import typer
 
 from dyzoo._version import __version__
 from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
+from dyzoo.cli.cache import cache
 from dyzoo.cli.convert import convert
 from dyzoo.cli.data import app as data
 from dyzoo.cli.evaluate import evaluate
+from dyzoo.cli.fetch import fetch
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
 from dyzoo.cli.push import push
@@ -32,6 +34,8 @@ app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 app.command("list")(list_models)
+app.command()(fetch)
+app.command()(cache)
 app.command()(convert)
 app.command()(push)
 app.add_typer(data, name="data")
@@ -61,6 +65,7 @@ def _dyzoo(
       dyzoo data check DIR                   what is suspicious in a dataset
       dyzoo train --data DIR --epochs 36     on COCO JSON, Pascal VOC or YOLO
       dyzoo evaluate --data DIR --model runs/dyhead_atss_resnet10t
+      dyzoo predict --model mmdet_atss_r50.coco   as published, fetched once
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo bench                            the attention chain's speed here

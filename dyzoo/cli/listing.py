@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dyzoo.cli.terminal import plain, say, show, show_table
+from dyzoo.cli.terminal import megabytes, plain, say, show, show_table
 from dyzoo.errors import UnknownModelError
 
 if TYPE_CHECKING:
     from dyzoo.model.backbones.families import Family
+    from dyzoo.zoo.catalog import Checkpoint
 
 LEGEND = """\
+metrics     fractions of 1, measured with these weights; as their publisher reports, where it says so
+here        whether a checkpoint loads without network; the size is that of the download
 parameters  with COCO's 80 classes, in millions; frozen norms are not counted
 GFLOPs      one image of 800 x 1344, a multiplication and an addition counted once
 AP          box AP on COCO in percent, as reported by others for this design; not measured here
-weights     a checkpoint that loads by name, or others' weights that `dyzoo convert --from NAME` reads"""
+weights     the tag of a checkpoint that loads by name, or others' weights that `dyzoo convert --from NAME` reads"""
 
 
 def list_models(
@@ -34,6 +37,7 @@ def list_models(
       dyzoo list
       dyzoo list '*swin*'
       dyzoo list official_atss_r50
+      dyzoo list mmdet_atss_r50.coco
       dyzoo list --backbones
       dyzoo list --backbones 'convnext*'
     """
@@ -47,11 +51,10 @@ def list_models(
     from dyzoo.zoo.complexity import complexities
     from dyzoo.zoo.names import list_models as names
 
-    trained = Table("checkpoint", "dataset", "metrics", "licence", box=box.SIMPLE_HEAD)
+    trained = Table("checkpoint", "dataset", "metrics", "licence", "here", box=box.SIMPLE_HEAD)
     for name in names(pattern, pretrained=True):
         known = checkpoints()[name]
-        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in known.metrics.items())
-        trained.add_row(*map(plain, (name, known.dataset, metrics, known.licence)))
+        trained.add_row(*map(plain, (name, known.dataset, _metrics(known), known.licence, _is_here(known))))
     designs = Table("architecture", box=box.SIMPLE_HEAD)
     for column in ("parameters", "GFLOPs", "AP"):
         designs.add_column(column, justify="right")
@@ -65,6 +68,7 @@ def list_models(
             f"{reported.ap:.1f}" if reported else "",
             _weights(name),
         )
+    trained.columns[3].no_wrap = True
     tables = [table for table in (trained, designs) if table.row_count]
     if not tables:
         raise UnknownModelError(f"no model is called {pattern!r}: `dyzoo list` shows all of them")
@@ -73,6 +77,8 @@ def list_models(
         show_table(table)
     if designs.row_count == 1:
         _print_more(names(pattern)[0])
+    elif not designs.row_count and trained.row_count == 1:
+        _print_origin(checkpoints()[names(pattern, pretrained=True)[0]])
     elif designs.row_count:
         show(LEGEND)
 
@@ -105,6 +111,41 @@ def _fits(family: Family | None) -> str:
     if family is None:
         return "not tried"
     return f"no: {family.reason}" if family.refusal else "yes"
+
+
+def _metrics(checkpoint: Checkpoint) -> str:
+    values = ", ".join(f"{name} {value:.3f}" for name, value in (checkpoint.metrics or checkpoint.reported).items())
+    return values if checkpoint.metrics else f"{values} reported"
+
+
+def _is_here(checkpoint: Checkpoint) -> str:
+    from dyzoo.zoo.complexity import complexities
+    from dyzoo.zoo.store import kept
+
+    if checkpoint.folder is not None:
+        return "in the package"
+    if not checkpoint.is_foreign:
+        return "on the Hub, or in its cache"
+    if kept(checkpoint) is not None:
+        return "kept"
+    if checkpoint.size is not None:
+        return f"{megabytes(checkpoint.size)} to fetch"
+    return f"~{megabytes(4 * complexities()[checkpoint.architecture].parameters)} to fetch"  # of float32
+
+
+def _print_origin(checkpoint: Checkpoint) -> None:
+    from dyzoo.zoo.store import Provenance, kept_folder
+
+    lines = {"from": checkpoint.source, "reported by": checkpoint.reported_by, "mind": checkpoint.unverified}
+    if checkpoint.is_foreign:
+        lines["file"] = checkpoint.addresses[0]
+        prefix = f"{checkpoint.sha256_prefix}..." if checkpoint.sha256_prefix else "the Hub's"
+        lines["sha256"] = checkpoint.sha256 or prefix
+        kept = Provenance.read(kept_folder(checkpoint.name))
+        lines["kept in"] = f"{kept_folder(checkpoint.name)}, fetched {kept.fetched}" if kept else None
+    for what, text in lines.items():
+        if text:
+            say(f"{what}: {text}")
 
 
 def _weights(architecture: str) -> str:

@@ -24,8 +24,8 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="M",
-        help="A checkpoint of `dyzoo list`, the folder of a run or of save_pretrained, or a Hugging Face Hub id, "
-        "org/name or org/name@revision.",
+        help="A checkpoint of `dyzoo list`, which is fetched if need be, the folder of a run or of save_pretrained, or "
+        "a Hugging Face Hub id, org/name or org/name@revision.",
         show_default="the embedded one",
     ),
 ]

@@ -63,6 +63,11 @@ def complain(line: str) -> None:
     print(f"error: {printable(line)}", file=sys.stderr)
 
 
+def megabytes(size: int) -> str:
+    """A number of bytes as it is shown."""
+    return f"{size / 1e6:.0f} MB" if size >= 10_000_000 else f"{size / 1e6:.1f} MB"
+
+
 def show_table(table: Table) -> None:
     """Print a table, whose cells are `plain`, on stdout."""
     from rich.console import Console

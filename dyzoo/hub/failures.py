@@ -109,7 +109,8 @@ def is_transient(error: Exception) -> bool:
     answer = status(error)
     if answer is not None:
         return answer in _TRANSIENT
-    return isinstance(error, _HTTP_ERROR | OSError) and getattr(error, "strerror", None) is None
+    is_of_network = isinstance(error, _HTTP_ERROR | OSError) and getattr(error, "strerror", None) is None
+    return is_of_network and not is_offline(error)
 
 
 def retry_after(error: Exception) -> float:

@@ -58,6 +58,7 @@ def download(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    most_bytes: int | None = None,
 ) -> list[Path]:
     """Files of one commit of a model repository, from the cache where they are there.
 
@@ -74,17 +75,18 @@ def download(
         cache_dir: in place of huggingface_hub's.
         local_files_only: never ask the Hub.
         force_download: fetch again what the cache holds.
+        most_bytes: that a file may have; None: any number.
 
     Raises:
         HubError: no such repository or revision, no access, neither network nor cache, or no end in time.
-        CheckpointError: the repository has no such file, or a file is not what the Hub says it should be.
+        CheckpointError: the repository has no such file, or a file is too large or not what the Hub says it should be.
     """
     repo_id, revision = split_id(repo_id, revision)
     if local_files_only and force_download:
         raise HubError("force_download=True needs the Hub, local_files_only=True forbids it: leave one of them out")
     if cache_dir is not None:
         cache_dir = Path(cache_dir).expanduser()
-    source = _Source(repo_id, revision, token, cache_dir, local_files_only, force_download, Patience())
+    source = _Source(repo_id, revision, token, cache_dir, local_files_only, force_download, Patience(), most_bytes)
     commit = source.commit(names[0])
     try:
         paths = [source.fetch(name, commit) for name in names]
@@ -113,6 +115,7 @@ class _Source:
     local_files_only: bool
     force_download: bool
     patience: Patience
+    most_bytes: int | None = None
     answered: bool = False  # the Hub has, to an earlier question
 
     def commit(self, name: str) -> str:
@@ -175,6 +178,8 @@ class _Source:
     def _download(self, name: str, commit: str) -> Path:
         """Put a file's content where huggingface_hub's cache has it, and let huggingface_hub link it."""
         file = self._ask(name, commit)[1]
+        if self.most_bytes is not None and int(file.size or 0) > self.most_bytes:
+            raise transfer.WrongSizeError(f"it has {file.size} bytes, expected at most {self.most_bytes}")
         cache = Path(self.cache_dir or constants.HF_HUB_CACHE)
         folder = repo_folder_name(repo_id=self.repo_id, repo_type="model")
         content, lock = cache / folder / "blobs" / str(file.etag), cache / ".locks" / folder / f"{file.etag}.lock"
@@ -210,6 +215,8 @@ class _Source:
             if self.force_download:
                 return HubError(f"HF_HUB_OFFLINE is set, and force_download=True needs {constants.ENDPOINT}: drop one")
             return self._not_cached(name)
+        if isinstance(error, transfer.WrongSizeError | transfer.RedirectionError):
+            return CheckpointError(f"{name} of {repo_id} cannot be fetched: {error}")
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             return HubError(f"{cache}: no room for {name} of {repo_id} ({error.strerror}): free some, or set HF_HOME")
         if isinstance(error, OutOfPatienceError):

@@ -1,4 +1,4 @@
-"""Names of repositories and revisions."""
+"""Names of repositories and revisions, and of the files that a detector is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from dyzoo.errors import HubError, first_line
 
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
 Token = str | bool | None  # a token, False: none, None: the one logged in with
+
+_PREFIX = "hf-hub:"
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!.*(?:\.\.|//))[^\s/\\~^:?*\[-][^\s\\~^:?*\[]*")  # as git allows references to be named
@@ -22,12 +27,12 @@ def is_hub_id(name: object) -> bool:
 
 
 def split_id(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`org/name@revision` (timm's way of writing it) -> `org/name` and the revision.
+    """`org/name@revision` or `hf-hub:org/name@revision` (timm's ways of writing it) -> `org/name` and the revision.
 
     Raises:
         HubError: the id is malformed, or two different revisions are asked for.
     """
-    repo_id, _, wanted = name.partition("@")
+    repo_id, _, wanted = name.removeprefix(_PREFIX).partition("@")
     if wanted and revision is not None and wanted != revision:
         raise HubError(f"{name!r} asks for revision {wanted!r}, and revision is {revision!r}: leave one of them out")
     try:

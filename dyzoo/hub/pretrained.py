@@ -6,7 +6,7 @@ import errno
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -33,12 +33,10 @@ from dyzoo.hub.cards import (
 )
 from dyzoo.hub.failures import missing_file
 from dyzoo.hub.fetching import download, mend_hint
-from dyzoo.hub.ids import Token, is_hub_id, split_id
+from dyzoo.hub.ids import CONFIG_NAME, WEIGHTS_NAME, Token, is_hub_id, split_id
 from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
+_MAX_CARD_BYTES = 1 << 22
 _MAX_CONFIG_BYTES = 1 << 22  # limit for a file that is a few kB: labels may be many
 _SPARE_PARAMETERS = 100_000_000  # timm builds more than a feature extractor keeps
 
@@ -56,6 +54,13 @@ class PretrainedModel(nn.Module):
         super().__init__()
         config.check()
         self.config = config
+        self._card_text: str | None = None  # that `write_card` wrote of these weights
+
+    def train(self: ModelT, mode: bool = True) -> ModelT:
+        """As in torch; what a card said of the weights is no longer true once they are trained."""
+        if mode:
+            self._card_text = None
+        return super().train(mode)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -70,7 +75,8 @@ class PretrainedModel(nn.Module):
         Args:
             folder: made if absent.
             dtype: store floating-point weights in this type (`torch.float16` halves the file); None keeps theirs.
-            card: write `README.md`, saying this besides. One that somebody wrote or edited is left alone.
+            card: write `README.md`, saying this besides; True: what the card said that the weights were loaded with.
+                One that somebody wrote or edited is left alone.
 
         Raises:
             CheckpointError: a weight is too large for `dtype`.
@@ -114,7 +120,8 @@ class PretrainedModel(nn.Module):
             create_pr: open a pull request instead of changing the branch.
             dtype: as for `save_pretrained`.
             card: facts for the model card beyond the configuration, or its whole text. One that `save_pretrained`
-                wrote is told the new name. Licence and data sets that are not given stay as they are there.
+                wrote is told the new name; None: the one that the weights were loaded with. Licence and data sets that
+                are not given stay as they are there.
             replace_card: also in place of a README.md that somebody wrote or edited there, which is kept otherwise,
                 with a warning.
             files: more files to put beside, by their names in the repository.
@@ -128,6 +135,7 @@ class PretrainedModel(nn.Module):
         """
         repo_id, revision = split_id(repo_id, revision)
         require_token(token)
+        card = self._card_text if card is None else card
         more = {name: Path(path) for name, path in (files or {}).items()}
         for path in more.values():
             if not path.is_file():
@@ -199,10 +207,13 @@ class PretrainedModel(nn.Module):
             for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
                 if not path.exists():
                     raise missing_file(str(folder), path.name, [other.name for other in folder.iterdir()])
-            return cls.from_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, device)
+            model = cls.from_files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, device)
+            model.adopt_card(folder / CARD_NAME)
+            return model
         if not is_hub_id(name_or_folder):
             raise UnknownModelError(
-                f"{str(name_or_folder)!r} is neither a folder nor an id of the Hugging Face Hub, org/name"
+                f"{str(name_or_folder)!r} is neither a folder nor an id of the Hugging Face Hub, org/name; "
+                "dyzoo.load knows the names of checkpoints too"
             )
         repo_id, revision = split_id(str(name_or_folder), revision)
         try:
@@ -291,6 +302,13 @@ class PretrainedModel(nn.Module):
                 )
         self.load_state_dict(weights)
 
+    def adopt_card(self, path: Path) -> None:
+        """Keep what a card of these weights says, if `write_card` wrote it, for where they are saved or pushed to."""
+        text = ""
+        with suppress(OSError):  # it is not there, or no file that could be one
+            text = read_regular(path, _MAX_CARD_BYTES).decode("utf-8", "replace")
+        self._card_text = text if text.strip() and not is_hand_written(text) else None
+
     def _check_names(self, names: Set[str], source: str) -> None:
         own = self.state_dict().keys()
         if missing := own - names:
@@ -318,6 +336,8 @@ class PretrainedModel(nn.Module):
         return weights
 
     def _card(self, name: str, details: CardDetails | None) -> str:
+        if details is None and self._card_text is not None:
+            return adapt_card(self._card_text, name)
         parameters = sum(parameter.numel() for parameter in self.parameters())
         return write_card(self.config, name, parameters, details)
 

@@ -14,12 +14,12 @@ from dyzoo.data.mixing import Mixing
 from dyzoo.data.transforms import train_transform
 from dyzoo.errors import TrainingError
 from dyzoo.model.detector import Detector
+from dyzoo.model.transfer import start_from
 from dyzoo.training.defaults import resolve
 from dyzoo.training.optimizer import FrozenStages
 from dyzoo.training.processes import Processes
 from dyzoo.training.randomness import seed_process
 from dyzoo.training.state import TrainingState
-from dyzoo.training.transfer import start_from
 from dyzoo.zoo.creation import load_model
 from dyzoo.zoo.names import model_config
 

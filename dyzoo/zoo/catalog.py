@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,31 +22,71 @@ CATALOG_NAME = "catalog.toml"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One entry of `weights/catalog.toml`: either a `folder`, or `repo_id` and `revision` on the Hugging Face Hub.
+    """One entry of `weights/catalog.toml`, of one of three kinds.
+
+    It names either a `folder`, or `repo_id` and `revision` on the Hugging Face Hub, or the `addresses` of a file of
+    another code base, which is converted when it has been fetched.
 
     Attributes:
         name: architecture.tag.
-        sha256: hash of the weights, in hex.
-        licence: licence of the weights.
+        licence: licence of the weights, as their source states it.
         dataset: data that they were trained on.
-        metrics: measured with these very weights.
         source: who trained them, and where that is written.
+        sha256: hash of the weights, in hex; of another code base's file where it is known.
+        metrics: measured with these very weights, fractions of 1.
         folder: a folder beside the catalogue, with config.json and model.safetensors.
         repo_id: org/name.
         revision: a whole commit hash: what is published under it cannot change.
         file: the weights in the repository; their config.json lies beside them.
+        addresses: where the other code base's file is, in the order in which they are tried: `https://...`, `http://...`
+            or `hf://org/name[@revision]/path`. All hold the same file.
+        sha256_prefix: how the sha256 of the file begins, where its publisher says no more.
+        size: of the file in bytes, None where nobody says.
+        reported: what others report of these weights, as `metrics`; not measured here.
+        reported_by: who does.
+        unverified: what nobody has been able to check, for the user to know.
     """
 
     name: str
-    sha256: str
     licence: str
     dataset: str
-    metrics: dict[str, float]
     source: str
+    sha256: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     folder: str | None = None
     repo_id: str | None = None
     revision: str | None = None
     file: str = "model.safetensors"
+    addresses: list[str] = field(default_factory=list)
+    sha256_prefix: str | None = None
+    size: int | None = None
+    reported: dict[str, float] = field(default_factory=dict)
+    reported_by: str | None = None
+    unverified: str | None = None
+
+    @property
+    def architecture(self) -> str:
+        """The name without its tag."""
+        return self.name.split(".")[0]
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a file of another code base."""
+        return bool(self.addresses)
+
+    @property
+    def file_name(self) -> str:
+        """Name of another code base's file, which its copies elsewhere have too."""
+        return self.addresses[0].rsplit("/", 1)[-1]
+
+    def is_of(self, digest: str) -> bool:
+        """Whether a file with this sha256 may be the weights; True where nothing is known of it."""
+        return digest == self.sha256 if self.sha256 else digest.startswith(self.sha256_prefix or "")
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether anything is known of the file's sha256."""
+        return bool(self.sha256 or self.sha256_prefix)
 
 
 def weights_folder() -> Path:
@@ -88,7 +128,9 @@ def _read_entry(entry: dict[str, Any], where: str) -> Checkpoint:
     names = [field.name for field in fields(Checkpoint)]
     if unknown := sorted(set(entry) - set(names)):
         raise CheckpointError(f"{where}: unknown key {unknown[0]!r}, expected some of {', '.join(names)}")
-    if missing := [field.name for field in fields(Checkpoint) if field.default is MISSING and field.name not in entry]:
+    required = [known.name for known in fields(Checkpoint) if known.default is known.default_factory is MISSING]
+    needed = ("reported", "reported_by") if "addresses" in entry else ("sha256", "metrics")
+    if missing := [name for name in (*required, *needed) if name not in entry]:
         raise CheckpointError(f"{where}: {missing[0]} is missing")
     for key, value in entry.items():
         is_right, expected = _RULES[key]
@@ -96,8 +138,16 @@ def _read_entry(entry: dict[str, Any], where: str) -> Checkpoint:
             raise CheckpointError(f"{where}: {key} is {value!r}, expected {expected}")
     checkpoint = Checkpoint(**entry)
     on_hub = (checkpoint.repo_id is not None, checkpoint.revision is not None)
-    if on_hub not in ((True, True), (False, False)) or (checkpoint.folder is None) is not all(on_hub):
-        raise CheckpointError(f"{where}: expected either folder, or repo_id and revision")
+    kinds = (checkpoint.folder is not None, all(on_hub), checkpoint.is_foreign)
+    if any(on_hub) is not all(on_hub) or sum(kinds) != 1:
+        raise CheckpointError(f"{where}: expected either folder, or repo_id and revision, or addresses")
+    strays = [name for name in _OF_FOREIGN_FILES if name in entry and not checkpoint.is_foreign]
+    if strays:
+        raise CheckpointError(f"{where}: {strays[0]} is of files of other code bases, which have addresses")
+    if len({address.rsplit("/", 1)[-1] for address in checkpoint.addresses}) > 1:
+        raise CheckpointError(f"{where}: the addresses end in different names, expected copies of one file")
+    if checkpoint.is_foreign and not checkpoint.has_hash and not all(map(_IS_ON_HUB, checkpoint.addresses)):
+        raise CheckpointError(f"{where}: sha256 or sha256_prefix is missing, only the Hub can do without")
     return checkpoint
 
 
@@ -110,21 +160,36 @@ def _is_inside(value: Any) -> bool:
     return _matches(r"[\w./-]+")(value) and not PurePosixPath(value).is_absolute() and ".." not in value.split("/")
 
 
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
+
+
 _TEXT = (_matches(r"(?s).*\S.*"), "a text")
+_NUMBERS = (_is_numbers, "a table of numbers")
+_ON_HUB = r"hf://[\w.-]+/[\w.-]+(?:@[\w./-]+?)?(?:/(?!\.)[\w.-]+)+"
+_IS_ON_HUB = _matches(_ON_HUB)
+_IS_ADDRESS = _matches(rf"https?://[\w.-]+(?::\d+)?(?:/[\w.~%+-]+)*/(?!\.)[\w.+-]+|{_ON_HUB}")
+_OF_FOREIGN_FILES = ("addresses", "sha256_prefix", "size", "reported", "reported_by", "unverified")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_matches(r"\w+\.[\w-]+"), "architecture.tag"),
     "sha256": (_matches(r"[0-9a-f]{64}"), "64 hexadecimal digits"),
     "licence": _TEXT,
     "dataset": _TEXT,
-    "metrics": (
-        lambda value: isinstance(value, dict) and all(type(number) in (int, float) for number in value.values()),
-        "a table of numbers",
-    ),
+    "metrics": _NUMBERS,
     "source": _TEXT,
     "folder": (_is_inside, "a folder beside the catalogue"),
     "repo_id": (_matches(r"[\w.-]+/[\w.-]+"), "org/name"),
     "revision": (_matches(r"[0-9a-f]{40}"), "a commit hash of 40 hexadecimal digits"),
     "file": (lambda value: _is_inside(value) and value.endswith(".safetensors"), "a .safetensors file"),
+    "addresses": (
+        lambda value: isinstance(value, list) and value != [] and all(map(_IS_ADDRESS, value)),
+        "a list of https://..., http://... or hf://org/name/path",
+    ),
+    "sha256_prefix": (_matches(r"[0-9a-f]{8,63}"), "8 hexadecimal digits or more"),
+    "size": (lambda value: type(value) is int and value > 0, "a number of bytes"),
+    "reported": _NUMBERS,
+    "reported_by": _TEXT,
+    "unverified": _TEXT,
 }
 
 

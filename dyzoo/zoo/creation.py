@@ -1,22 +1,36 @@
-"""The model zoo: detectors by the name of an architecture, a checkpoint, a folder or a repository."""
+"""The model zoo: detectors by the name of an architecture, a checkpoint, a folder, a repository or a file."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import torch
 
 from dyzoo import hub
-from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.checkpoints import convert_checkpoint
+from dyzoo.checkpoints.conversion import candidates
+from dyzoo.errors import CheckpointError, DyzooWarning
 from dyzoo.files import sha256
-from dyzoo.hub.pretrained import CONFIG_NAME
+from dyzoo.hub import Token
+from dyzoo.hub.cards import CARD_NAME
+from dyzoo.hub.ids import CONFIG_NAME, WEIGHTS_NAME
 from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.model.detector import Detector
-from dyzoo.zoo.catalog import checkpoints, weights_folder
-from dyzoo.zoo.names import model_config, unknown
+from dyzoo.model.transfer import start_from
+from dyzoo.zoo.catalog import Checkpoint, checkpoints, weights_folder
+from dyzoo.zoo.fetching import fetch_foreign
+from dyzoo.zoo.names import find_checkpoint, model_config
+from dyzoo.zoo.store import Provenance
+
+_OTHER_PLACES = f"or a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, or org/name on the Hugging Face Hub"
+
+
+class NewClassesWarning(DyzooWarning):
+    """Some classes of a pretrained detector have no trained weights."""
 
 
 def create_model(
@@ -32,21 +46,23 @@ def create_model(
     Args:
         name: an architecture, or with `pretrained` a checkpoint `architecture.tag` (the tag may be left out where
             there is only one).
-        pretrained: load the checkpoint's weights; its labels come with it.
-        labels: class names of a new detector, default COCO's 80.
+        pretrained: load the checkpoint's weights. Those that another code base has published are fetched and converted
+            the first time, and kept.
+        labels: class names of a new detector, default COCO's 80; with `pretrained` those of the checkpoint. Other ones
+            keep what the checkpoint knows of a class of the same name; the rest begin anew, with a warning.
         backbone: any other timm backbone with maps of strides 8, 16 and 32, and 4 for Faster R-CNN.
         pretrained_backbone: start from timm's published backbone weights, or from a local file of them.
 
     Raises:
         UnknownModelError: no such architecture, checkpoint or backbone; the message suggests the nearest names.
         CheckpointError: the weights are missing or not those of the catalogue.
-        HubError: the catalogue has them on the Hugging Face Hub, and neither it nor its cache has them to give.
-        ValueError: `pretrained` together with `labels` or `backbone`, which belong to a new detector.
+        HubError: they are to be fetched, and neither where they are nor what is kept here has them to give.
+        ValueError: `pretrained` together with `backbone`, which belongs to a new detector.
     """
     if pretrained:
-        if labels is not None or backbone is not None:
-            raise ValueError("labels and backbone come with a pretrained detector: leave them out, or pretrained=False")
-        return _load_checkpoint(name)
+        if backbone is not None:
+            raise ValueError("the backbone comes with a pretrained detector: leave it out, or pretrained=False")
+        return with_labels(load_checkpoint(name), labels)
     config = model_config(name)
     if labels is not None:
         config = replace(config, labels=tuple(labels))
@@ -57,54 +73,144 @@ def create_model(
     return Detector(config, pretrained_backbone).eval()
 
 
-def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """A trained detector from wherever it is.
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    labels: Sequence[str] | None = None,
+    architecture: str | None = None,
+    revision: str | None = None,
+    token: Token = None,
+) -> Detector:
+    """A trained detector from wherever it is, in evaluation mode.
 
     Args:
-        name_or_folder: a checkpoint name, a `save_pretrained` folder, the folder of a training run, or a repository of
-            the Hugging Face Hub, `org/name` or `org/name@revision`.
+        source: a checkpoint's name (`dyzoo list`), a folder that `save_pretrained` wrote, the folder of a training run,
+            a repository of the Hugging Face Hub (`org/name`, `org/name@revision`, `hf-hub:org/name`), or a file of
+            another code base, which is converted. A folder or file is preferred to a repository of the same name.
         device: device of the model.
+        labels: class names. Of a file: those of its outputs, where it does not name them. Otherwise others than the
+            detector's begin anew, with a warning, and those of the same name keep what they have learnt.
+        architecture: what a file is of, one of `dyzoo convert`'s names; a file that the catalogue knows by its hash
+            needs none.
+        revision: branch, tag or commit of a repository.
+        token: for a private repository.
 
     Raises:
         UnknownModelError: it is none of these; the message suggests the nearest names.
-        CheckpointError: its files are missing or damaged.
-        HubError: the repository is not there, not yours to see, or neither reachable nor in the cache.
+        CheckpointError: its files are missing or damaged, or a file is of no architecture that is given or known.
+        HubError: it is to be fetched, and neither where it is nor what is kept here has it to give.
+        ValueError: `architecture`, `revision` or `token` for something else than what they are for.
     """
-    folder = Path(name_or_folder)
-    if folder.is_dir():
-        best = folder / BEST_NAME
-        return Detector.from_pretrained(best if best.is_dir() else folder, device)
-    if hub.is_hub_id(name_or_folder):
-        return Detector.from_pretrained(name_or_folder, device)
-    return create_model(str(name_or_folder), pretrained=True).to(device)
+    text = str(source)
+    path = Path(text).expanduser()
+    is_repository = not path.exists() and hub.is_hub_id(text)
+    is_foreign = path.is_file() and not _is_own(path)
+    for name, value, fits in (
+        ("architecture", architecture, is_foreign),
+        ("revision", revision, is_repository),
+        ("token", token, is_repository),
+    ):
+        if value is not None and not fits:
+            kind = "a file of another code base" if name == "architecture" else "a repository, org/name"
+            raise ValueError(f"{name} is for {kind}, and {text!r} is none: leave it out")
+    if is_repository:
+        detector = Detector.from_pretrained(text, device, revision=revision, token=token)
+    elif is_foreign:
+        return convert_checkpoint(path, architecture or _architecture(path), labels).to(device)
+    elif path.is_dir():
+        best = path / BEST_NAME
+        detector = Detector.from_pretrained(best if best.is_dir() else path, device)
+    elif path.is_file():
+        detector = Detector.from_pretrained(path.parent, device)
+    else:
+        detector = load_checkpoint(text, _OTHER_PLACES)
+    return with_labels(detector, labels).to(device)
 
 
-def _load_checkpoint(name: str) -> Detector:
-    known = checkpoints()
-    matches = [name] if name in known else [key for key in known if key.split(".")[0] == name]
-    if not matches:
-        if name in ARCHITECTURES:
-            raise UnknownModelError(
-                f"{name} has no published weights here, only {', '.join(known)}: train it, or name the folder of a run"
-            )
-        otherwise = f"or a folder with {CONFIG_NAME} and model.safetensors, or org/name on the Hugging Face Hub"
-        raise unknown(name, [*known, *ARCHITECTURES], otherwise)
-    if len(matches) > 1:
-        raise UnknownModelError(f"{name} has several checkpoints, name one: {', '.join(matches)}")
-    checkpoint = known[matches[0]]
+def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """`load` with nothing but a device, as the command line's `--model` does it."""
+    return load(name_or_folder, device=device)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is the weights of a detector whose configuration lies beside."""
+    return path.name == WEIGHTS_NAME and path.with_name(CONFIG_NAME).is_file()
+
+
+def _architecture(path: Path) -> str:
+    """The architecture that a file of another code base is of, by its hash.
+
+    Raises:
+        CheckpointError: the catalogue does not know it; the message says which architectures its keys fit.
+    """
+    digest = sha256(path)
+    foreign = (entry for entry in checkpoints().values() if entry.is_foreign and entry.has_hash)
+    known = {entry.architecture for entry in foreign if entry.is_of(digest)}
+    if len(known) == 1:
+        return known.pop()
+    fitting = candidates(path)
+    hint = f"it has the keys of {' or '.join(fitting)}" if fitting else "it has the keys of none that can be converted"
+    raise CheckpointError(f"{path} is no file of the catalogue, architecture= has to say what it is of: {hint}")
+
+
+def load_checkpoint(name: str, otherwise: str = "") -> Detector:
+    """The detector of a checkpoint of the catalogue; `otherwise` ends the question about an unknown name.
+
+    Raises as `create_model` does.
+    """
+    checkpoint = find_checkpoint(name, otherwise)
+    files = _locate(checkpoint)
+    for path in (files.config, files.weights):
+        if not path.is_file():
+            raise CheckpointError(f"{path} of {checkpoint.name} is not there: {files.mend_hint}")
+    if sha256(files.weights) != files.sha256:
+        raise CheckpointError(f"{files.weights} is not the file of the catalogue (sha256 differs): {files.mend_hint}")
+    detector = Detector.from_files(files.config, files.weights, repo_id=checkpoint.repo_id, mend_hint=files.mend_hint)
+    detector.adopt_card(files.weights.with_name(CARD_NAME))
+    return detector
+
+
+def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
+    """The folder of a checkpoint's files, which are fetched if they are not here yet; raises as `create_model` does."""
+    return _locate(checkpoint).config.parent
+
+
+class _Files(NamedTuple):
+    config: Path
+    weights: Path
+    sha256: str | None
+    mend_hint: str
+
+
+def _locate(checkpoint: Checkpoint) -> _Files:
+    """A checkpoint's files, the sha256 of its weights, and what to do where that is another."""
+    if checkpoint.is_foreign:
+        folder = fetch_foreign(checkpoint)
+        provenance = Provenance.read(folder)
+        mend = f"`dyzoo cache --remove {checkpoint.name}`, and it is fetched again"
+        expected = None if provenance is None else provenance.weights_sha256
+        return _Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, expected, mend)
     config_name = str(PurePosixPath(checkpoint.file).with_name(CONFIG_NAME))
     if checkpoint.repo_id is None:
         folder = weights_folder() / str(checkpoint.folder)
-        config_path, weights_path = folder / config_name, folder / checkpoint.file
-        mend = "install dyzoo again"
-    else:
-        config_path, weights_path = hub.download(
-            checkpoint.repo_id, (config_name, checkpoint.file), revision=checkpoint.revision
+        return _Files(folder / config_name, folder / checkpoint.file, checkpoint.sha256, "install dyzoo again")
+    config, weights = hub.download(checkpoint.repo_id, (config_name, checkpoint.file), revision=checkpoint.revision)
+    return _Files(config, weights, checkpoint.sha256, hub.mend_hint(checkpoint.repo_id, checkpoint.revision))
+
+
+def with_labels(source: Detector, labels: Sequence[str] | None) -> Detector:
+    """A detector of these classes that begins with what another has learnt; the other itself where they are its own."""
+    if labels is None or tuple(labels) == source.labels:
+        return source
+    model = Detector(replace(source.config, labels=tuple(labels)))
+    kept, new = start_from(model, source)
+    if new:
+        shown = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+        warnings.warn(
+            f"{len(kept)} of {len(model.labels)} classes are known to the pretrained {source.config.architecture}; the "
+            f"class layer begins anew for {shown}: train before you predict",
+            NewClassesWarning,
+            stacklevel=3,
         )
-        mend = hub.mend_hint(checkpoint.repo_id, checkpoint.revision)
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise CheckpointError(f"{path} of {checkpoint.name} is not there: {mend}")
-    if sha256(weights_path) != checkpoint.sha256:
-        raise CheckpointError(f"{weights_path} is not the file of the catalogue (sha256 differs): {mend}")
-    return Detector.from_files(config_path, weights_path, repo_id=checkpoint.repo_id, mend_hint=mend)
+    return model.eval()

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from dyzoo.config import DetectorConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import UnknownModelError
-from dyzoo.zoo.catalog import checkpoints
+from dyzoo.zoo.catalog import Checkpoint, checkpoints
 
 DEFAULT_MODEL = "dyhead_atss_resnet10t.bccd"
 
@@ -35,6 +35,36 @@ def model_config(name: str) -> DetectorConfig:
     if architecture not in ARCHITECTURES:
         raise unknown(name, ARCHITECTURES)
     return ARCHITECTURES[architecture]()
+
+
+def find_checkpoint(name: str, otherwise: str = "") -> Checkpoint:
+    """The entry of the catalogue that `name` stands for; the tag may be left out where there is only one.
+
+    Raises:
+        UnknownModelError: there is none, or several; the message names the nearest. `otherwise` ends it.
+    """
+    known = checkpoints()
+    matches = [name] if name in known else [key for key in known if key.split(".")[0] == name]
+    if len(matches) > 1:
+        raise UnknownModelError(f"{name} has several checkpoints, name one: {', '.join(matches)}")
+    if matches:
+        return known[matches[0]]
+    if name in ARCHITECTURES:
+        near = f"the nearest that has some is {nearest_checkpoint(name)}" if known else "nothing here has some"
+        raise UnknownModelError(f"{name} has no published weights, {near}: take that, or train {name}")
+    raise unknown(name, known, otherwise)
+
+
+def nearest_checkpoint(architecture: str) -> str:
+    """The checkpoint whose detector is most like an architecture: of the same head, then of a similar backbone."""
+    wanted = ARCHITECTURES[architecture]()
+
+    def likeness(name: str) -> tuple[bool, float]:
+        config = model_config(name)
+        backbones = difflib.SequenceMatcher(None, wanted.backbone.name, config.backbone.name)
+        return config.head.type == wanted.head.type, backbones.ratio()
+
+    return max(checkpoints(), key=likeness)
 
 
 def unknown(name: str, known: Iterable[str], otherwise: str = "") -> UnknownModelError:

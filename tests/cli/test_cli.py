@@ -19,7 +19,7 @@ from dyzoo.zoo.creation import load_model
 from dyzoo.zoo.names import DEFAULT_MODEL, list_models
 from tests.cli.cli_helpers import Cli, write_picture
 
-COMMANDS = ("predict", "train", "evaluate", "list", "convert", "push", "bench")
+COMMANDS = ("predict", "train", "evaluate", "list", "fetch", "cache", "convert", "push", "bench")
 
 
 def test_predict_writes_pictures_and_json_and_says_what_was_found(cli: Cli, tiny_model: Path, picture: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import dyzoo
+from dyzoo.checkpoints.conversion import KEY_RULES
+from dyzoo.config.architectures import PUBLISHED
 from dyzoo.errors import CheckpointError, HubError, UnknownModelError
 from dyzoo.model.detector import Detector
 from dyzoo.zoo import catalog, creation, names
@@ -32,7 +34,9 @@ def write_catalog(folder: Path, *entries: dict[str, object]) -> Path:
     def toml(value: object) -> str:
         if isinstance(value, dict):
             return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }"
-        return str(value) if isinstance(value, int | float) else f"'{value}'"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(toml, value)) + "]"
+        return str(value).lower() if isinstance(value, int | float) else f"'{value}'"
 
     lines = [f"[[checkpoint]]\n{chr(10).join(f'{key} = {toml(value)}' for key, value in e.items())}\n" for e in entries]
     folder.mkdir(exist_ok=True)
@@ -106,7 +110,7 @@ def test_several_tags_want_to_be_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folde": "x"}, "unknown key 'folde', expected some of name, sha256"),
+        ({"folde": "x"}, "unknown key 'folde', expected some of name, licence"),
         ({"licence": None}, "licence is missing"),
         ({"name": "untagged"}, "name is 'untagged', expected architecture.tag"),
         ({"sha256": "abc"}, "sha256 is 'abc', expected 64 hexadecimal digits"),
@@ -131,6 +135,84 @@ def test_a_wrong_entry_is_one_line(tmp_path: Path, changes: dict[str, object], m
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{path}: {entry['name']}: ")
     assert "\n" not in str(caught.value)
+
+
+FOREIGN = {
+    "name": "mmdet_atss_r50.coco",
+    "addresses": ["https://example.org/a/weights.pth", "hf://org/name@v1/a/weights.pth"],
+    "sha256_prefix": "0" * 8,
+    "licence": "MIT",
+    "dataset": "COCO",
+    "reported": {"AP": 0.5},
+    "reported_by": "Somebody",
+    "source": "Somebody, https://example.org",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"addresses": []}, "addresses is [], expected a list of"),
+        ({"addresses": ["file:///etc/passwd"]}, "addresses is ['file:///etc/passwd'], expected a list of"),
+        ({"addresses": ["https://example.org/"]}, "expected a list of"),
+        ({"addresses": ["https://example.org/a/.."]}, "expected a list of"),
+        ({"addresses": ["https://example.org/a/.x"]}, "expected a list of"),
+        ({"addresses": ["https://me:secret@example.org/x"]}, "expected a list of"),
+        ({"addresses": ["hf://org/name"]}, "expected a list of"),
+        ({"addresses": ["hf://org/name/../x"]}, "expected a list of"),
+        ({"addresses": ["https://example.org/a", "https://example.org/b"]}, "the addresses end in different names"),
+        ({"sha256_prefix": "abc"}, "sha256_prefix is 'abc', expected 8 hexadecimal digits or more"),
+        ({"sha256_prefix": None}, "sha256 or sha256_prefix is missing, only the Hub can do without"),
+        ({"size": 0}, "size is 0, expected a number of bytes"),
+        ({"size": True}, "size is True, expected a number of bytes"),
+        ({"reported": None}, "reported is missing"),
+        ({"reported_by": None}, "reported_by is missing"),
+        ({"folder": "beside"}, "expected either folder, or repo_id and revision, or addresses"),
+        ({"repo_id": "org/pets", "revision": "0" * 40}, "expected either folder, or repo_id and revision, or"),
+    ],
+)
+def test_a_wrong_entry_of_another_code_base_is_one_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    entry = {key: value for key, value in {**FOREIGN, **changes}.items() if value is not None}
+    path = write_catalog(tmp_path / "weights", entry)
+    with pytest.raises(CheckpointError) as caught:
+        catalog.read_catalog(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_other_code_bases(tmp_path: Path) -> None:
+    fine_tuned = {**FOREIGN, "name": "mmdet_atss_r50.more", "size": 5, "sha256": "a" * 64, "unverified": "a copy"}
+    on_hub = {**FOREIGN, "name": "mmdet_atss_r50.hub", "addresses": ["hf://org/name/weights.pth"]}
+    del on_hub["sha256_prefix"]
+    known = catalog.read_catalog(write_catalog(tmp_path / "weights", FOREIGN, fine_tuned, on_hub))
+    first, second, third = known.values()
+    assert (first.architecture, first.file_name, first.is_foreign) == ("mmdet_atss_r50", "weights.pth", True)
+    assert first.is_of("0" * 64)
+    assert not first.is_of("1" * 64)
+    assert second.is_of("a" * 64)
+    assert not second.is_of("0" * 64)
+    assert not third.has_hash
+
+
+@pytest.mark.parametrize("key", ["sha256_prefix", "size", "reported", "unverified"])
+def test_keys_of_foreign_files_are_of_no_others(tmp_path: Path, key: str) -> None:
+    value = {"size": 5, "reported": {"AP": 0.5}}.get(key, "0" * 8)
+    with pytest.raises(CheckpointError, match=f"{key} is of files of other code bases"):
+        catalog.read_catalog(write_catalog(tmp_path / "weights", {**ENTRY, key: value}))
+
+
+def test_reported_numbers_are_those_beside_the_architectures() -> None:
+    foreign = [entry for entry in catalog.checkpoints().values() if entry.is_foreign]
+    assert {entry.architecture for entry in foreign if entry.name.endswith(".coco")} == set(KEY_RULES)
+    for entry in foreign:
+        assert entry.metrics == {}  # nobody has measured them here
+        published = PUBLISHED[entry.architecture]
+        if entry.name == "mmdet_glip_t_a.coco":  # trained further; beside the architecture stands the zero-shot one
+            continue
+        assert round(100 * entry.reported["AP"], 1) == published.ap
+        assert entry.reported_by.removesuffix(", zero-shot") == published.where.removesuffix(", zero-shot")
 
 
 @pytest.mark.parametrize(

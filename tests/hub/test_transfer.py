@@ -89,7 +89,7 @@ def test_small_files(hub: Hub, cache: Path, content: bytes) -> None:
 
 def test_more_than_was_announced_is_not_written(hub: Hub, cache: Path, commit: str) -> None:
     hub.spoilt[WEIGHTS] = lambda content: content * 3
-    assert "broke off (more than 512000 bytes arrive)" in failure()
+    assert "cannot be fetched: more than 512000 bytes arrive" in failure()
     assert all(path.stat().st_size <= len(CONTENT) for path in cache.rglob("*") if path.is_file())
 
 

@@ -23,11 +23,11 @@ from dyzoo.data import open_dataset
 from dyzoo.errors import TrainingError
 from dyzoo.model.backbones import Backbone
 from dyzoo.model.detector import Detector
+from dyzoo.model.transfer import start_from
 from dyzoo.training import TrainConfig, train
 from dyzoo.training.loop import Trainer
 from dyzoo.training.optimizer import FrozenStages, build_optimizer, parameter_stages, stage_count
 from dyzoo.training.record import fingerprint
-from dyzoo.training.transfer import start_from
 from tests.training.training_runs import known_models, tiny, tiny_run, write_voc
 
 HEADS: dict[str, HeadConfig] = {

@@ -32,13 +32,17 @@ def test_every_architecture_says_what_it_is() -> None:
 def test_a_misspelt_name_is_answered_with_the_nearest(name: str, suggestion: str) -> None:
     with pytest.raises(UnknownModelError, match=suggestion):
         dyzoo.create_model(name)
-    with pytest.raises(UnknownModelError, match=suggestion):
-        dyzoo.create_model(name, pretrained=True)
 
 
 def test_an_architecture_without_weights_says_which_have_some() -> None:
-    with pytest.raises(UnknownModelError, match=DEFAULT_MODEL):
-        dyzoo.create_model("dyhead_atss_resnet50", pretrained=True)
+    for name, nearest in (
+        ("dyhead_atss_resnet50", "official_atss_r50.coco"),
+        ("dyhead_atss_swin_large", "mmdet_atss_swin_l.coco"),
+        ("dyhead_faster_rcnn_resnet50", "official_faster_rcnn_r50.coco"),
+        ("dyhead_retinanet_resnet50", "official_retinanet_r50.coco"),
+    ):
+        with pytest.raises(UnknownModelError, match=f"{name} has no published weights.*nearest.* is {nearest}: "):
+            dyzoo.create_model(name, pretrained=True)
 
 
 def test_new_labels_and_another_backbone() -> None:
@@ -46,8 +50,16 @@ def test_new_labels_and_another_backbone() -> None:
     assert model.labels == ("cat",)
     assert model.config.backbone.name == "convnext_atto"
     assert len(model.predict(torch.zeros(3, 64, 64, dtype=torch.uint8))) == 1
-    with pytest.raises(ValueError, match="come with a pretrained detector"):
-        dyzoo.create_model(DEFAULT_MODEL, pretrained=True, labels=["cat"])
+    with pytest.raises(ValueError, match="the backbone comes with a pretrained detector"):
+        dyzoo.create_model(DEFAULT_MODEL, pretrained=True, backbone="convnext_atto")
+
+
+def test_a_misspelt_checkpoint_is_answered_with_checkpoints_alone() -> None:
+    with pytest.raises(UnknownModelError, match=r"did you mean mmdet_atss_r50\.coco") as caught:
+        dyzoo.create_model("mmdet_atss_r50.cocoa", pretrained=True)
+    assert "folder" not in str(caught.value)
+    with pytest.raises(UnknownModelError, match=r"did you mean mmdet_atss_r50\.coco.*or a folder with .*org/name"):
+        dyzoo.load("mmdet_atss_r50.cocoa")
 
 
 def test_the_embedded_checkpoint_finds_cells_on_the_sample_image() -> None:

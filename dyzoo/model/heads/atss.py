@@ -44,7 +44,7 @@ class ATSSHead(DenseHead):
 
     @property
     def num_class_outputs(self) -> int:
-        """Of the class layer."""
+        """Number of the class layer's outputs."""
         return self.num_classes
 
     def forward(self, features: Sequence[Tensor]) -> Raw:
