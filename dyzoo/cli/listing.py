@@ -119,6 +119,8 @@ def _metrics(checkpoint: Checkpoint) -> str:
 
 
 def _is_here(checkpoint: Checkpoint) -> str:
+    from dyzoo.config import GroundedATSSConfig
+    from dyzoo.config.architectures import ARCHITECTURES
     from dyzoo.zoo.complexity import complexities
     from dyzoo.zoo.store import kept
 
@@ -130,6 +132,8 @@ def _is_here(checkpoint: Checkpoint) -> str:
         return "kept"
     if checkpoint.size is not None:
         return f"{megabytes(checkpoint.size)} to fetch"
+    if isinstance(ARCHITECTURES[checkpoint.architecture]().head, GroundedATSSConfig):
+        return "to fetch"  # with a text encoder, several times as large as the detector
     return f"~{megabytes(4 * complexities()[checkpoint.architecture].parameters)} to fetch"  # of float32
 
 
