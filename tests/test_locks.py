@@ -17,11 +17,11 @@ from dyzoo.locks import LOCK_NAME, RunLock
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock of `tmp_path / "run"`, and has a child of its own."""
+    """Another process that holds the lock of `tmp_path / "run"`, and has a child of its own that is under way."""
     script = (
         "import os, sys, time\nfrom pathlib import Path\nfrom dyzoo.locks import RunLock\n"
         "lock = RunLock(Path(sys.argv[1]))\nlock.take()\n"
-        "if not os.fork():\n    time.sleep(60)\n    os._exit(0)\nprint('held', flush=True)\ntime.sleep(60)\n"
+        "if not os.fork():\n    print('held', flush=True)\n    time.sleep(60)\n    os._exit(0)\ntime.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
