@@ -48,14 +48,14 @@ def convert(
       mmdet_atss_r50             atss_r50_fpn_dyhead_1x_coco
       mmdet_atss_r50_caffe       atss_r50-caffe_fpn_dyhead_1x_coco
       mmdet_atss_swin_l          atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco
-      mmdet_glip_t_a             glip_atss_swin-t_a_fpn_dyhead_* (its classes are text: any names)
+      mmdet_glip_t_a             glip_atss_swin-t_a_fpn_dyhead_*: any names
 
     \b
     Examples:
       dyzoo convert dyhead_r50_atss_fpn_1x.pth --from official_atss_r50 --out atss
       dyzoo predict photos/ --model atss
       dyzoo convert my.pth --from mmdet_atss_r50 --labels cat,dog --out mine
-      dyzoo convert glip.pth --from mmdet_glip_t_a --labels "red blood cell,platelets" --out cells
+      dyzoo convert glip.pth --from mmdet_glip_t_a --labels "cell,dust" --out seen
     """
     import torch
 
