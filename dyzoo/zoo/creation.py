@@ -65,7 +65,7 @@ def create_model(
         return with_labels(load_checkpoint(name), labels)
     config = model_config(name)
     if labels is not None:
-        config = replace(config, labels=tuple(labels))
+        config = config.with_labels(labels)
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
     if isinstance(pretrained_backbone, str):
@@ -203,7 +203,7 @@ def with_labels(source: Detector, labels: Sequence[str] | None) -> Detector:
     """A detector of these classes that begins with what another has learnt; the other itself where they are its own."""
     if labels is None or tuple(labels) == source.labels:
         return source
-    model = Detector(replace(source.config, labels=tuple(labels)))
+    model = Detector(source.config.with_labels(labels))
     kept, new = start_from(model, source)
     if new:
         shown = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")

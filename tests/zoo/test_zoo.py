@@ -1,12 +1,15 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import dyzoo
+from dyzoo.config import BackboneConfig, DyHeadConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.model.detector import Detector
 from dyzoo.zoo import catalog, creation
 from dyzoo.zoo.names import DEFAULT_MODEL
 
@@ -110,3 +113,15 @@ def test_load_model_takes_a_folder_a_run_and_a_name(tmp_path: Path) -> None:
         creation.load_model(tmp_path)
     with pytest.raises(UnknownModelError, match="or a folder with"):
         creation.load_model(tmp_path / "absent")
+
+
+def test_other_labels_of_a_detector_whose_classes_are_text_have_outputs_of_their_own() -> None:
+    """Tokens of a known class stay, and each new class gets one output."""
+    config = ARCHITECTURES["mmdet_glip_t_a"]()
+    head = replace(config.head, tokens_per_class=(2, 3))
+    small = replace(config, backbone=BackboneConfig("resnet10t"), dyhead=DyHeadConfig(num_blocks=1))
+    source = Detector(replace(small, labels=("cat", "dog"), head=head))
+    with pytest.warns(creation.NewClassesWarning, match="begins anew for cow"):
+        model = creation.with_labels(source, ["dog", "cow"])
+    assert model.config.head.tokens_per_class == (3, 1)
+    assert torch.equal(model.head.cls.weight[:3], source.head.cls.weight[2:])
