@@ -16,7 +16,7 @@ from dyzoo.config import DetectorConfig
 from dyzoo.errors import DyzooWarning, TrainingError, first_line
 from dyzoo.files import read_regular, write_text
 from dyzoo.hub.cards import CARD_NAME, CardDetails, Measurement, is_hand_written
-from dyzoo.hub.pretrained import WEIGHTS_NAME
+from dyzoo.hub.ids import WEIGHTS_NAME
 
 BEST_NAME = "best"  # the folder of a training run that holds its best detector
 

@@ -19,6 +19,7 @@ from dyzoo.distributed import gather_everywhere
 from dyzoo.errors import DatasetError, DyzooError, TrainingError, WorkerError
 from dyzoo.evaluation import Evaluation
 from dyzoo.files import sweep
+from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.locks import RunLock
 from dyzoo.model.detector import Detector
 from dyzoo.training.checkpoint import FOLDER_NAME, Checkpoints
@@ -32,7 +33,6 @@ from dyzoo.training.saving import Saver
 from dyzoo.training.setup import set_up
 from dyzoo.training.signals import StopRequest, departure
 from dyzoo.training.validation import EVALUATION_NAME, Validation
-from dyzoo.zoo.creation import BEST_NAME
 
 WRITTEN_FOLDERS = (FOLDER_NAME, BEST_NAME, EVALUATION_NAME, f"{NOT_FINITE_NAME}/*")  # patterns below the run's
 

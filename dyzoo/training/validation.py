@@ -9,12 +9,12 @@ from typing import cast
 from dyzoo.distributed import copy_from_main, share_from_main
 from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.evaluation.report import REPORT_NAME, write_report
+from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.model.detector import Detector
 from dyzoo.training.checkpoint import Checkpoints
 from dyzoo.training.progression import Progression, Row
 from dyzoo.training.setup import Setup
 from dyzoo.training.signals import StopRequest
-from dyzoo.zoo.creation import BEST_NAME
 
 EVALUATION_NAME = "evaluation"
 

@@ -1,4 +1,4 @@
-"""What happens to a run from outside: workers that die, images that go, a second run, remains of a killed one."""
+"""Accidents of a run from outside: workers that die, images that go, a second run, remains of a killed one."""
 
 from __future__ import annotations
 

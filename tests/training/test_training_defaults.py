@@ -1,4 +1,4 @@
-"""What a run chooses where its settings leave it open."""
+"""Choices of a run where its settings leave it open."""
 
 from __future__ import annotations
 

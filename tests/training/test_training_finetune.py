@@ -55,7 +55,7 @@ def detector(kind: str, labels: tuple[str, ...], seed: int) -> Detector:
 
 
 def class_scores(model: Detector, label: str, batch: torch.Tensor) -> torch.Tensor:
-    """What the model says of one class, before anything is chosen; for Faster R-CNN of fixed boxes, and their boxes."""
+    """Scores of one class, before anything is chosen; for Faster R-CNN of fixed boxes, and their boxes."""
     index = model.labels.index(label)
     raw = model.forward_head(model.forward_features(batch))
     if "cls" in raw:

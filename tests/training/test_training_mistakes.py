@@ -17,8 +17,8 @@ from PIL import Image
 
 from dyzoo.cli import run
 from dyzoo.errors import DatasetError
+from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.training import train
-from dyzoo.zoo.creation import BEST_NAME
 from tests.process_groups import run_together
 from tests.training.training_runs import known_models, tiny_run
 
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """Of metrics.csv."""
+        """Rows of metrics.csv."""
         with (self.folder / "metrics.csv").open() as file:
             return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 

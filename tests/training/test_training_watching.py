@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind for the one who watches it."""
+"""A run shows its progress, and leaves files for the one who watches it."""
 
 from __future__ import annotations
 
