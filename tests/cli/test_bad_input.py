@@ -1,4 +1,4 @@
-"""What users get wrong, end to end: one clear line, a non-zero exit code, and the good images still come out."""
+"""Mistakes of users, end to end: one clear line, a non-zero exit code, and the good images still come out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dyzoo predict` keeps when it is stopped, when the disk is full, and when an image or its picture is odd."""
+"""`dyzoo predict` keeps its results through stops, full disks, and odd images and pictures."""
 
 from __future__ import annotations
 

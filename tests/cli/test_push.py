@@ -49,7 +49,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def run_folder(tmp_path: Path, tiny_model: Path) -> Path:
-    """What `dyzoo train` leaves."""
+    """A folder as `dyzoo train` leaves it."""
     folder = tmp_path / "runs" / "a"
     shutil.copytree(tiny_model, folder / "best")
     (folder / "evaluation").mkdir()

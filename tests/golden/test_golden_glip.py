@@ -31,7 +31,7 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Golden:
-    """What mmdetection was given and what it answered."""
+    """Inputs and answers of mmdetection."""
 
     manifest: dict[str, Any]
     weights: Weights

@@ -14,7 +14,7 @@ NAMES = ["red blood cells", "cell", "unaffable cafe"]
 
 
 def slow_logit(model: LanguageModel, caption: Caption, token: int, features: torch.Tensor) -> torch.Tensor:
-    """Of one token at one position (C,), as it is written in the paper."""
+    """Logit of one token at one position (C,), as it is written in the paper."""
     hidden = model.bert(torch.tensor([caption.tokens]))[0, token]
     embedded = hidden / hidden.norm()
     word = model.projection.weight @ (embedded / 2) + model.projection.bias

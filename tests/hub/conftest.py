@@ -48,7 +48,7 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="session")
 def files(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What `save_pretrained` writes of `detector`, by name."""
+    """Files that `save_pretrained` writes of `detector`, by name."""
     folder = tmp_path_factory.mktemp("detector")
     detector.save_pretrained(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}

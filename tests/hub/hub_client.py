@@ -31,7 +31,7 @@ def error_of(action, *arguments, **options):
 
 
 def environment(hub: Hub, home: Path, **changes: str | None) -> dict[str, str]:
-    """What makes a process meet `hub` as its owner, with the cache in `home`; a change to None removes a variable."""
+    """Environment of a process that meets `hub` as its owner, with its cache in `home`; None removes a variable."""
     known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     settings: dict[str, str | None] = {
         "HF_ENDPOINT": hub.url,

@@ -35,7 +35,7 @@ class Busy:
 
 
 class Faults:
-    """What goes wrong at a Hub.
+    """Faults of a Hub.
 
     Attributes:
         spoilt: path -> what becomes of the file's bytes on their way out, sizes and tags being announced unspoilt.
@@ -77,7 +77,7 @@ class Faults:
         return max(after - start, 0), drop.how
 
     def next_busy(self, path: str) -> Busy | None:
-        """What to answer in place of the file this time."""
+        """Answer in place of the file, this time."""
         busy = self.busy.get(path)
         if busy is None or busy.times == 0:
             return None

@@ -76,7 +76,7 @@ class Hub(Faults, ThreadingHTTPServer):
             return repo.commit(branch, {**tree, **files}, "add files")
 
     def files(self, repo_id: str, revision: str = "main", kind: str = "models") -> Tree:
-        """What a repository holds."""
+        """Files of a repository."""
         return dict(self.repo(repo_id, kind).at(revision).tree)
 
 

@@ -17,22 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dyzoo.config import DyHeadConfig, FPNConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError
 from dyzoo.model.detector import Detector
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    torch.manual_seed(0)
-    config = replace(
-        ARCHITECTURES["dyhead_atss_resnet10t"](),
-        labels=("cat", "dog"),
-        fpn=FPNConfig(channels=32),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1),
-    )
-    return Detector(config).eval()
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is fetched is kept in this folder, which is not there yet."""
+    """The folder that keeps all that is fetched; not there yet."""
     monkeypatch.setenv(environment.HOME, str(tmp_path / "home"))
     monkeypatch.delenv(environment.MIRROR, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
