@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dyzoo.model.prediction import Flip
+    from dyzoo.model.views import Flip
 
 
 class FlipName(str, Enum):

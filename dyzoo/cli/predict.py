@@ -97,7 +97,7 @@ def predict(
                 for source, target in bar.track(pairs, description="detecting"):
                     try:
                         picture = _read(detector, source, size_px, max_pixels)
-                        detections = detector.predict(picture, threshold, size_px, flips=flips)[0]
+                        detections = detector.predict(picture, threshold, size=size_px, flips=flips)[0]
                     except ImageError as error:
                         complain(str(error))
                         failed += 1
@@ -140,7 +140,7 @@ def _lift_limit(max_pixels: int) -> None:
 
 def _read(detector: Detector, source: Path, size: int | Literal["native"] | None, max_pixels: int | None) -> Picture:
     from dyzoo.images.reading import read_picture
-    from dyzoo.model.prediction import network_size
+    from dyzoo.model.sizes import network_size
 
     return read_picture(
         source, lambda image_size: network_size(detector.config.preprocess, image_size, size), max_pixels

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dyzoo.images.colors import class_color
 from dyzoo.images.drawing import draw_boxes
-from dyzoo.images.reading import ImageSource, to_picture
+from dyzoo.images.reading import ImageSource, Picture, to_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,6 +39,11 @@ class Detections:
         names: name of every class the detector knows.
         image_size: (H, W) of the image in pixels.
         path: file the image was read from, if it was.
+        source: what it was read from, as `Picture.source`.
+        frame, time_s: its place in a film or stream, as in `Picture`.
+        picture: the image itself, where `predict` was asked to keep it.
+        notes: one line for each reason why something may be missing, none where there is none.
+        track_ids: (M,) int64, the same number for the same object in all frames of a film; None without tracking.
     """
 
     boxes_xyxy: Tensor
@@ -47,6 +52,12 @@ class Detections:
     names: tuple[str, ...]
     image_size: tuple[int, int]
     path: Path | None = None
+    source: str | None = None
+    frame: int | None = None
+    time_s: float | None = None
+    picture: Picture | None = None
+    notes: tuple[str, ...] = ()
+    track_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = tuple(self.boxes_xyxy.shape), tuple(self.scores.shape), tuple(self.labels.shape)
@@ -82,7 +93,14 @@ class Detections:
             return next(iter(self[index : index + 1]))
         if not isinstance(index, slice | Tensor):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.int64)
-        return replace(self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index])
+        track_ids = None if self.track_ids is None else self.track_ids[index]
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            track_ids=track_ids,
+        )
 
     def filter(self, threshold: float) -> Detections:
         """The detections with a score of at least `threshold`."""

@@ -32,12 +32,19 @@ class Picture:
     Attributes:
         image: 8-bit RGB, upright.
         size: (H, W) of the file in pixels, upright; those of `image` where the scale is not reduced.
-        path: the file.
+        path: the file, where it is one of its own.
+        source: what it was read from, as a user would name it: a path, an address, an archive's member; None for what
+            was in memory.
+        frame: its number in a film or stream, from 0.
+        time_s: its time in a film or stream, in seconds from the start.
     """
 
     image: Image.Image
     size: tuple[int, int]
     path: Path | None = None
+    source: str | None = None
+    frame: int | None = None
+    time_s: float | None = None
 
 
 ImageSource: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor | Picture
@@ -92,7 +99,7 @@ def read_picture(
     with _open(path) as image:
         width, height = _upright_size(image)
         area = _draft(image, least_size((height, width)), _limit(max_pixels))
-        return Picture(_decode(image, path, _limit(max_pixels), area), (height, width), Path(path))
+        return Picture(_decode(image, path, _limit(max_pixels), area), (height, width), Path(path), str(path))
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:

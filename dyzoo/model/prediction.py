@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
-from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as TF
+from torch import Tensor
 
 from dyzoo.config import PreprocessConfig
 from dyzoo.errors import ImageError
 from dyzoo.hub.pretrained import PretrainedModel
 from dyzoo.images.detections import Detections
-from dyzoo.images.reading import ImageSource, to_picture
+from dyzoo.images.reading import ImageSource, Picture, to_picture
 from dyzoo.model.heads.base import Detected, Head
-from dyzoo.model.heads.dense import suppress
-from dyzoo.model.preprocess import map_to_image, resize_image
-from dyzoo.model.sizes import MAX_BATCH_PIXELS, padded_size, resized_size
+from dyzoo.model.looks import Look, make_looks, merge_looks
+from dyzoo.model.mode import evaluating
+from dyzoo.model.sizes import Size, network_size, padded_size
+from dyzoo.model.views import Flip, check_flips, detect_in_views
 
-Flip = Literal["horizontal", "vertical"]
-Size = int | Literal["native"] | None
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_FLIPPED_DIMENSION: dict[Flip, int] = {"horizontal": -1, "vertical": -2}  # of a picture (3, H, W)
+
+class PredictSettings(TypedDict, total=False):
+    """Further settings of `PredictingModel.predict`, which says what they are."""
+
+    size: Size
+    batch_size: int
+    flips: Sequence[Flip]
+    max_pixels: int | None
 
 
 class PredictingModel(PretrainedModel):
@@ -41,52 +44,40 @@ class PredictingModel(PretrainedModel):
         self,
         images: ImageSource | Iterable[ImageSource],
         threshold: float = ...,
-        size: Size = ...,
-        batch_size: int = ...,
-        flips: Sequence[Flip] = ...,
         *,
         on_error: Literal["raise"] = ...,
         stream: Literal[False] = ...,
-        max_pixels: int | None = ...,
+        **settings: Unpack[PredictSettings],
     ) -> list[Detections]: ...
     @overload
     def predict(
         self,
         images: ImageSource | Iterable[ImageSource],
         threshold: float = ...,
-        size: Size = ...,
-        batch_size: int = ...,
-        flips: Sequence[Flip] = ...,
         *,
         on_error: Literal["return"],
         stream: Literal[False] = ...,
-        max_pixels: int | None = ...,
+        **settings: Unpack[PredictSettings],
     ) -> list[Detections | ImageError]: ...
     @overload
     def predict(
         self,
         images: ImageSource | Iterable[ImageSource],
         threshold: float = ...,
-        size: Size = ...,
-        batch_size: int = ...,
-        flips: Sequence[Flip] = ...,
         *,
         on_error: Literal["raise"] = ...,
         stream: Literal[True],
-        max_pixels: int | None = ...,
+        **settings: Unpack[PredictSettings],
     ) -> Iterator[Detections]: ...
     @overload
     def predict(
         self,
         images: ImageSource | Iterable[ImageSource],
         threshold: float = ...,
-        size: Size = ...,
-        batch_size: int = ...,
-        flips: Sequence[Flip] = ...,
         *,
         on_error: Literal["return"],
         stream: Literal[True],
-        max_pixels: int | None = ...,
+        **settings: Unpack[PredictSettings],
     ) -> Iterator[Detections | ImageError]: ...
     def predict(
         self,
@@ -129,11 +120,9 @@ class PredictingModel(PretrainedModel):
         """
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
-        if isinstance(flips, str) or any(flip not in _FLIPPED_DIMENSION for flip in flips):
-            raise ValueError(f"flips is {flips!r}, expected a list with 'horizontal', 'vertical' or both")
         network_size(self.config.preprocess, (1, 1), size)  # a size that is none is said at once
         sources = [images] if isinstance(images, ImageSource) else images
-        settings = _Settings(threshold, size, (None, *dict.fromkeys(flips)), on_error, max_pixels)
+        settings = _Settings(threshold, size, check_flips(flips), on_error, max_pixels)
         answers = self._predict_all(sources, max(batch_size, 1), settings)
         return answers if stream else list(answers)
 
@@ -155,131 +144,60 @@ class PredictingModel(PretrainedModel):
                 if settings.on_error == "raise":
                     raise
                 answers[place] = error.with_traceback(None)  # which would keep all that its frames hold
-        batches = [list(inputs)] if inputs else []
-        if not _fits([each.pixels for each in inputs.values()], self.config.preprocess):
-            batches = [[place] for place in inputs]
-        for places in batches:
-            with evaluating(self):
-                merged = self._detect_in_views([inputs[place].pixels for place in places], settings.views)
-            for place, found in zip(places, merged, strict=True):
-                answers[place] = self._detections(inputs[place], found, settings.threshold)
+        looks = [look for given in inputs.values() for look in given.looks]
+        found = iter(self._look(looks, len(sources), settings.flips))
+        for place, given in inputs.items():
+            answers[place] = self._detections(given, list(islice(found, len(given.looks))), settings.threshold)
         return [answers[place] for place in range(len(sources))]
+
+    def _look(self, looks: Sequence[Look], batch_size: int, flips: Sequence[Flip]) -> Iterator[Detected]:
+        """Detections in each look, in its pixels."""
+        for start in range(0, len(looks), batch_size):
+            pictures = [look.pixels for look in looks[start : start + batch_size]]
+            batches = [pictures] if _fits(pictures, self.config.preprocess) else [[picture] for picture in pictures]
+            for batch in batches:
+                with evaluating(self):
+                    found = detect_in_views(self, batch, flips, self.config.head)
+                yield from found
 
     def _read(self, source: ImageSource, settings: _Settings) -> _Input:
         """One picture as the network is to see it. Raises `ImageError`."""
+        config = self.config.preprocess
+        picture = to_picture(source, lambda size: network_size(config, size, settings.size), settings.max_pixels)
+        return _Input(make_looks(picture, config, settings.size), picture)
 
-        def size_in_network(image_size: tuple[int, int]) -> tuple[int, int]:
-            return network_size(self.config.preprocess, image_size, settings.size)
-
-        picture = to_picture(source, size_in_network, settings.max_pixels)
-        resized = size_in_network(picture.size)
-        padded_size([resized], self.config.preprocess.size_divisor)  # refuses it before anything of that size is made
-        return _Input(resize_image(TF.pil_to_tensor(picture.image), resized), picture.size, picture.path)
-
-    def _detections(self, given: _Input, found: Detected, threshold: float) -> Detections:
-        kept = found["scores"] >= threshold
-        network_size = (given.pixels.shape[1], given.pixels.shape[2])
-        boxes = map_to_image(found["boxes"][kept], network_size, given.size, self.head.inclusive_corners)
+    def _detections(self, given: _Input, found: Sequence[Detected], threshold: float) -> Detections:
+        merged = merge_looks(given.looks, found, self.head.inclusive_corners)
+        kept = merged["scores"] >= threshold
         return Detections(
-            boxes_xyxy=boxes.float().cpu(),
-            scores=found["scores"][kept].float().cpu(),
-            labels=found["labels"][kept].cpu(),
+            boxes_xyxy=merged["boxes"][kept].float().cpu(),
+            scores=merged["scores"][kept].float().cpu(),
+            labels=merged["labels"][kept].cpu(),
             names=self.labels,
-            image_size=given.size,
-            path=given.path,
+            image_size=given.picture.size,
+            path=given.picture.path,
+            source=given.picture.source,
+            frame=given.picture.frame,
+            time_s=given.picture.time_s,
         )
-
-    def _detect_in_views(self, pictures: Sequence[Tensor], views: Sequence[Flip | None]) -> list[Detected]:
-        """Detections in the resized pictures (3, H, W) and their flips, in pixels of the pictures as they are."""
-        of_views = [self._detect_in_view(pictures, view) for view in views]
-        if len(of_views) == 1:
-            return of_views[0]
-        head, merged = self.config.head, []
-        for picture, *of_picture in zip(pictures, *of_views, strict=True):
-            boxes, scores, labels = (torch.cat([v[kind] for v in of_picture]) for kind in ("boxes", "scores", "labels"))
-            merged.append(
-                suppress(
-                    boxes,
-                    scores,
-                    labels,
-                    (picture.shape[1], picture.shape[2]),
-                    clip_before_nms=True,  # changes nothing: the head has clipped them
-                    nms_threshold=head.nms_threshold,
-                    max_detections=head.max_detections,
-                )
-            )
-        return merged
-
-    def _detect_in_view(self, pictures: Sequence[Tensor], flip: Flip | None) -> list[Detected]:
-        if flip is None:
-            return self(pictures)
-        # Flipped before they are padded: the padding is at the right and the bottom of every view.
-        found = self([picture.flip(_FLIPPED_DIMENSION[flip]) for picture in pictures])
-        return [_flip_back(f, picture, flip) for f, picture in zip(found, pictures, strict=True)]
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Settings of one call of `predict`; None among the views is the picture as it is."""
+    """Settings of one call of `predict`."""
 
     threshold: float
     size: Size
-    views: tuple[Flip | None, ...]
+    flips: tuple[Flip, ...]
     on_error: Literal["raise", "return"]
     max_pixels: int | None
 
 
 class _Input(NamedTuple):
-    """A picture (3, h, w) as the network is to see it, with the (H, W) and the path of what was given."""
+    """A picture and how the network looks at it."""
 
-    pixels: Tensor
-    size: tuple[int, int]
-    path: Path | None
-
-
-@dataclass
-class _Use:
-    """Number of threads that predict with a model, and its parts that were in training mode before the first did."""
-
-    users: int = 0
-    training: list[nn.Module] = field(default_factory=list)
-
-
-_uses: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
-_uses_lock = threading.Lock()  # here, since a model with a lock could be neither copied nor pickled
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while any thread is in here; the last one to leave puts each part back as the first found it."""
-    with _uses_lock:
-        use = _uses.setdefault(model, _Use())
-        if not use.users:
-            use.training = [module for module in model.modules() if module.training]
-            for module in use.training:
-                module.training = False
-        use.users += 1
-    try:
-        yield
-    finally:
-        with _uses_lock:
-            use.users -= 1
-            if not use.users:
-                for module in use.training:
-                    module.training = True
-                del _uses[model]
-
-
-def network_size(config: PreprocessConfig, image_size: tuple[int, int], size: Size) -> tuple[int, int]:
-    """(H, W) that an image of that (H, W) is resized to for `predict(size=size)`. Raises `ValueError`: no such size."""
-    if size == "native":
-        return image_size
-    shortest = config.shortest_edge if size is None else size
-    if isinstance(shortest, bool) or not isinstance(shortest, int) or shortest < 1:
-        raise ValueError(f"size is {size!r}, expected a number of pixels, 'native' or None")
-    if shortest * shortest > MAX_BATCH_PIXELS:
-        raise ValueError(f"size is {shortest}, expected at most {int(MAX_BATCH_PIXELS**0.5)} pixels")
-    return resized_size(*image_size, shortest, config.at(shortest).longest_edge)
+    looks: list[Look]
+    picture: Picture
 
 
 def _fits(pictures: Sequence[Tensor], config: PreprocessConfig) -> bool:
@@ -288,14 +206,3 @@ def _fits(pictures: Sequence[Tensor], config: PreprocessConfig) -> bool:
     except ImageError:
         return False
     return True
-
-
-def _flip_back(found: Detected, picture: Tensor, flip: Flip) -> Detected:
-    """Boxes of a flipped picture (3, H, W) in pixels of the picture; edges change places, as x1 is the left one."""
-    length_px = picture.shape[_FLIPPED_DIMENSION[flip]]
-    x1, y1, x2, y2 = found["boxes"].unbind(1)
-    if flip == "horizontal":
-        x1, x2 = length_px - x2, length_px - x1
-    else:
-        y1, y2 = length_px - y2, length_px - y1
-    return {**found, "boxes": torch.stack([x1, y1, x2, y2], dim=1)}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+from dyzoo.config import PreprocessConfig
 from dyzoo.errors import ImageError
+
+Size = int | Literal["native"] | None
 
 MAX_BATCH_PIXELS = 2**28
 """Pixels of the largest batch, padding included, 268 million: one image of 16384 x 16384, or 99 of 1344 x 2016: that
@@ -38,3 +42,15 @@ def padded_size(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, in
             f"{' or batch' if several else ''}"
         )
     return height, width
+
+
+def network_size(config: PreprocessConfig, image_size: tuple[int, int], size: Size) -> tuple[int, int]:
+    """(H, W) that an image of that (H, W) is resized to for `predict(size=size)`. Raises `ValueError`: no such size."""
+    if size == "native":
+        return image_size
+    shortest = config.shortest_edge if size is None else size
+    if isinstance(shortest, bool) or not isinstance(shortest, int) or shortest < 1:
+        raise ValueError(f"size is {size!r}, expected a number of pixels, 'native' or None")
+    if shortest * shortest > MAX_BATCH_PIXELS:
+        raise ValueError(f"size is {shortest}, expected at most {int(MAX_BATCH_PIXELS**0.5)} pixels")
+    return resized_size(*image_size, shortest, config.at(shortest).longest_edge)

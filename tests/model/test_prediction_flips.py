@@ -22,7 +22,7 @@ from dyzoo.config import (
     RetinaNetConfig,
 )
 from dyzoo.model.detector import Detector
-from dyzoo.model.prediction import Flip
+from dyzoo.model.views import Flip
 from dyzoo.zoo.names import model_config
 
 LABELS = ("cat", "dog", "bird")
