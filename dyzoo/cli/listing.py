@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dyzoo.zoo.catalog import Checkpoint
 
 LEGEND = """\
-checkpoint  the architecture's name alone loads its only one, or its default
+checkpoint  of several, the architecture's name alone stands for the one with a star
 metrics     fractions of 1, measured with these weights; as their publisher reports, where it says so
 here        whether a checkpoint loads without network; the size is that of the download
 parameters  with COCO's 80 classes, in millions; frozen norms are not counted
@@ -57,7 +57,7 @@ def list_models(
     for name in names(pattern, pretrained=True):
         known = checkpoints()[name]
         tags = tags_of(known.architecture)
-        shown = f"{name} (default)" if len(tags) > 1 and name == tags[0] else name
+        shown = f"{name} *" if len(tags) > 1 and name == tags[0] else name
         trained.add_row(*map(plain, (shown, known.dataset, _metrics(known), known.licence, _is_here(known))))
     designs = Table("architecture", box=box.SIMPLE_HEAD)
     for column in ("parameters", "GFLOPs", "AP"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -76,8 +77,9 @@ def load_for_classes(
     from dyzoo.zoo.names import DEFAULT_MODEL
 
     names = parse_names(classes, "--classes")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise typer.BadParameter(f"{twice[0]!r} is there twice", param_hint="--classes")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise typer.BadParameter(f"{name!r} is there {count} times, expected once", param_hint="--classes")
     if takes_words(model or DEFAULT_MODEL):
         return load(model or DEFAULT_MODEL, device=choose_device(device), labels=names), None
     detector = load_detector(model, device)
