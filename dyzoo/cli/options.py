@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -56,12 +57,12 @@ SizeOption = Annotated[
 ]
 
 
-def load_detector(model: str | None, device: str | None) -> Detector:
-    """The detector that --model and --device name."""
+def load_detector(model: str | None, device: str | None, words: Sequence[str] | None = None) -> Detector:
+    """The detector that --model and --device name; `words` are its classes, if these are words."""
     from dyzoo.zoo.creation import load_model
     from dyzoo.zoo.names import DEFAULT_MODEL
 
-    return load_model(model or DEFAULT_MODEL, choose_device(device))
+    return load_model(model or DEFAULT_MODEL, choose_device(device), words)
 
 
 def load_for_classes(
@@ -73,16 +74,16 @@ def load_for_classes(
     """
     if classes is None:
         return load_detector(model, device), None
-    from dyzoo.zoo.creation import load, takes_words
+    from dyzoo.zoo.creation import takes_words
     from dyzoo.zoo.names import DEFAULT_MODEL
 
     names = parse_names(classes, "--classes")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise typer.BadParameter(f"{name!r} is there {count} times, expected once", param_hint="--classes")
+    detector = load_detector(model, device, names)
     if takes_words(model or DEFAULT_MODEL):
-        return load(model or DEFAULT_MODEL, device=choose_device(device), labels=names), None
-    detector = load_detector(model, device)
+        return detector, None
     if unknown := [name for name in names if name not in detector.labels]:
         near = get_close_matches(unknown[0], detector.labels, n=3, cutoff=0.4) or detector.labels[:3]
         raise typer.BadParameter(

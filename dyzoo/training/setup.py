@@ -20,7 +20,7 @@ from dyzoo.training.optimizer import FrozenStages
 from dyzoo.training.processes import Processes
 from dyzoo.training.randomness import seed_process
 from dyzoo.training.state import TrainingState
-from dyzoo.zoo.creation import load, takes_words
+from dyzoo.zoo.creation import load_model
 from dyzoo.zoo.names import model_config
 
 
@@ -93,7 +93,7 @@ def starting_detector(config: TrainConfig, labels: tuple[str, ...]) -> Detector 
     """
     if config.weights is None:
         return None
-    source = load(config.weights, labels=labels if takes_words(config.weights) else None)
+    source = load_model(config.weights, words=labels)
     if config.model not in (TrainConfig.model, source.config.architecture, config.weights):
         raise TrainingError(
             f"{config.weights} is a {source.config.architecture}, the model asked for is {config.model}: "

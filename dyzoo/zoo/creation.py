@@ -142,9 +142,13 @@ def load(
     return with_labels(detector, labels).to(device)
 
 
-def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """`load` with nothing but a device, as the command line's `--model` does it."""
-    return load(name_or_folder, device=device)
+def load_model(
+    name_or_folder: str | Path, device: str | torch.device = "cpu", words: Sequence[str] | None = None
+) -> Detector:
+    """`load` as the command line's `--model` does it: `words` are the classes of a detector that takes any, and nothing
+    to another."""
+    labels = words if words is not None and takes_words(name_or_folder) else None
+    return load(name_or_folder, device=device, labels=labels)
 
 
 def takes_words(source: str | Path) -> bool:

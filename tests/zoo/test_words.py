@@ -258,6 +258,15 @@ def test_fine_tuning_starts_from_the_words_of_the_data(cli: Cli, glip: Checkpoin
     assert difference < 0.1 * start.head.cls.weight.abs().mean()
 
 
+def test_the_words_of_the_data_are_measured(cli: Cli, glip: Checkpoint, tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc")
+    outcome = cli("evaluate", "--data", "voc", "--model", GLIP, "--size", 64, "--device", "cpu", "--json", "metrics")
+    assert outcome.code == 0, outcome.err
+    per_class = json.loads((tmp_path / "metrics").read_text())["per_class"]
+    assert set(per_class) == {"red", "blue"}
+    assert all(values["AP"] is not None for values in per_class.values())
+
+
 def test_the_cache_shows_and_removes_it_with_the_rest(cli: Cli, glip: Checkpoint, home: Path) -> None:
     assert cli("fetch", GLIP).code == 0
     sizes = {path.name: path.stat().st_size for path in store.kept_folder(NAME).iterdir()}
