@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def published(self) -> Published:
-        """What is reported of another code base's file, which may be another number than its architecture's."""
+        """The number that others report of this file, which may be another than its architecture's."""
         beside = PUBLISHED[self.architecture]
         ap = 100 * self.reported["AP"] if "AP" in self.reported else beside.ap
         return Published(ap, self.reported_by or beside.where, beside.weights_url)
@@ -122,8 +122,8 @@ def entries_of(digest: str) -> list[Checkpoint]:
 
 
 def reported_of(digest: str, architecture: str) -> Published | None:
-    """What is reported of a file of another code base by its sha256; None where several are published for the
-    architecture, and this is none of them."""
+    """The number that others report of a file with this sha256; None where several files are published for the
+    architecture, and it is none of them."""
     if found := [entry for entry in entries_of(digest) if entry.architecture == architecture]:
         return found[0].published
     several = sum(entry.architecture == architecture for entry in checkpoints().values()) > 1
