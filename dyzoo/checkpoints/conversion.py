@@ -14,6 +14,7 @@ from dyzoo.checkpoints.rules import KeyRules
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.grounding import LanguageModel
 from dyzoo.model.detector import Detector
 
 KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES, **glip.KEY_RULES}
@@ -26,6 +27,7 @@ class ConvertedCheckpoint:
     detector: Detector
     num_keys: int
     ignored: tuple[str, ...]  # keys whose values follow from the configuration
+    language: LanguageModel | None = None  # of a detector whose classes are words: reads others for it
 
 
 def convert_checkpoint(
@@ -70,8 +72,8 @@ def convert(
         raise CheckpointError(f"{where} lacks {rules.class_bias!r} of {source}: {hint}")
     if source in glip.KEY_RULES:
         names = mmdet.class_names(checkpoint) or COCO_LABELS if labels is None else labels
-        detector, ignored = glip.ground(foreign, source, names, where)
-        return ConvertedCheckpoint(detector.eval(), len(foreign), tuple(ignored))
+        detector, language, ignored = glip.ground(foreign, source, names, where)
+        return ConvertedCheckpoint(detector, len(foreign), tuple(ignored), language)
     num_classes = rules.num_classes(foreign, where)
     config = replace(ARCHITECTURES[source](), labels=_labels(labels, num_classes, checkpoint, where))
     detector = Detector(config)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from dyzoo.checkpoints.mmdet import CONSTANTS, SWIN, pyramid
 from dyzoo.checkpoints.rules import KeyRules, Rule
 from dyzoo.config import DetectorConfig
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.grounding import LanguageModel, bert_tokenizer, write_captions
+from dyzoo.grounding import Caption, LanguageModel, bert_tokenizer, write_captions
 from dyzoo.model.detector import Detector
 
 _HEAD = "bbox_head.head."
 _DYHEAD = f"{_HEAD}dyhead_tower.{{0}}"
 _BERT = "language_model.language_backbone.body.model."
 _BRANCHES = range(3)  # high, mid, low: the order of dyconvs and of our stacked parameters
+_CLASS_LAYER = "head.cls."
 _LANGUAGE = "language."  # leads the names of the language model's tensors in the rules
 
 DYHEAD = (
@@ -69,8 +72,16 @@ KEY_RULES = {
 }
 
 
-def ground(foreign: Mapping[str, object], source: str, labels: Sequence[str], where: str) -> tuple[Detector, list[str]]:
-    """A detector for classes of these names, and the keys of the checkpoint that were ignored.
+class Grounded(NamedTuple):
+    """A detector whose classes are words, what reads others for it, and the checkpoint's keys that were ignored."""
+
+    detector: Detector
+    language: LanguageModel
+    ignored: list[str]
+
+
+def ground(foreign: Mapping[str, object], source: str, labels: Sequence[str], where: str) -> Grounded:
+    """A detector for classes of these names, from a checkpoint.
 
     The language model reads the names once, here; what it has made of them is the detector's class layer. Names that
     need several captions are classes of one detector all the same: how many candidates and detections an image has at
@@ -86,22 +97,57 @@ def ground(foreign: Mapping[str, object], source: str, labels: Sequence[str], wh
         LabelError: a name cannot be used.
         CheckpointError: a key is missing or unknown, or a tensor has another shape.
     """
-    captions = write_captions(labels, bert_tokenizer())
-    config = _config(source, labels, [end - start for caption in captions for start, end in caption.spans])
-    detector = Detector(config)
+    captions = read_names(labels)
+    detector = _empty(ARCHITECTURES[source](), labels, captions)
     with torch.device("meta"):  # only names and shapes are asked for
-        language = LanguageModel(config.dyhead.channels)
-    own = {name: value for name, value in detector.state_dict().items() if not name.startswith("head.cls.")}
+        language = LanguageModel(detector.config.dyhead.channels)
+    own = _without_classes(detector)
     own |= {f"{_LANGUAGE}{name}": value for name, value in language.state_dict().items()}
     weights, ignored = KEY_RULES[source].translate(foreign, own, where)
-    of_language = {name: weights.pop(f"{_LANGUAGE}{name}").float() for name in language.state_dict()}
-    language.load_state_dict(of_language, assign=True)
+    language.take_weights({name: weights.pop(f"{_LANGUAGE}{name}") for name in language.state_dict()})
+    return Grounded(_filled(detector, weights, language, captions, where), language, ignored)
+
+
+def with_words(
+    source: Detector, language: LanguageModel, labels: Sequence[str], captions: Sequence[Caption]
+) -> Detector:
+    """The same detector for classes of other names: what `ground` makes of the checkpoint with these.
+
+    Args:
+        source: what `ground` has made with any names; it stays as it is.
+        language: that of the same checkpoint.
+        labels: the names.
+        captions: that `read_names` makes of them.
+
+    Raises:
+        CheckpointError: the weights are no numbers.
+    """
+    detector = _empty(source.config, labels, captions)
+    return _filled(detector, _without_classes(source), language, captions, f"{source.config.architecture} with words")
+
+
+def read_names(labels: Sequence[str]) -> list[Caption]:
+    """Captions of class names, as the language model of these checkpoints reads them; raises as `write_captions`."""
+    return write_captions(labels, bert_tokenizer())
+
+
+def _empty(config: DetectorConfig, labels: Sequence[str], captions: Sequence[Caption]) -> Detector:
+    tokens = tuple(end - start for caption in captions for start, end in caption.spans)
+    head = replace(config.head, tokens_per_class=tokens)  # type: ignore[call-arg]
+    return Detector(replace(config, labels=tuple(labels), head=head))
+
+
+def _without_classes(detector: Detector) -> dict[str, Tensor]:
+    return {name: value for name, value in detector.state_dict().items() if not name.startswith(_CLASS_LAYER)}
+
+
+def _filled(
+    detector: Detector,
+    weights: Mapping[str, Tensor],
+    language: LanguageModel,
+    captions: Sequence[Caption],
+    where: str,
+) -> Detector:
     layer = language.fold(captions)
-    detector.load_weights({**weights, "head.cls.weight": layer.weight, "head.cls.bias": layer.bias}, where)
-    return detector, ignored
-
-
-def _config(source: str, labels: Sequence[str], tokens_per_class: Sequence[int]) -> DetectorConfig:
-    config = ARCHITECTURES[source]()
-    head = replace(config.head, tokens_per_class=tuple(tokens_per_class))  # type: ignore[call-arg]
-    return replace(config, labels=tuple(labels), head=head)
+    detector.load_weights({**weights, f"{_CLASS_LAYER}weight": layer.weight, f"{_CLASS_LAYER}bias": layer.bias}, where)
+    return detector.eval()

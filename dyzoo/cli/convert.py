@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from dyzoo.cli.options import parse_names
 from dyzoo.cli.terminal import progress_bar, say
 from dyzoo.errors import CheckpointError
-from dyzoo.files import read_regular
-
-_MAX_LABELS_BYTES = 1 << 24
+from dyzoo.files import sha256
 
 
 def convert(
@@ -61,15 +60,17 @@ def convert(
 
     from dyzoo.checkpoints import convert as run_conversion
     from dyzoo.checkpoints.provenance import card_details
+    from dyzoo.zoo.catalog import reported_of
 
     _check_folder(out)
-    names = None if labels is None else _parse_labels(labels)
+    names = None if labels is None else parse_names(labels, "--labels")
     with progress_bar() as bar:
         task = bar.add_task("converting", total=2)
         conversion = run_conversion(file, source, names)
         bar.update(task, advance=1, description="writing")
         detector = conversion.detector
-        details = card_details(file, detector.config)
+        digest = sha256(file)
+        details = card_details(detector.config, file.name, digest, reported_of(digest, source))
         detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype), card=details)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     ignored = len(conversion.ignored)
@@ -93,18 +94,3 @@ def _check_folder(out: Path) -> None:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if CONVERTED not in text and any(out.iterdir()):
         raise CheckpointError(f"{out} holds something else than a converted detector: name a new folder with --out")
-
-
-def _parse_labels(text: str) -> list[str]:
-    path = Path(text)
-    if path.is_file():
-        try:
-            lines = read_regular(path, _MAX_LABELS_BYTES).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise typer.BadParameter(f"{text} is not a text file", param_hint="--labels") from None
-        names = [line.strip() for line in lines if line.strip()]
-    else:
-        names = [name.strip() for name in text.split(",")]
-    if not all(names) or not names:
-        raise typer.BadParameter(f"{text!r} has a class without a name", param_hint="--labels")
-    return names

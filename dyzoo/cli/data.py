@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from dyzoo.cli.options import DeviceOption, ModelOption, SizeOption, load_detector, make_folder, parse_size
+from dyzoo.cli.options import (
+    ClassesOption,
+    DeviceOption,
+    ModelOption,
+    SizeOption,
+    load_for_classes,
+    make_folder,
+    parse_size,
+)
 from dyzoo.cli.terminal import complain, note, progress_bar, say, show
 from dyzoo.errors import DatasetError
 
@@ -118,12 +126,7 @@ def label(
         Literal["coco", "voc", "yolo", "label-studio", "cvat"],
         typer.Option("--to", help="A dataset format, or what an annotation tool imports."),
     ] = "coco",
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            "--classes", metavar="A,B,...", help="Classes to keep, in this order.", show_default="the model's"
-        ),
-    ] = None,
+    classes: ClassesOption = None,
     threshold: Annotated[
         float, typer.Option("--threshold", "-t", metavar="X", min=0, max=1, help="Leave out what scores lower.")
     ] = 0.3,
@@ -147,17 +150,17 @@ def label(
       dyzoo data label photos/ -o labelled --to yolo --classes RBC,WBC --threshold 0.5
       dyzoo data label photos/ -o labelled --model runs/mine --class-threshold Platelets=0.2
       dyzoo data label photos/ -o tasks --to label-studio
+      dyzoo data label photos/ -o seen --model mmdet_glip_t_a --classes names.txt
     """
     from dyzoo.data import label_images
     from dyzoo.images.reading import list_images
 
     thresholds = _named_numbers(class_threshold or [])
-    wanted = None if classes is None else [name.strip() for name in classes.split(",")]
     size_px = parse_size(size)
-    detector = load_detector(model, device)
+    detector, kept = load_for_classes(model, device, classes)
     with progress_bar() as bar:
         labelling = label_images(
-            detector, list_images(images), out, to, classes=wanted, threshold=threshold, thresholds=thresholds,
+            detector, list_images(images), out, to, classes=kept, threshold=threshold, thresholds=thresholds,
             model_name=detector.config.architecture, link=link, track=Tracked(bar), size=size_px,
         )  # fmt: skip
     for error in labelling.failures:

@@ -121,7 +121,7 @@ def _measure(
     from dyzoo.evaluation import evaluate as run_evaluation
 
     gc.collect()  # the detector before this one, whose memory would be counted with this one's
-    evaluation = run_evaluation(load_detector(model, device), dataset, **options)
+    evaluation = run_evaluation(load_detector(model, device, dataset.labels), dataset, **options)
     evaluation.save(out)
     return evaluation
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dyzoo.zoo.catalog import Checkpoint
 
 LEGEND = """\
+checkpoint  of several, the architecture's name alone stands for the one with a star
 metrics     fractions of 1, measured with these weights; as their publisher reports, where it says so
 here        whether a checkpoint loads without network; the size is that of the download
 parameters  with COCO's 80 classes, in millions; frozen norms are not counted
@@ -50,11 +51,14 @@ def list_models(
     from dyzoo.zoo.catalog import checkpoints
     from dyzoo.zoo.complexity import complexities
     from dyzoo.zoo.names import list_models as names
+    from dyzoo.zoo.names import tags_of
 
     trained = Table("checkpoint", "dataset", "metrics", "licence", "here", box=box.SIMPLE_HEAD)
     for name in names(pattern, pretrained=True):
         known = checkpoints()[name]
-        trained.add_row(*map(plain, (name, known.dataset, _metrics(known), known.licence, _is_here(known))))
+        tags = tags_of(known.architecture)
+        shown = f"{name} *" if len(tags) > 1 and name == tags[0] else name
+        trained.add_row(*map(plain, (shown, known.dataset, _metrics(known), known.licence, _is_here(known))))
     designs = Table("architecture", box=box.SIMPLE_HEAD)
     for column in ("parameters", "GFLOPs", "AP"):
         designs.add_column(column, justify="right")
@@ -119,8 +123,6 @@ def _metrics(checkpoint: Checkpoint) -> str:
 
 
 def _is_here(checkpoint: Checkpoint) -> str:
-    from dyzoo.config import GroundedATSSConfig
-    from dyzoo.config.architectures import ARCHITECTURES
     from dyzoo.zoo.complexity import complexities
     from dyzoo.zoo.store import kept
 
@@ -132,9 +134,8 @@ def _is_here(checkpoint: Checkpoint) -> str:
         return "kept"
     if checkpoint.size is not None:
         return f"{megabytes(checkpoint.size)} to fetch"
-    if isinstance(ARCHITECTURES[checkpoint.architecture]().head, GroundedATSSConfig):
-        return "to fetch"  # with a text encoder, several times as large as the detector
-    return f"~{megabytes(4 * complexities()[checkpoint.architecture].parameters)} to fetch"  # of float32
+    parameters = checkpoint.parameters or complexities()[checkpoint.architecture].parameters
+    return f"~{megabytes(4 * parameters)} to fetch"  # of float32
 
 
 def _print_origin(checkpoint: Checkpoint) -> None:
@@ -154,9 +155,9 @@ def _print_origin(checkpoint: Checkpoint) -> None:
 
 def _weights(architecture: str) -> str:
     from dyzoo.config.architectures import PUBLISHED
-    from dyzoo.zoo.catalog import checkpoints
+    from dyzoo.zoo.names import tags_of
 
-    tags = [name.removeprefix(architecture) for name in checkpoints() if name.split(".")[0] == architecture]
+    tags = [name.removeprefix(architecture) for name in tags_of(architecture)]
     reported = PUBLISHED.get(architecture)
     convertible = reported is not None and reported.weights_url is not None
     return ", ".join([*tags, *(["convert"] if convertible else [])])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -11,12 +14,14 @@ import typer
 from dyzoo.cli.settings import option_of
 from dyzoo.config.training import TrainConfig
 from dyzoo.errors import first_line
-from dyzoo.files import write_text
+from dyzoo.files import read_regular, write_text
 
 if TYPE_CHECKING:
     import torch
 
     from dyzoo.model.detector import Detector
+
+_MAX_NAMES_BYTES = 1 << 24
 
 ModelOption = Annotated[
     str | None,
@@ -27,6 +32,16 @@ ModelOption = Annotated[
         help="A checkpoint of `dyzoo list`, which is fetched if need be, the folder of a run or of save_pretrained, or "
         "a Hugging Face Hub id, org/name or org/name@revision.",
         show_default="the embedded one",
+    ),
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE|A,B,...",
+        help="Classes to keep, in this order; of a checkpoint whose classes are words (`mmdet_glip_t_a`), any that are "
+        "to be found. A list, or a file with one on each line.",
+        show_default="the model's",
     ),
 ]
 DataOption = Annotated[Path, option_of(TrainConfig, "data")]
@@ -42,12 +57,55 @@ SizeOption = Annotated[
 ]
 
 
-def load_detector(model: str | None, device: str | None) -> Detector:
-    """The detector that --model and --device name."""
+def load_detector(model: str | None, device: str | None, words: Sequence[str] | None = None) -> Detector:
+    """The detector that --model and --device name; `words` are its classes, if these are words."""
     from dyzoo.zoo.creation import load_model
     from dyzoo.zoo.names import DEFAULT_MODEL
 
-    return load_model(model or DEFAULT_MODEL, choose_device(device))
+    return load_model(model or DEFAULT_MODEL, choose_device(device), words)
+
+
+def load_for_classes(
+    model: str | None, device: str | None, classes: str | None
+) -> tuple[Detector, tuple[str, ...] | None]:
+    """The detector that --model, --device and --classes name, and which of its classes are to be kept, None for all.
+
+    Where classes are words, those of --classes are the detector's own.
+    """
+    if classes is None:
+        return load_detector(model, device), None
+    from dyzoo.zoo.creation import takes_words
+    from dyzoo.zoo.names import DEFAULT_MODEL
+
+    names = parse_names(classes, "--classes")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise typer.BadParameter(f"{name!r} is there {count} times, expected once", param_hint="--classes")
+    detector = load_detector(model, device, names)
+    if takes_words(model or DEFAULT_MODEL):
+        return detector, None
+    if unknown := [name for name in names if name not in detector.labels]:
+        near = get_close_matches(unknown[0], detector.labels, n=3, cutoff=0.4) or detector.labels[:3]
+        raise typer.BadParameter(
+            f"the model knows no class {unknown[0]!r}: did you mean {', '.join(near)}?", param_hint="--classes"
+        )
+    return detector, tuple(names)
+
+
+def parse_names(text: str, option: str) -> list[str]:
+    """Class names of an option: a list with commas, or a text file with one on each line."""
+    path = Path(text)
+    if path.is_file():
+        try:
+            lines = read_regular(path, _MAX_NAMES_BYTES).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise typer.BadParameter(f"{text} is not a text file", param_hint=option) from None
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        names = [name.strip() for name in text.split(",")]
+    if not all(names) or not names:
+        raise typer.BadParameter(f"{text!r} has a class without a name", param_hint=option)
+    return names
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -15,7 +15,16 @@ import typer
 
 from dyzoo.cli.flips import FlipOption, parse_flips
 from dyzoo.cli.journal import JOURNAL_NAME, Journal
-from dyzoo.cli.options import DeviceOption, ModelOption, SizeOption, load_detector, make_folder, parse_size
+from dyzoo.cli.options import (
+    ClassesOption,
+    DeviceOption,
+    ModelOption,
+    SizeOption,
+    load_for_classes,
+    make_folder,
+    parse_names,
+    parse_size,
+)
 from dyzoo.cli.terminal import complain, note, plain, progress_bar, say, show_table
 from dyzoo.errors import ImageError, first_line
 from dyzoo.files import replacing
@@ -36,6 +45,7 @@ def predict(
         typer.Argument(metavar="IMAGE", help="Files, folders, globs.", show_default="a sample image"),
     ] = None,
     model: ModelOption = None,
+    classes: ClassesOption = None,
     threshold: Annotated[
         float, typer.Option("--threshold", "-t", metavar="X", min=0, max=1, help="Leave out what scores lower.")
     ] = 0.3,
@@ -71,6 +81,7 @@ def predict(
       dyzoo predict cells.jpg --threshold 0.5
       dyzoo predict photos/ 'more/**/*.png' --out seen --json seen.json
       dyzoo predict photos/ --model runs/mine --size 640 --device cuda
+      dyzoo predict cells.jpg --model mmdet_glip_t_a --classes "blood cell, dust"
       dyzoo predict photos/ --out seen --resume
     """
     from dyzoo.images.reading import list_images
@@ -82,9 +93,10 @@ def predict(
     json_path = json_path or out / "detections.json"
     _check_json_path(json_path, out)
     settings = {"model": model or DEFAULT_MODEL, "threshold": threshold, "flips": list(flips), "size": size_px}
+    settings["classes"] = None if classes is None else parse_names(classes, "--classes")
     if max_pixels is not None:
         _lift_limit(max_pixels)
-    detector = load_detector(model, device)
+    detector, kept = load_for_classes(model, device, classes)
     sources = list_images(images) if images else [sample_image()]
     tables: list[Detections] = []
     failed = 0
@@ -98,6 +110,8 @@ def predict(
                     try:
                         picture = _read(detector, source, size_px, max_pixels)
                         detections = detector.predict(picture, threshold, size=size_px, flips=flips)[0]
+                        if kept is not None:
+                            detections = detections[[each.name in kept for each in detections]]
                     except ImageError as error:
                         complain(str(error))
                         failed += 1

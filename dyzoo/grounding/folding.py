@@ -9,7 +9,7 @@ which is a 1x1 convolution with an output for each token. As mmdetection's `VLFu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +43,20 @@ class LanguageModel(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(1))
         self.bias_lang = nn.Parameter(torch.zeros(size.channels))
         self.bias0 = nn.Parameter(torch.zeros(1))
+
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Fill the model, whatever device it is on, as float32 in memory of its own.
+
+        How a file aligns its tensors would be seen in the last bits of sums over them.
+
+        Raises:
+            RuntimeError: one is missing, unknown or of another shape.
+        """
+        own = {
+            name: value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name, value in weights.items()
+        }
+        self.load_state_dict(own, assign=True)
 
     @torch.no_grad()
     def fold(self, captions: Sequence[Caption]) -> TokenLayer:

@@ -309,6 +309,10 @@ class PretrainedModel(nn.Module):
             text = read_regular(path, _MAX_CARD_BYTES).decode("utf-8", "replace")
         self._card_text = text if text.strip() and not is_hand_written(text) else None
 
+    def describe(self, details: CardDetails) -> None:
+        """Let a card that says this go with these weights to where they are saved or pushed."""
+        self._card_text = self._card(self.config.architecture, details)
+
     def _check_names(self, names: Set[str], source: str) -> None:
         own = self.state_dict().keys()
         if missing := own - names:

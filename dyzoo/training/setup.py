@@ -57,7 +57,7 @@ def set_up(config: TrainConfig, processes: Processes) -> Setup:
     say = processes.console.print
     seed_process(config.seed)
     train_set, val_set = open_splits(config, processes.console)
-    source = starting_detector(config)
+    source = starting_detector(config, train_set.labels)
     detector = detector_config(config, train_set.labels, source)
     chosen = chosen_settings(config, train_set, detector, processes)
     detector = replace(detector, preprocess=detector.preprocess.at(chosen.size_px))
@@ -84,15 +84,16 @@ def open_splits(config: TrainConfig, console: Console) -> tuple[DetectionDataset
     return train_set, val_set
 
 
-def starting_detector(config: TrainConfig) -> Detector | None:
-    """The detector that the run starts from, if it starts from one.
+def starting_detector(config: TrainConfig, labels: tuple[str, ...]) -> Detector | None:
+    """The detector that the run starts from, if it starts from one; where classes are words, with these read already.
 
     Raises:
+        LabelError: classes are words, and one of `labels` cannot be read.
         TrainingError: another architecture was asked for.
     """
     if config.weights is None:
         return None
-    source = load_model(config.weights)
+    source = load_model(config.weights, words=labels)
     if config.model not in (TrainConfig.model, source.config.architecture, config.weights):
         raise TrainingError(
             f"{config.weights} is a {source.config.architecture}, the model asked for is {config.model}: "

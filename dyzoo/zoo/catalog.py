@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dyzoo.config.architectures import PUBLISHED, Published
 from dyzoo.errors import CheckpointError
 
 if sys.version_info >= (3, 11):
@@ -42,6 +43,7 @@ class Checkpoint:
             or `hf://org/name[@revision]/path`. All hold the same file.
         sha256_prefix: how the sha256 of the file begins, where its publisher says no more.
         size: of the file in bytes, None where nobody says.
+        parameters: numbers in the file, where it holds more than the detector: a text encoder too.
         reported: what others report of these weights, as `metrics`; not measured here.
         reported_by: who does.
         unverified: what nobody has been able to check, for the user to know.
@@ -60,6 +62,7 @@ class Checkpoint:
     addresses: list[str] = field(default_factory=list)
     sha256_prefix: str | None = None
     size: int | None = None
+    parameters: int | None = None
     reported: dict[str, float] = field(default_factory=dict)
     reported_by: str | None = None
     unverified: str | None = None
@@ -73,6 +76,13 @@ class Checkpoint:
     def is_foreign(self) -> bool:
         """Whether it is a file of another code base."""
         return bool(self.addresses)
+
+    @property
+    def published(self) -> Published:
+        """The number that others report of this file, which may be another than its architecture's."""
+        beside = PUBLISHED[self.architecture]
+        ap = 100 * self.reported["AP"] if "AP" in self.reported else beside.ap
+        return Published(ap, self.reported_by or beside.where, beside.weights_url)
 
     @property
     def file_name(self) -> str:
@@ -104,6 +114,20 @@ def checkpoints() -> dict[str, Checkpoint]:
         CheckpointError: the catalogue is damaged; the message names the first entry and key that is wrong.
     """
     return read_catalog(weights_folder() / CATALOG_NAME)
+
+
+def entries_of(digest: str) -> list[Checkpoint]:
+    """The entries whose file of another code base has this sha256, as far as the catalogue knows it."""
+    return [known for known in checkpoints().values() if known.is_foreign and known.has_hash and known.is_of(digest)]
+
+
+def reported_of(digest: str, architecture: str) -> Published | None:
+    """The number that others report of a file with this sha256; None where several files are published for the
+    architecture, and it is none of them."""
+    if found := [entry for entry in entries_of(digest) if entry.architecture == architecture]:
+        return found[0].published
+    several = sum(entry.architecture == architecture for entry in checkpoints().values()) > 1
+    return None if several else PUBLISHED[architecture]
 
 
 def read_catalog(path: Path) -> dict[str, Checkpoint]:
@@ -169,7 +193,7 @@ _NUMBERS = (_is_numbers, "a table of numbers")
 _ON_HUB = r"hf://[\w.-]+/[\w.-]+(?:@[\w./-]+?)?(?:/(?!\.)[\w.-]+)+"
 _IS_ON_HUB = _matches(_ON_HUB)
 _IS_ADDRESS = _matches(rf"https?://[\w.-]+(?::\d+)?(?:/[\w.~%+-]+)*/(?!\.)[\w.+-]+|{_ON_HUB}")
-_OF_FOREIGN_FILES = ("addresses", "sha256_prefix", "size", "reported", "reported_by", "unverified")
+_OF_FOREIGN_FILES = ("addresses", "sha256_prefix", "size", "parameters", "reported", "reported_by", "unverified")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_matches(r"\w+\.[\w-]+"), "architecture.tag"),
     "sha256": (_matches(r"[0-9a-f]{64}"), "64 hexadecimal digits"),
@@ -187,6 +211,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "sha256_prefix": (_matches(r"[0-9a-f]{8,63}"), "8 hexadecimal digits or more"),
     "size": (lambda value: type(value) is int and value > 0, "a number of bytes"),
+    "parameters": (lambda value: type(value) is int and value > 0, "a number of parameters"),
     "reported": _NUMBERS,
     "reported_by": _TEXT,
     "unverified": _TEXT,

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from dyzoo.config import DetectorConfig
+from dyzoo.config import DetectorConfig, GroundedATSSConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import UnknownModelError
 from dyzoo.zoo.catalog import Checkpoint, checkpoints
@@ -38,21 +38,35 @@ def model_config(name: str) -> DetectorConfig:
 
 
 def find_checkpoint(name: str, otherwise: str = "") -> Checkpoint:
-    """The entry of the catalogue that `name` stands for; the tag may be left out where there is only one.
+    """The entry of the catalogue that `name` stands for; without a tag, the first one of the architecture.
 
     Raises:
-        UnknownModelError: there is none, or several; the message names the nearest. `otherwise` ends it.
+        UnknownModelError: there is none; the message names the nearest. `otherwise` ends it.
     """
     known = checkpoints()
-    matches = [name] if name in known else [key for key in known if key.split(".")[0] == name]
-    if len(matches) > 1:
-        raise UnknownModelError(f"{name} has several checkpoints, name one: {', '.join(matches)}")
-    if matches:
-        return known[matches[0]]
+    if name in known:
+        return known[name]
+    if tags := tags_of(name):
+        return known[tags[0]]
     if name in ARCHITECTURES:
         near = f"the nearest that has some is {nearest_checkpoint(name)}" if known else "nothing here has some"
         raise UnknownModelError(f"{name} has no published weights, {near}: take that, or train {name}")
     raise unknown(name, known, otherwise)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `find_checkpoint` finds something."""
+    return name in checkpoints() or bool(tags_of(name))
+
+
+def tags_of(architecture: str) -> list[str]:
+    """Names of an architecture's checkpoints, the one first that the architecture's name alone stands for."""
+    return [name for name, entry in checkpoints().items() if entry.architecture == architecture]
+
+
+def reads_words(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is a detector for any words: its text encoder comes with it."""
+    return checkpoint.is_foreign and isinstance(model_config(checkpoint.name).head, GroundedATSSConfig)
 
 
 def nearest_checkpoint(architecture: str) -> str:

@@ -1,6 +1,7 @@
 """Converted detectors that were fetched, kept in a folder of ours: what is there, and removing it.
 
-    <home>/checkpoints/<name>/    config.json, model.safetensors, README.md, provenance.json: whole, or not there
+    <home>/checkpoints/<name>/    config.json, model.safetensors, README.md, provenance.json: whole, or not there;
+                                  language.safetensors beside them, where classes are words
     <home>/unfinished/<name>/     a download that goes on from here, and what a process that was killed has left
 
 A folder is filled under `unfinished` and renamed; whoever does so holds that folder's lock.
@@ -13,17 +14,18 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from dyzoo import environment
 from dyzoo.errors import CheckpointError
-from dyzoo.files import check_regular, read_regular, write_text
+from dyzoo.files import check_regular, read_regular, sha256, write_text
 from dyzoo.hub.ids import CONFIG_NAME, WEIGHTS_NAME
 from dyzoo.locks import LOCK_NAME, RunLock
 from dyzoo.zoo.catalog import Checkpoint
 
 PROVENANCE_NAME = "provenance.json"
+LANGUAGE_NAME = "language.safetensors"
 _MAX_PROVENANCE_BYTES = 1 << 16
 _REMOVED_NAME = ".removed"
 
@@ -41,6 +43,7 @@ class Provenance:
         licence: as the catalogue had it.
         weights_sha256: hash of model.safetensors.
         dyzoo: the version that converted it.
+        language_sha256: hash of language.safetensors, None where there is none.
     """
 
     name: str
@@ -51,17 +54,20 @@ class Provenance:
     licence: str
     weights_sha256: str
     dyzoo: str
+    language_sha256: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write the file into a detector's folder."""
-        write_text(folder / PROVENANCE_NAME, json.dumps(asdict(self), indent=2) + "\n")
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        write_text(folder / PROVENANCE_NAME, json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Provenance | None:
         """The file of a folder, None where there is none or it is damaged."""
         try:
             content = json.loads(read_regular(folder / PROVENANCE_NAME, _MAX_PROVENANCE_BYTES))
-            values = {field.name: content[field.name] for field in fields(cls)}
+            needed = {field.name: content[field.name] for field in fields(cls) if field.default is MISSING}
+            values = needed | {field.name: content[field.name] for field in fields(cls) if field.name in content}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         right = all(isinstance(value, int if name == "size" else str) for name, value in values.items())
@@ -100,6 +106,32 @@ def kept(checkpoint: Checkpoint) -> Provenance | None:
     provenance = Provenance.read(folder)
     whole = all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
     return provenance if provenance is not None and whole and checkpoint.is_of(provenance.sha256) else None
+
+
+def check_hash(path: Path, expected: str | None, advice: str) -> None:
+    """Refuse a file that is not what was published or kept.
+
+    Raises:
+        CheckpointError: its sha256 is another than `expected`, or it cannot be read; `advice` ends the message.
+    """
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): {advice}") from None
+    if found != expected:
+        raise CheckpointError(f"{path} is not the file of the catalogue (sha256 differs): {advice}")
+
+
+def mend_hint(name: str) -> str:
+    """The way out where what is kept of a checkpoint is not right."""
+    return f"`dyzoo cache --remove {name}`, and it is fetched again"
+
+
+def keeps_language(checkpoint: Checkpoint) -> bool:
+    """Whether what reads other words for a kept detector is beside it."""
+    provenance = kept(checkpoint)
+    beside = kept_folder(checkpoint.name) / LANGUAGE_NAME
+    return provenance is not None and provenance.language_sha256 is not None and beside.is_file()
 
 
 def size_on_disk(folder: Path) -> int:

@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from dyzoo.checkpoints.conversion import KEY_RULES
-from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.grounding import LanguageModel
 from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, Outcome
+from tests.grounding.glip_files import GLIP, write_glip
 
 NAME = "official_atss_r50"
-GLIP = "mmdet_glip_t_a"
 MANIFEST = Path(__file__).parents[1] / "golden" / f"{NAME}.json"
 
 
@@ -140,19 +138,8 @@ def test_help_names_what_can_be_converted(cli: Cli) -> None:
 
 @pytest.fixture(scope="session")
 def glip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of GLIP-T (A) as it is published, the bare weights; its keys come from the rules that read it."""
-    own = Detector(ARCHITECTURES[GLIP]()).state_dict()
-    with torch.device("meta"):
-        own |= {f"language.{name}": value for name, value in LanguageModel().state_dict().items()}
-    generator, weights = torch.Generator().manual_seed(0), {}
-    for rule in KEY_RULES[GLIP].rules:
-        for name, value in own.items():
-            keys = rule.keys(name) or ()
-            shape = (*[1] * rule.leading, *value.shape[len(keys) > 1 :], *[1] * rule.trailing)
-            weights |= {key: 0.05 * torch.randn(shape, generator=generator) for key in keys}
-    path = tmp_path_factory.mktemp("glip") / "glip.pth"
-    torch.save(weights, path)
-    return path
+    """A checkpoint of GLIP-T (A) as it is published."""
+    return write_glip(tmp_path_factory.mktemp("glip") / "glip.pth")
 
 
 def test_any_names_of_a_detector_whose_classes_are_text(cli: Cli, glip: Path, picture: Path) -> None:

@@ -58,7 +58,7 @@ def test_each_line_stands_alone_and_the_json_is_made_of_them(cli: Cli, tiny_mode
     assert cli("predict", photos, "-m", tiny_model, "-t", 0.01).code == 0
     whole = json.loads(JSON.read_text())
     assert JSON.read_text() == json.dumps(whole, indent=2) + "\n"
-    settings = {name: whole[name] for name in ("model", "threshold", "flips", "size")}
+    settings = {name: whole[name] for name in ("model", "threshold", "flips", "size", "classes")}
     pictures = [f"{name}.png" for name in "abcd"]
     assert rows() == [
         {**settings, **image, "picture": picture} for image, picture in zip(whole["images"], pictures, strict=True)

@@ -11,7 +11,7 @@ import torch
 import dyzoo
 from dyzoo.checkpoints.conversion import KEY_RULES
 from dyzoo.config.architectures import PUBLISHED
-from dyzoo.errors import CheckpointError, HubError, UnknownModelError
+from dyzoo.errors import CheckpointError, HubError
 from dyzoo.model.detector import Detector
 from dyzoo.zoo import catalog, creation, names
 from tests.hub.hub_server import Hub
@@ -62,7 +62,7 @@ def published(
 
 def use(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     known = catalog.read_catalog(path)
-    for module in (creation, names):
+    for module in (catalog, names):
         monkeypatch.setattr(module, "checkpoints", lambda: known)
     monkeypatch.setattr(creation, "weights_folder", lambda: path.parent)
 
@@ -96,15 +96,16 @@ def test_a_repository_that_is_gone(published: dict[str, object], hub: Hub) -> No
         dyzoo.create_model(NAME, pretrained=True)
 
 
-def test_several_tags_want_to_be_named(
+def test_a_name_without_tag_means_the_first_of_the_catalogue(
     published: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     architecture = NAME.split(".")[0]
     assert dyzoo.create_model(architecture, pretrained=True).labels == ("cat", "dog")
-    second = {**published, "name": f"{architecture}.more"}
-    use(monkeypatch, write_catalog(tmp_path / "weights", published, second))
-    with pytest.raises(UnknownModelError, match=f"several checkpoints, name one: {NAME}, {architecture}.more"):
-        dyzoo.create_model(architecture, pretrained=True)
+    for order in (("a", "more"), ("more", "a")):
+        tags = [{**published, "name": f"{architecture}.{tag}"} for tag in order]
+        use(monkeypatch, write_catalog(tmp_path / "weights", *tags))
+        assert names.find_checkpoint(architecture).name == f"{architecture}.{order[0]}"
+        assert names.find_checkpoint(f"{architecture}.more").name == f"{architecture}.more"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dyzoo.config import DyHeadConfig, FPNConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.hub import patience
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import catalog, creation, fetching, names
+from dyzoo.zoo import catalog, fetching, names
 from dyzoo.zoo.catalog import Checkpoint
 from tests.hub.hub_client import set_offline
 from tests.zoo.file_server import FileServer
@@ -29,7 +29,7 @@ NAME = "mmdet_atss_r50.coco"
 def use_catalog(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Checkpoint:
     """Change one entry of the catalogue; gives it."""
     known = {**catalog.checkpoints(), name: replace(catalog.checkpoints()[name], **changes)}
-    for module in (catalog, creation, names):
+    for module in (catalog, names):
         monkeypatch.setattr(module, "checkpoints", lambda: known)
     return known[name]
 

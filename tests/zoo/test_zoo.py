@@ -57,6 +57,18 @@ def test_new_labels_and_another_backbone() -> None:
         dyzoo.create_model(DEFAULT_MODEL, pretrained=True, backbone="convnext_atto")
 
 
+def test_a_number_of_classes_in_place_of_their_names() -> None:
+    name = "dyhead_atss_resnet10t"
+    assert dyzoo.create_model(name, num_classes=2).labels == ("class_0", "class_1")
+    with pytest.warns(creation.NewClassesWarning, match=r"0 of 3 classes .* begins anew for class_0, class_1, class_2"):
+        assert len(dyzoo.create_model(DEFAULT_MODEL, pretrained=True, num_classes=3).labels) == 3
+    with pytest.raises(ValueError, match="num_classes and labels are both given"):
+        dyzoo.create_model(name, num_classes=1, labels=["cat"])
+    for number in (0, -1, 10**12):
+        with pytest.raises(ValueError, match=f"num_classes is {number}, expected 1 to 30000"):
+            dyzoo.create_model(name, num_classes=number)
+
+
 def test_a_misspelt_checkpoint_is_answered_with_checkpoints_alone() -> None:
     with pytest.raises(UnknownModelError, match=r"did you mean mmdet_atss_r50\.coco") as caught:
         dyzoo.create_model("mmdet_atss_r50.cocoa", pretrained=True)
