@@ -197,6 +197,7 @@ def test_train_offers_every_setting_and_keeps_its_default(
         (["predict", "--threshold", "7"], "--threshold"),
         (["predict", "--size", "0"], "'0' is neither a number of pixels nor 'native'"),
         (["predict", "--size", "huge"], "'huge' is neither a number of pixels nor 'native'"),
+        (["data", "convert", ".", "x", "--to", "kitti"], ": 'kitti' is not one of 'coco', 'voc', 'yolo' (see dyzoo data"),
         (["train", "--data", ".", "--epochs", "0"], "epochs is 0, expected at least 1"),
         (["train", "--data", ".", "--rotate90", "2"], "rotate90 is 2.0, expected 0 to 1"),
         (["train", "--data", ".", "--device", "gpu"], "'gpu' cannot be used"),
