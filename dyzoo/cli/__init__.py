@@ -135,6 +135,7 @@ def _one_line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)  # that of the command whose option is wrong
-        return error.format_message() + (f" (see {context.command_path} --help)" if context is not None else "")
+        text = error.format_message().replace(": Value error, ", ": ").rstrip(".")  # pydantic's words before Typer's
+        return text + (f" (see {context.command_path} --help)" if context is not None else "")
     # A line feed in one of our own messages is part of a name; others break their lines.
     return str(error) if isinstance(error, DyzooError) else " ".join(str(error).split())

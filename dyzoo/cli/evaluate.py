@@ -83,7 +83,6 @@ def evaluate(
     name, on = _called(model or DEFAULT_MODEL), f"on {data.resolve().name}, {split}"
     load_scorer(scorer)
     dataset = open_dataset(data, split=split)
-    make_folder(out)
     for line in dataset.notes:
         note(line)
     if against is not None:
@@ -121,7 +120,9 @@ def _measure(
     from dyzoo.evaluation import evaluate as run_evaluation
 
     gc.collect()  # the detector before this one, whose memory would be counted with this one's
-    evaluation = run_evaluation(load_detector(model, device, dataset.labels), dataset, **options)
+    detector = load_detector(model, device, dataset.labels)
+    make_folder(out)
+    evaluation = run_evaluation(detector, dataset, **options)
     evaluation.save(out)
     return evaluation
 

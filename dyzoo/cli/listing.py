@@ -73,6 +73,8 @@ def list_models(
             _weights(name),
         )
     trained.columns[3].no_wrap = True
+    words = [word for dataset in trained.columns[1].cells for word in str(dataset).split()]
+    trained.columns[1].min_width = max(map(len, words), default=None)  # or rich cuts a name that has no space
     tables = [table for table in (trained, designs) if table.row_count]
     if not tables:
         raise UnknownModelError(f"no model is called {pattern!r}: `dyzoo list` shows all of them")

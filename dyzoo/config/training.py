@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from dyzoo.config.settings import Setting, check_ranges, documented
 from dyzoo.config.values import Range
 
+RUNS_FOLDER = Path("runs")  # where runs go that are given no folder
+
 Share = Annotated[float, Range(0, 1)]
 PartOfAll = Annotated[float, Range(above=0, highest=1)]
 AtLeast1 = Annotated[int, Range(1)]
@@ -215,7 +217,7 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """Where the run writes."""
-        return self.out if self.out is not None else Path("runs") / self.model
+        return self.out if self.out is not None else RUNS_FOLDER / self.model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def open_dataset(folder: str | Path, split: str | None = None, labels: Sequence[
     data_format, splits = detect(folder)
     split = choose_split(split, splits, folder)
     notes = Notes()
-    record = data_format.read(folder, split, notes)
+    record = splits[split].read(notes)
     names = tuple(labels) if labels is not None else record.labels
     if len(set(names)) < len(names):
         raise DatasetError(f"labels {', '.join(map(printable, names))} name a class twice")

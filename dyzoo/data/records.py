@@ -141,6 +141,14 @@ class Notes:
         for example in examples:
             self.add(kind, example)
 
+    def include(self, others: Notes) -> None:
+        """Count all that `others` have counted."""
+        for note in others.items():
+            self._counts[note.kind] = self._counts.get(note.kind, 0) + note.count
+            examples = self._examples.setdefault(note.kind, [])
+            examples += note.examples[: _EXAMPLES_PER_NOTE - len(examples)]
+            self._images.setdefault(note.kind, {}).update(dict.fromkeys(note.images))
+
     def items(self) -> list[Note]:
         """One for each kind, in the order in which they were first met."""
         return [

@@ -51,10 +51,8 @@ def save_training_curves(rows: Rows, path: Path) -> None:
     figure = Figure(figsize=(12, 3.6 * height), layout="constrained")
     places: Sequence[Axes] = figure.subplots(height, _PANEL_COLUMNS, squeeze=False).ravel().tolist()
     for axes, (title, names) in zip(places, panels, strict=False):
-        _draw_training(axes, rows, names)
+        _draw_training(axes, rows, names, from_zero=title in _FROM_ZERO)
         axes.set_title(title)
-        if title in _FROM_ZERO:
-            axes.set_ylim(bottom=0)
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     _save(figure, path)
@@ -72,9 +70,7 @@ def training_panels(rows: Rows, ink: str, best_epoch: float | None = None) -> li
     for title, names in _columns(rows).items():
         if any(row.get(name) is not None for row in rows for name in names):
             figure, axes = _panel()
-            _draw_training(axes, rows, names)
-            if title in _FROM_ZERO:
-                axes.set_ylim(bottom=0)
+            _draw_training(axes, rows, names, from_zero=title in _FROM_ZERO)
             if title == "validation AP" and best_epoch is not None:
                 axes.axvline(best_epoch, color=ink, linewidth=1, linestyle=":")
             panels.append((title, _png(figure, axes, ink)))
@@ -133,10 +129,14 @@ def _columns(rows: Rows) -> dict[str, list[str]]:
     return {title: [name for name in names if name.startswith(start)] for title, start in _PANELS.items()}
 
 
-def _draw_training(axes: Axes, rows: Rows, names: Sequence[str]) -> None:
+def _draw_training(axes: Axes, rows: Rows, names: Sequence[str], from_zero: bool) -> None:
     for name in names:
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
+    if from_zero:
+        axes.update_datalim([(0, 0)], updatex=False)  # or the margin above belongs to the range of the numbers alone
+        axes.autoscale_view()
+        axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dyzoo.config import DetectorConfig
+from dyzoo.config.training import RUNS_FOLDER
 from dyzoo.errors import CheckpointError, HubError, UnknownModelError, first_line
 from dyzoo.files import check_regular, read_regular, replacing, write_text
 from dyzoo.hub.cards import (
@@ -227,7 +228,7 @@ class PretrainedModel(nn.Module):
                 force_download=force_download,
             )
         except HubError as error:
-            if not folder.parent.is_dir():
+            if folder.parent != RUNS_FOLDER and not folder.parent.is_dir():
                 raise
             raise HubError(f"there is no folder {folder}, and {error}") from error
         return cls.from_files(config_path, weights_path, device, repo_id, mend_hint(repo_id, revision))

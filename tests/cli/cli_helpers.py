@@ -19,6 +19,15 @@ class Outcome(NamedTuple):
 Cli = Callable[..., Outcome]
 
 
+def assert_one_error(outcome: Outcome, *words: str) -> None:
+    """The command ended with code 1 and says one line with these words."""
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    for word in words:
+        assert word in outcome.err
+
+
 def write_picture(path: Path, size: tuple[int, int] = (96, 64)) -> Path:
     """A picture of that (width, height) with a red and a blue square on noise."""
     path.parent.mkdir(parents=True, exist_ok=True)

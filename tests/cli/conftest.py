@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from dyzoo.cli import run
-from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
-from dyzoo.model.detector import Detector
-from dyzoo.zoo.names import model_config
 from tests.cli.cli_helpers import Cli, Outcome, write_picture
+from tests.model.narrow_detectors import eager_detector
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a detector of "red" and "blue" that has random weights and finds something everywhere."""
-    torch.manual_seed(0)
-    config = model_config("dyhead_atss_resnet10t")
-    config = replace(
-        config,
-        labels=("red", "blue"),
-        fpn=FPNConfig(channels=32),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1),
-        head=ATSSConfig(prior_probability=0.9, max_detections=5),
-        preprocess=replace(config.preprocess, shortest_edge=64, longest_edge=128),
-    )
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    Detector(config).save_pretrained(folder)
+    eager_detector().save_pretrained(folder)
     return folder
 
 

@@ -15,15 +15,7 @@ import pytest
 from PIL import Image
 
 from dyzoo.config import DetectorConfig
-from tests.cli.cli_helpers import Cli, Outcome, write_picture
-
-
-def assert_one_error(outcome: Outcome, *words: str) -> None:
-    assert outcome.code == 1
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
-    for word in words:
-        assert word in outcome.err
+from tests.cli.cli_helpers import Cli, Outcome, assert_one_error, write_picture
 
 
 def text(path: Path) -> None:

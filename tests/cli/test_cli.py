@@ -126,6 +126,13 @@ def test_evaluate_notes_what_was_dropped_on_stderr(cli: Cli, tiny_model: Path, v
     assert "green" not in outcome.out or "does not know green" in outcome.err
 
 
+def test_list_cuts_no_name_on_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = cli("list", "mmdet_glip_t_a*").out
+    assert "Objects365" in printed
+    assert "…" not in printed
+
+
 def test_list_names_every_model_and_filters(cli: Cli) -> None:
     everything = cli("list").out
     for name in (*list_models(), *list_models(pretrained=True)):
@@ -197,6 +204,7 @@ def test_train_offers_every_setting_and_keeps_its_default(
         (["predict", "--threshold", "7"], "--threshold"),
         (["predict", "--size", "0"], "'0' is neither a number of pixels nor 'native'"),
         (["predict", "--size", "huge"], "'huge' is neither a number of pixels nor 'native'"),
+        (["data", "convert", ".", "x", "--to", "kitti"], ": 'kitti' is not one of 'coco', 'voc', 'yolo' (see "),
         (["train", "--data", ".", "--epochs", "0"], "epochs is 0, expected at least 1"),
         (["train", "--data", ".", "--rotate90", "2"], "rotate90 is 2.0, expected 0 to 1"),
         (["train", "--data", ".", "--device", "gpu"], "'gpu' cannot be used"),

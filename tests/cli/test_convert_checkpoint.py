@@ -13,7 +13,7 @@ import torch
 
 from dyzoo.checkpoints.conversion import KEY_RULES
 from dyzoo.model.detector import Detector
-from tests.cli.cli_helpers import Cli, Outcome
+from tests.cli.cli_helpers import Cli, assert_one_error
 from tests.grounding.glip_files import GLIP, write_glip
 
 NAME = "official_atss_r50"
@@ -40,14 +40,6 @@ def fine_tuned(checkpoint: Path) -> Path:
     path = checkpoint.with_name("fine_tuned.pth")
     torch.save(content, path)
     return path
-
-
-def assert_one_error(outcome: Outcome, *words: str) -> None:
-    assert outcome.code == 1
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
-    for word in words:
-        assert word in outcome.err
 
 
 def test_converts_and_predicts(cli: Cli, checkpoint: Path, picture: Path) -> None:

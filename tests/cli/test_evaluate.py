@@ -13,7 +13,7 @@ import dyzoo
 from dyzoo.data import open_dataset
 from dyzoo.evaluation import Cost
 from dyzoo.model.detector import Detector
-from tests.cli.cli_helpers import Cli
+from tests.cli.cli_helpers import Cli, assert_one_error
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +103,12 @@ def test_against_writes_both_reports_and_the_comparison(
     assert "Comparison" in Path("report/report.html").read_text()
 
 
-def test_a_mistyped_second_model_costs_no_evaluation(cli: Cli, tiny_model: Path, voc: Path) -> None:
-    outcome = cli("evaluate", "--data", voc, "--model", tiny_model, "--against", "absent")
-    assert outcome.code == 1
-    assert "absent" in outcome.err
-    assert outcome.err.count("\n") == 1
-    assert list(Path("evaluation").iterdir()) == []
+@pytest.mark.parametrize("names", [("absent", None), ("tiny", "absent")], ids=["alone", "second of two"])
+def test_a_mistyped_model_costs_no_evaluation_and_leaves_no_folder(
+    cli: Cli, tiny_model: Path, voc: Path, names: tuple[str, str | None]
+) -> None:
+    model, against = names
+    others = [] if against is None else ["--against", against]
+    outcome = cli("evaluate", "--data", voc, "--model", tiny_model if model == "tiny" else model, *others)
+    assert_one_error(outcome, "absent")
+    assert not Path("evaluation").exists()

@@ -15,7 +15,7 @@ import yaml
 import dyzoo
 from dyzoo.hub.run_card import MetricsLeftOutWarning
 from dyzoo.model.detector import Detector
-from tests.cli.cli_helpers import Cli, Outcome
+from tests.cli.cli_helpers import Cli, Outcome, assert_one_error
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
 
@@ -80,12 +80,9 @@ def metadata_of(card: str) -> dict[str, object]:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def assert_one_error(outcome: Outcome, *words: str) -> None:
-    assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1
-    for word in words:
-        assert word in outcome.err
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    assert outcome.out == ""
+    assert_one_error(outcome, *words)
 
 
 def test_a_run_brings_weights_curves_and_measured_metrics(cli: Cli, hub: Hub, run_folder: Path) -> None:
@@ -244,15 +241,15 @@ def test_mistakes_are_one_line(
     cli: Cli, hub: Hub, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert_one_error(cli("push", "absent", NAME), "absent is no folder")
-    assert_one_error(cli("push", "empty", NAME), "empty has no config.json")
-    assert_one_error(cli("push", run_folder, "org/na me"), "'org/na me' is no id")
+    assert_refused(cli("push", "absent", NAME), "absent is no folder")
+    assert_refused(cli("push", "empty", NAME), "empty has no config.json")
+    assert_refused(cli("push", run_folder, "org/na me"), "'org/na me' is no id")
     hub.repo("org/public")
-    assert_one_error(cli("push", run_folder, "org/public", "--private"), "org/public is there already and public")
+    assert_refused(cli("push", run_folder, "org/public", "--private"), "org/public is there already and public")
     (run_folder / "train.json").write_text("{")
-    assert_one_error(cli("push", run_folder, NAME), "train.json is damaged")
+    assert_refused(cli("push", run_folder, NAME), "train.json is damaged")
     monkeypatch.setenv("HF_TOKEN", hub.stranger_token)
-    assert_one_error(cli("push", run_folder / "best", "org/public"), "your token may not do this to org/public")
+    assert_refused(cli("push", run_folder / "best", "org/public"), "your token may not do this to org/public")
     assert ("models", NAME) not in hub.repos
 
 
@@ -261,5 +258,5 @@ def test_without_a_token_nothing_is_loaded(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     (run_folder / "best" / "model.safetensors").write_bytes(b"")
-    assert_one_error(cli("push", run_folder, NAME), "needs a token, and there is none: log in with `hf auth login`")
+    assert_refused(cli("push", run_folder, NAME), "needs a token, and there is none: log in with `hf auth login`")
     assert hub.requests == []

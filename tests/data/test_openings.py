@@ -1,4 +1,4 @@
-"""Every picture is opened once on its way from a folder to a sample, whatever the format."""
+"""Every file is opened once on its way from a folder to a sample, whatever the format."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dyzoo import files
 from dyzoo.data import check_dataset, convert_dataset, list_splits, open_dataset
 from dyzoo.images import reading
-from tests.data.data_builders import EXPORTS, cvat_coco, cvat_voc, cvat_yolo
+from tests.data.data_builders import EXPORTS, cvat_coco, cvat_voc, cvat_yolo, roboflow_yolo, write_lines
 
 Build = Callable[[Path], Path]
 
@@ -35,6 +36,20 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     return counts
 
 
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often each file that is no picture was read since."""
+    counts: Counter[Path] = Counter()
+    read_regular = files.read_regular
+
+    def counted(path: Path, most_bytes: int) -> bytes:
+        counts[Path(path)] += 1
+        return read_regular(path, most_bytes)
+
+    monkeypatch.setattr(files, "read_regular", counted)
+    return counts
+
+
 def pictures(folder: Path) -> set[Path]:
     return {path.resolve() for path in folder.rglob("*.jpg")}
 
@@ -54,6 +69,26 @@ def test_opening_a_dataset(build: Build, openings: Counter[Path], tmp_path: Path
     read = {sample.image_path.resolve() for split in splits for sample in open_dataset(folder, split).samples}
     assert resolved(openings) == dict.fromkeys(read, 1)
     assert read <= pictures(folder)
+
+
+@pytest.mark.parametrize("build", EXPORTS)
+def test_opening_a_split_reads_a_label_file_once(build: Build, readings: Counter[Path], tmp_path: Path) -> None:
+    folder = build(tmp_path / "export")
+    open_dataset(folder, EXPORTS[build][0])
+    described = [path for path in folder.rglob("*") if path.name in ("data.yaml", "obj.data", "train.txt")]
+    assert set(described) <= set(readings)
+    assert resolved(readings) == dict.fromkeys((path.resolve() for path in readings), 1)
+
+
+def test_all_splits_of_a_folder_share_one_reading_of_what_describes_it(readings: Counter[Path], tmp_path: Path) -> None:
+    folder = roboflow_yolo(tmp_path / "export")
+    write_lines(folder / "data.yaml", "train: away/train/images", "val: valid/images", "names: [cat, dog]")
+    splits = check_dataset(folder).source.splits
+    assert [split.name for split in splits] == ["train", "val"]
+    assert [[str(note) for note in split.notes.items()] for split in splits] == [
+        ["images not where the label file says, found by name: 1 (away/train/images)"]
+    ] * 2
+    assert set(readings.values()) == {1}
 
 
 @pytest.mark.parametrize("build", EXPORTS)

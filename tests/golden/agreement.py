@@ -1,4 +1,4 @@
-"""Detections compared with golden ones."""
+"""Maps and detections compared with golden ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 SCORE_TOLERANCE = 2e-3
+MAP_TOLERANCE = 1e-3  # of a level's largest value; another order of operations is at 1e-5, a wrong convention at 1e-1
 MIN_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
+
+
+def deviation(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def agreement(golden: dict[str, Tensor], found: dict[str, Tensor]) -> float:

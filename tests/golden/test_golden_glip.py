@@ -21,6 +21,7 @@ from dyzoo.grounding import LanguageModel, bert_tokenizer, write_captions
 from dyzoo.model.detector import Detector
 from dyzoo.model.preprocess import batch_images, map_to_image
 from tests.golden import recipe
+from tests.golden.agreement import deviation
 
 CASE = "mmdet_glip_t_a"
 NAMES = ["traffic light", "red blood cell", "person"]
@@ -105,10 +106,6 @@ def test_the_language_models_last_layer(golden: Golden) -> None:
     assert (found - golden.outputs["text.embedded"]).abs().max() < 1e-5
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
 def of_names(golden: Golden) -> list[int]:
     return [token for tokens in golden.manifest["text"]["class_tokens"] for token in tokens]
 
@@ -118,18 +115,18 @@ def test_token_logits_of_the_golden_features(golden: Golden, conversion: Convert
     with torch.no_grad():
         raw = conversion.detector.head(features)
     for level in range(5):
-        assert relative(raw["cls"][level], golden.outputs[f"head.cls.{level}"][:, of_names(golden)]) < MAP_TOLERANCE
+        assert deviation(raw["cls"][level], golden.outputs[f"head.cls.{level}"][:, of_names(golden)]) < MAP_TOLERANCE
         for kind in ("box", "centerness"):
-            assert relative(raw[kind][level], golden.outputs[f"head.{kind}.{level}"]) < MAP_TOLERANCE
+            assert deviation(raw[kind][level], golden.outputs[f"head.{kind}.{level}"]) < MAP_TOLERANCE
 
 
 def test_raw_predictions_of_the_golden_image(golden: Golden, raw: dict[str, list[Tensor]]) -> None:
     for level in range(5):
         assert (
-            relative(raw["cls"][level], golden.outputs[f"head.cls.{level}"][:, of_names(golden)]) < 10 * MAP_TOLERANCE
+            deviation(raw["cls"][level], golden.outputs[f"head.cls.{level}"][:, of_names(golden)]) < 10 * MAP_TOLERANCE
         )
         for kind in ("box", "centerness"):
-            assert relative(raw[kind][level], golden.outputs[f"head.{kind}.{level}"]) < 10 * MAP_TOLERANCE
+            assert deviation(raw[kind][level], golden.outputs[f"head.{kind}.{level}"]) < 10 * MAP_TOLERANCE
 
 
 def assert_same(found: Weights, expected: Weights, score_tolerance: float = 1e-4) -> None:
@@ -211,7 +208,7 @@ def test_a_checkpoint_in_half_precision_of_parallel_training(golden: Golden, con
     halves = {f"module.{key}": value.half() for key, value in golden.weights.items()}
     head = dyzoo.convert_checkpoint(halves, CASE, NAMES).head
     assert head.cls.weight.dtype == torch.float32
-    assert relative(head.cls.weight, conversion.detector.head.cls.weight) < 0.01
+    assert deviation(head.cls.weight, conversion.detector.head.cls.weight) < 0.01
 
 
 def test_a_training_step(golden: Golden) -> None:

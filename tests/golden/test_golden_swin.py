@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dyzoo.model.backbones import Backbone
 from tests.golden import swins
+from tests.golden.agreement import deviation
 from tests.golden.foreign import converted
 from tests.golden.swins import Keys, Weights, swin_maps
 
@@ -35,7 +36,7 @@ class Swin:
             found = self.backbone(image[None])
             expected = swin_maps(image, self.weights, self.keys, self.depths, self.heads, self.window)
         assert [tuple(level.shape[2:]) for level in found] == [(size[0] // s, size[1] // s) for s in (8, 16, 32)]
-        return max(map(relative, found, expected))
+        return max(deviation(level[0], golden) for level, golden in zip(found, expected, strict=True))
 
 
 class InFloat64(dict[str, Tensor]):
@@ -43,10 +44,6 @@ class InFloat64(dict[str, Tensor]):
 
     def __getitem__(self, key: str) -> Tensor:
         return super().__getitem__(key).double()
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found[0] - expected).abs().max() / expected.abs().max()).item()
 
 
 CASES = {

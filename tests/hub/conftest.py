@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from dyzoo.config import DyHeadConfig, FPNConfig
-from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.model.detector import Detector
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
+from tests.model.narrow_detectors import narrow_detector
 
 LFS_THRESHOLD = 50_000  # bytes: weights go through LFS, configurations do not
 
@@ -36,14 +33,7 @@ def cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def detector() -> Detector:
     """A detector of "cat" and "dog" with random weights."""
-    torch.manual_seed(0)
-    config = replace(
-        ARCHITECTURES["dyhead_atss_resnet10t"](),
-        labels=("cat", "dog"),
-        fpn=FPNConfig(channels=32),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1),
-    )
-    return Detector(config).eval()
+    return narrow_detector(labels=("cat", "dog"))
 
 
 @pytest.fixture(scope="session")

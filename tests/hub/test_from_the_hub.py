@@ -155,9 +155,11 @@ def test_what_is_no_id_is_not_asked_for(hub: Hub, cache: Path, name: str | Path)
 def test_a_folder_that_is_not_there_may_have_been_meant(
     hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "runs").mkdir()
+    (tmp_path / "trained").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert "there is no folder runs/mine, and " in str(failure("runs/mine"))
+    assert "there is no folder trained/mine, and " in str(failure("trained/mine"))
+    assert "there is no folder runs/mine, and " in str(failure("runs/mine"))  # there may be no run at all yet
+    assert "there is no folder" not in str(failure("org/mine"))
 
 
 def test_a_folder_goes_before_a_repository(

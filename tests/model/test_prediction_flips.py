@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dyzoo.config import (
     ATSSConfig,
-    DyHeadConfig,
     FasterRCNNConfig,
     FCOSConfig,
     FPNConfig,
@@ -23,7 +22,7 @@ from dyzoo.config import (
 )
 from dyzoo.model.detector import Detector
 from dyzoo.model.views import Flip
-from dyzoo.zoo.names import model_config
+from tests.model.narrow_detectors import narrow_detector
 
 LABELS = ("cat", "dog", "bird")
 LOW: dict[str, HeadConfig] = {  # thresholds under which untrained heads find something, and fewer anchors
@@ -39,15 +38,8 @@ DIMENSION = {"horizontal": 1, "vertical": 0}  # of a picture (H, W, 3)
 
 
 def make_detector(kind: str = "atss") -> Detector:
-    torch.manual_seed(0)
-    config = replace(
-        model_config("dyhead_atss_resnet10t"),
-        labels=LABELS,
-        fpn=FPNConfig(channels=32, **({"finest_stride": 4, "top": "pool"} if kind == "faster_rcnn" else {})),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1),
-        head=LOW[kind],
-    )
-    return Detector(replace(config, preprocess=replace(config.preprocess, shortest_edge=96, longest_edge=160))).eval()
+    fpn = FPNConfig(channels=32, **({"finest_stride": 4, "top": "pool"} if kind == "faster_rcnn" else {}))
+    return narrow_detector((96, 160), labels=LABELS, fpn=fpn, head=LOW[kind])
 
 
 @pytest.fixture(scope="module")

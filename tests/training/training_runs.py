@@ -8,9 +8,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from dyzoo.config import DetectorConfig, DyHeadConfig, FPNConfig
+from dyzoo.config import DetectorConfig
 from dyzoo.config.training import TrainConfig
 from dyzoo.zoo.names import model_config
+from tests.model.narrow_detectors import narrow_config
 
 
 def write_voc(folder: Path, images: int = 6) -> Path:
@@ -35,13 +36,8 @@ def write_voc(folder: Path, images: int = 6) -> Path:
 
 def tiny() -> DetectorConfig:
     """An architecture that trains in no time; its norms are frozen, so images do not see each other."""
-    config = model_config("dyhead_atss_resnet10t")
-    return replace(
-        config,
-        backbone=replace(config.backbone, norm="frozen"),
-        fpn=FPNConfig(channels=32),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1),
-    )
+    config = narrow_config()
+    return replace(config, backbone=replace(config.backbone, norm="frozen"))
 
 
 def known_models(name: str) -> DetectorConfig:

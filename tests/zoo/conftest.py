@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dyzoo import environment
 from dyzoo.checkpoints import Conversion
-from dyzoo.config import DyHeadConfig, FPNConfig
-from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.hub import patience
 from dyzoo.model.detector import Detector
 from dyzoo.zoo import catalog, fetching, names
 from dyzoo.zoo.catalog import Checkpoint
 from tests.hub.hub_client import set_offline
+from tests.model.narrow_detectors import narrow_detector
 from tests.zoo.file_server import FileServer
 
 CONTENT = bytes(range(256)) * 1000
@@ -55,10 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def small_detector() -> Detector:
     """A detector that is a converted `mmdet_atss_r50` in name, but small."""
-    torch.manual_seed(0)
-    small = ARCHITECTURES["dyhead_atss_resnet10t"]()
-    small = replace(small, fpn=FPNConfig(channels=32), dyhead=DyHeadConfig(channels=32, num_blocks=1))
-    return Detector(replace(small, architecture="mmdet_atss_r50")).eval()
+    return narrow_detector(architecture="mmdet_atss_r50")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dyzoo.model.preprocess import batch_images
 from dyzoo.zoo import sources, store
 from dyzoo.zoo.catalog import checkpoints
 from dyzoo.zoo.fetching import fetch_foreign
+from tests.golden.agreement import MAP_TOLERANCE, deviation
 from tests.golden.foreign import foreign_weights, golden_outputs
 from tests.hub.hub_client import set_offline, use_hub
 from tests.hub.hub_server import Hub
@@ -42,8 +43,7 @@ def assert_golden(detector: Detector, case: str) -> None:
     assert len(stored) >= 14
     for name in stored:
         _, kind, level = name.split(".")
-        deviation = (raw[kind][int(level)] - golden[name]).abs().max() / golden[name].abs().max()
-        assert deviation < 1e-3, name
+        assert deviation(raw[kind][int(level)], golden[name]) < MAP_TOLERANCE, name
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dyzoo.data.formats import coco, voc, yolo
-from dyzoo.data.formats.splits import check_split_name
-from dyzoo.data.records import Notes, SplitRecord
+from dyzoo.data.formats.splits import FoundSplit, check_split_name
 from dyzoo.errors import DatasetError
 
 
@@ -17,11 +16,8 @@ class Format(Protocol):
     NAME: str
     LAYOUT: str  # the look of a folder of this format, in one line
 
-    def find_splits(self, folder: Path) -> dict[str, Path]:
-        """Split name -> the file or folder that defines it; empty if `folder` is not of this format."""
-
-    def read(self, folder: Path, split: str, notes: Notes) -> SplitRecord:
-        """Read one of `find_splits` without opening an image; boxes may be as wrong as the label files are."""
+    def find_splits(self, folder: Path) -> dict[str, FoundSplit]:
+        """The splits by name, ready to be read; empty if `folder` is not of this format."""
 
 
 FORMATS: tuple[Format, ...] = (voc, yolo, coco)
@@ -33,7 +29,7 @@ def list_splits(folder: str | Path) -> tuple[str, ...]:
     return tuple(detect(Path(folder))[1])
 
 
-def detect(folder: Path) -> tuple[Format, dict[str, Path]]:
+def detect(folder: Path) -> tuple[Format, dict[str, FoundSplit]]:
     """The format of a folder, and its splits.
 
     Raises:
@@ -43,8 +39,8 @@ def detect(folder: Path) -> tuple[Format, dict[str, Path]]:
         raise DatasetError(f"{folder} is {'a file' if folder.exists() else 'absent'}, expected a dataset folder")
     for each in FORMATS:
         if splits := each.find_splits(folder):
-            for name, source in splits.items():
-                check_split_name(name, source)
+            for name, found in splits.items():
+                check_split_name(name, found.source)
             return each, splits
     layouts = "; ".join(f"{each.NAME} ({each.LAYOUT})" for each in FORMATS)
     fault = "of no known format" if any(folder.iterdir()) else "empty"

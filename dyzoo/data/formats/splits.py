@@ -1,12 +1,14 @@
-"""Split names, which every tool spells its own way."""
+"""A split that a format has found, and split names, which every tool spells its own way."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from dyzoo.data.formats.lookup import is_plain_name
+from dyzoo.data.records import Notes, SplitRecord
 from dyzoo.errors import DatasetError
 from dyzoo.text import printable
 
@@ -21,6 +23,17 @@ _KINDS = {
     "test": "test",
     "testing": "test",
 }
+
+
+class FoundSplit(NamedTuple):
+    """A split of a folder: the file or folder that defines it, and its reading.
+
+    Reading opens no image, and boxes may be as wrong as the label files are. It raises `DatasetError` where a label
+    file cannot be read.
+    """
+
+    source: Path
+    read: Callable[[Notes], SplitRecord]
 
 
 def split_kind(name: str) -> str | None:

@@ -80,7 +80,7 @@ def open_folder(path: Path, split: str | None = None, track: Track = untracked) 
     faults: dict[str, str] = {}
     for name in track(names, "reading labels", len(names)):
         try:
-            records[name] = data_format.read(path, name, notes[name])
+            records[name] = available[name].read(notes[name])
         except DatasetError as error:
             faults[name] = str(error)
     left_out = _repetitions(records) if split is None else ()

@@ -1,4 +1,4 @@
-"""Anchors on the grid of a feature level."""
+"""Anchors on the grid of a feature level, and those that are nearest to a point."""
 
 from __future__ import annotations
 
@@ -96,3 +96,32 @@ def anchor_grids(
 def all_boxes(grids: Sequence[AnchorGrid], device: torch.device) -> Tensor:
     """(S, 4) float32 xyxy anchors of all levels, finest first."""
     return torch.cat([grid.boxes(device) for grid in grids])
+
+
+def nearest_positions(points_xy: Tensor, grid: AnchorGrid, count: int) -> Tensor:
+    """The positions of a grid whose centres are nearest to each point, the nearest first.
+
+    The k nearest of a grid lie among its k nearest columns and k nearest rows, so only k * k positions are
+    compared. Of equal distances the nearer row comes first, then the lower index: the same on every device.
+
+    Args:
+        points_xy: (M, 2) pixels.
+        grid: a level with H * W positions.
+        count: k.
+
+    Returns:
+        (M, min(k, H * W)) int64 row-major positions.
+    """
+    x, y = grid.axes(points_xy.device)
+    x_distances, columns = nearest(points_xy[:, 0], x, count)
+    y_distances, rows = nearest(points_xy[:, 1], y, count)
+    squared_distances = y_distances[:, :, None] ** 2 + x_distances[:, None] ** 2
+    positions = rows[:, :, None] * grid.width + columns[:, None]
+    order = squared_distances.flatten(1).argsort(stable=True)[:, :count]
+    return positions.flatten(1).gather(1, order)
+
+
+def nearest(coordinates: Tensor, axis: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The places of an axis (W,) nearest to M coordinates: distances and indices, (M, min(count, W)), nearest first."""
+    distances, indices = (coordinates[:, None] - axis).abs().sort(stable=True)
+    return distances[:, :count], indices[:, :count]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.model.boxes import aligned_iou, box_areas, box_centers, edge_distances
-from dyzoo.model.heads.anchors import AnchorGrid, all_boxes
+from dyzoo.model.heads.anchors import AnchorGrid, all_boxes, nearest, nearest_positions
 from dyzoo.model.heads.losses import BACKGROUND
 
 MIN_EDGE_DISTANCE_PX = 0.01  # a positive anchor's centre lies deeper than this inside its object
@@ -97,35 +97,6 @@ def assign_fcos(boxes_xyxy: Tensor, grids: Sequence[AnchorGrid], radius: float) 
     claims = (AREA_BOUND_PX2 - box_areas(boxes_xyxy))[:, None]
     chosen = torch.cat(candidates, dim=1)
     return _award(num_positions, chosen, claims.expand(-1, chosen.shape[1]), torch.cat(positive, dim=1))
-
-
-def nearest_positions(points_xy: Tensor, grid: AnchorGrid, count: int) -> Tensor:
-    """The positions of a grid whose centres are nearest to each point, the nearest first.
-
-    The k nearest of a grid lie among its k nearest columns and k nearest rows, so only k * k positions are
-    compared. Of equal distances the nearer row comes first, then the lower index: the same on every device.
-
-    Args:
-        points_xy: (M, 2) pixels.
-        grid: a level with H * W positions.
-        count: k.
-
-    Returns:
-        (M, min(k, H * W)) int64 row-major positions.
-    """
-    x, y = grid.axes(points_xy.device)
-    x_distances, columns = nearest(points_xy[:, 0], x, count)
-    y_distances, rows = nearest(points_xy[:, 1], y, count)
-    squared_distances = y_distances[:, :, None] ** 2 + x_distances[:, None] ** 2
-    positions = rows[:, :, None] * grid.width + columns[:, None]
-    order = squared_distances.flatten(1).argsort(stable=True)[:, :count]
-    return positions.flatten(1).gather(1, order)
-
-
-def nearest(coordinates: Tensor, axis: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The places of an axis (W,) nearest to M coordinates: distances and indices, (M, min(count, W)), nearest first."""
-    distances, indices = (coordinates[:, None] - axis).abs().sort(stable=True)
-    return distances[:, :count], indices[:, :count]
 
 
 def _award(num_anchors: int, candidates: Tensor, claims: Tensor, positive: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -80,6 +80,26 @@ def random_objects(
     top_left = torch.rand(count, 2, generator=generator) * (limits - sizes)
     labels = torch.randint(num_classes, (count,), generator=generator)
     return {"boxes": torch.cat([top_left, top_left + sizes], dim=1), "labels": labels}
+
+
+def assert_gradients(module: nn.Module) -> None:
+    """Every parameter has a gradient, and it is finite."""
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def assert_sound(found: dict[str, Tensor], image_size: tuple[int, int], num_classes: int, most: int) -> None:
+    """Detections lie inside the image and have an area, the likeliest first, and there are no more than `most`."""
+    (height, width), boxes, scores, labels = image_size, found["boxes"], found["scores"], found["labels"]
+    assert 0 < len(boxes) == len(scores) == len(labels) <= most
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert (boxes <= torch.tensor([width, height, width, height])).all()
+    assert (scores[:-1] >= scores[1:]).all()
+    assert ((scores > 0) & (scores <= 1)).all()
+    assert ((labels >= 0) & (labels < num_classes)).all()
+    assert labels.dtype == torch.int64
 
 
 class _Sizes(TorchDispatchMode):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyzoo.model.heads.anchors import AnchorGrid
-from dyzoo.model.heads.assignment import assign_atss, nearest_positions
+from dyzoo.model.heads.anchors import AnchorGrid, nearest_positions
+from dyzoo.model.heads.assignment import assign_atss
 from dyzoo.model.heads.losses import BACKGROUND
 
 CPU = torch.device("cpu")

@@ -18,6 +18,8 @@ from tests.model.heads.head_cases import (
     NOTHING,
     OBJECTS,
     STRIDES_PX,
+    assert_gradients,
+    assert_sound,
     make_features,
     make_head,
     random_objects,
@@ -92,9 +94,7 @@ def test_without_objects_losses_are_finite_and_reach_every_parameter(
     assert losses["loss_cls"] > 0
     assert losses["loss_box"] == 0
     total(losses).backward()
-    for name, parameter in head.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
+    assert_gradients(head)
 
 
 @every_head
@@ -153,9 +153,7 @@ def test_under_autocast_losses_are_float32_and_near_those_without(kind: str, dty
         torch.testing.assert_close(value, expected[name], rtol=0.03, atol=0)
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
     total(losses).backward()
-    for name, parameter in head.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
+    assert_gradients(head)
 
 
 @every_head
@@ -192,16 +190,8 @@ def test_detections_keep_their_promises(kind: str, num_classes: int) -> None:
     sizes = [IMAGE_SIZE, (64, 100), (10, 11)]
     results = head.decode(head(make_features(batch=3)), sizes)
     assert len(results[0]["boxes"]) >= 15  # what is empty once clipped is dropped, last of all where detectron2 does
-    for found, (height, width) in zip(results, sizes, strict=True):
-        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
-        assert 0 < len(boxes) == len(scores) == len(labels) <= 20
-        assert (boxes >= 0).all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert (boxes <= torch.tensor([width, height, width, height])).all()
-        assert (scores[:-1] >= scores[1:]).all()
-        assert ((scores > 0) & (scores <= 1)).all()
-        assert ((labels >= 0) & (labels < num_classes)).all()
-        assert labels.dtype == torch.int64
+    for found, size in zip(results, sizes, strict=True):
+        assert_sound(found, size, num_classes, most=20)
 
 
 @every_head

@@ -20,6 +20,7 @@ from tests.model.heads.head_cases import (
     NOTHING,
     OBJECTS,
     STRIDES_PX,
+    assert_gradients,
     is_empty,
     make_features,
     make_head,
@@ -227,9 +228,7 @@ def test_no_proposals_and_no_objects_cost_nothing_and_keep_the_graph() -> None:
     losses = classifier.losses(make_features(batch=2), [torch.zeros(0, 4)] * 2, [NOTHING] * 2)
     assert losses == (0, 0)
     torch.stack(losses).sum().backward()
-    for name, parameter in classifier.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
+    assert_gradients(classifier)
 
 
 # decoding

@@ -5,6 +5,6 @@ become crowd regions: left out of training, ignored by evaluation. The "area" of
 what evaluation takes for small, medium and large. Where an annotation has an outline alone, its box is around that.
 """
 
-from dyzoo.data.formats.coco.reading import LAYOUT, NAME, find_splits, read
+from dyzoo.data.formats.coco.reading import LAYOUT, NAME, find_splits
 
-__all__ = ["LAYOUT", "NAME", "find_splits", "read"]
+__all__ = ["LAYOUT", "NAME", "find_splits"]

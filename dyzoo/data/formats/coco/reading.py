@@ -6,6 +6,7 @@ import json
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Set
+from functools import partial
 from pathlib import Path
 
 from dyzoo.data.formats.coco.rows import (
@@ -21,7 +22,7 @@ from dyzoo.data.formats.coco.rows import (
 )
 from dyzoo.data.formats.lookup import find_by_tail, find_file, leads_outside, read_regular
 from dyzoo.data.formats.shares import mark_shares
-from dyzoo.data.formats.splits import split_kind
+from dyzoo.data.formats.splits import FoundSplit, split_kind
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.errors import DatasetError, first_line
 
@@ -32,8 +33,13 @@ _BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's name for it
 _MOST_BYTES = 1 << 31  # a JSON file takes some ten times as much memory; COCO's own have 450 MB
 
 
-def find_splits(folder: Path) -> dict[str, Path]:
-    """Split name -> its JSON file; empty if this is not COCO."""
+def find_splits(folder: Path) -> dict[str, FoundSplit]:
+    """The splits by name, each with its JSON file; none if this is not COCO."""
+    files = _find_files(folder)
+    return {name: FoundSplit(path, partial(_read, folder, name, path)) for name, path in files.items()}
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
     if beside_images := {path.parent.name: path for path in sorted(folder.glob(f"*/{_BESIDE_IMAGES}"))}:
         return beside_images
     files = sorted((folder / "annotations").glob("*.json")) or sorted(folder.glob("*.json"))
@@ -42,20 +48,19 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return {"all" if path.name == _BESIDE_IMAGES else path.stem.removeprefix("instances_"): path for path in files}
 
 
-def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
-    """Read one of `find_splits`. Image ids are those of the file; what is no whole number gets one.
+def _read(folder: Path, split: str, source: Path, notes: Notes) -> SplitRecord:
+    """Read the JSON file of a split. Image ids are those of the file; what is no whole number gets one.
 
     Raises:
         DatasetError: the file is not JSON, or not COCO, or its boxes have another meaning than COCO's.
     """
-    source = find_splits(folder)[split]
     try:
-        return _read(folder, split, source, notes)
+        return _record(folder, split, source, notes)
     except RecursionError:
         raise DatasetError(f"{source} holds values within values within values, expected a COCO file") from None
 
 
-def _read(folder: Path, split: str, source: Path, notes: Notes) -> SplitRecord:
+def _record(folder: Path, split: str, source: Path, notes: Notes) -> SplitRecord:
     tables = _load_tables(source, notes)
     categories, names = _category_names(tables, notes)
     ids = Ids(tables["images"])

@@ -9,7 +9,6 @@ regions: left out of training, ignored by evaluation.
 Where there is a `labelmap.txt`, as CVAT writes it, it gives the classes and their order.
 """
 
-from dyzoo.data.formats.voc.folder import find_splits
-from dyzoo.data.formats.voc.reading import LABELMAP_HEADER, LABELMAP_NAME, LAYOUT, NAME, read
+from dyzoo.data.formats.voc.reading import LABELMAP_HEADER, LABELMAP_NAME, LAYOUT, NAME, find_splits
 
-__all__ = ["LABELMAP_HEADER", "LABELMAP_NAME", "LAYOUT", "NAME", "find_splits", "read"]
+__all__ = ["LABELMAP_HEADER", "LABELMAP_NAME", "LAYOUT", "NAME", "find_splits"]

@@ -15,7 +15,7 @@ _IMAGE_FOLDERS = ("JPEGImages", "images")
 _LONGEST_NAME = 4096  # no file system takes a longer path
 
 
-def find_splits(folder: Path) -> dict[str, Path]:
+def find_sources(folder: Path) -> dict[str, Path]:
     """Split name -> its list of images, or the folder that holds its label files; empty if this is not VOC."""
     for name in _LABEL_FOLDERS:
         if _holds_xml_below(labels := folder / name):
@@ -26,7 +26,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 
 def find_folders(folder: Path, split: str, source: Path) -> tuple[Path, Path]:
-    """The folders of a split's label files and of its images; `source` is what `find_splits` has for it."""
+    """The folders of a split's label files and of its images; `source` is what `find_sources` has for it."""
     if source.is_dir() and source.name not in _LABEL_FOLDERS and source.parent.name not in _LABEL_FOLDERS:
         return source, source
     label_folders = (folder / name for name in _LABEL_FOLDERS if _holds_xml_below(folder / name))

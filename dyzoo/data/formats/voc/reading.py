@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -12,7 +13,8 @@ from defusedxml import DefusedXmlException
 
 from dyzoo.data.formats.lookup import read_own_text, read_regular
 from dyzoo.data.formats.shares import mark_shares
-from dyzoo.data.formats.voc.folder import Files, find_folders, find_splits
+from dyzoo.data.formats.splits import FoundSplit
+from dyzoo.data.formats.voc.folder import Files, find_folders, find_sources
 from dyzoo.data.formats.walking import files_below, images_below
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.errors import DatasetError, first_line
@@ -29,16 +31,21 @@ _MOST_XML_BYTES = 1 << 26  # the file of one image: some 200,000 objects
 _IMAGE_AND_LABEL_FILE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))\s.*\.xml", re.IGNORECASE)
 
 
-def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
-    """Read one of `find_splits`. Image ids count from 1.
+def find_splits(folder: Path) -> dict[str, FoundSplit]:
+    """The splits by name; none if this is not VOC."""
+    sources = find_sources(folder)
+    return {name: FoundSplit(source, partial(_read, folder, name, sources)) for name, source in sources.items()}
+
+
+def _read(folder: Path, split: str, sources: Mapping[str, Path], notes: Notes) -> SplitRecord:
+    """Read one of the `sources`. Image ids count from 1.
 
     Labels are those of `labelmap.txt`, then the sorted names of the split's other classes.
 
     Raises:
         DatasetError: the list of the split or `labelmap.txt` cannot be read or is a link out of the folder.
     """
-    splits = find_splits(folder)
-    source = splits[split]
+    source = sources[split]
     label_folder, image_folder = find_folders(folder, split, source)
     label_files = Files(files_below(label_folder, (".xml",)), label_folder)
     image_files = Files(images_below(image_folder, notes, [folder]), image_folder)
@@ -66,7 +73,7 @@ def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
             of_supervision.append(image)
     _count_pixels_from_0(of_supervision, notes)
     images = mark_shares(images, source, notes)
-    others = (find_folders(folder, name, path)[1] for name, path in splits.items() if name != split)
+    others = (find_folders(folder, name, path)[1] for name, path in sources.items() if name != split)
     if source.is_dir() and image_folder not in others:
         labelled = {image.path for image in images}
         for stem, path in image_files.by_stem.items():

@@ -9,6 +9,6 @@ Class names and splits come from `data.yaml` (Ultralytics), from `obj.data` (dar
 label file lies where the last folder `images` of its path says `labels` instead, or beside the image.
 """
 
-from dyzoo.data.formats.yolo.reading import LAYOUT, NAME, find_splits, read
+from dyzoo.data.formats.yolo.reading import LAYOUT, NAME, find_splits
 
-__all__ = ["LAYOUT", "NAME", "find_splits", "read"]
+__all__ = ["LAYOUT", "NAME", "find_splits"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from dyzoo.data.formats.lookup import is_folder, is_regular, is_there
+from dyzoo.data.formats.splits import FoundSplit
 from dyzoo.data.formats.walking import images_below
 from dyzoo.data.formats.yolo.folder import YoloFolder, describe_folder
 from dyzoo.data.formats.yolo.labels import LabelFolders, LabelReader
@@ -19,30 +21,39 @@ NAME = "YOLO"
 LAYOUT = "data.yaml, obj.data or classes.txt with images/ and labels/"
 
 
-def find_splits(folder: Path) -> dict[str, Path]:
-    """Split name -> the file or folder that lists its images; empty if this is not YOLO.
+def find_splits(folder: Path) -> dict[str, FoundSplit]:
+    """The splits by name, each with the first file or folder that lists its images; none if this is not YOLO.
 
     Raises:
         DatasetError: `data.yaml` or its like cannot be read, or names what lies outside the folder.
     """
-    described = describe_folder(folder, Notes())
-    return {name: sources[0] for name, sources in described.splits.items()} if described else {}
+    notes = Notes()
+    if (described := describe_folder(folder, notes)) is None:
+        return {}
+    return {
+        name: FoundSplit(sources[0], partial(_read, described, sources, notes))
+        for name, sources in described.splits.items()
+    }
 
 
-def read(folder: Path, split: str, notes: Notes) -> SplitRecord:
-    """Read one of `find_splits`; no image is opened. Labels are in the order of their numbers, image ids count from 1.
+def _read(folder: YoloFolder, sources: Sequence[Path], described: Notes, notes: Notes) -> SplitRecord:
+    """Read a split. Labels are in the order of their numbers, image ids count from 1.
+
+    Args:
+        folder: all that its splits share.
+        sources: of the images.
+        described: what was noted when the folder was described; every split tells it.
+        notes: of this reading.
 
     Raises:
         DatasetError: the images of the split are not where the files say, or the class names are unusable.
     """
-    described = describe_folder(folder, notes)
-    if described is None:
-        raise DatasetError(f"{folder} is not {NAME}, expected {LAYOUT}")
-    names = described.class_names()
+    notes.include(described)
+    names = folder.class_names()
     labels_of = LabelFolders()
-    reader = LabelReader(names, described.keypoint_values, described.homes, notes)
+    reader = LabelReader(names, folder.keypoint_values, folder.homes, notes)
     images: list[ImageRecord] = []
-    for path in _image_paths(described, described.splits[split], labels_of, notes):
+    for path in _image_paths(folder, sources, labels_of, notes):
         objects = reader.read(labels_of.path(path), path)
         if objects is not None:
             images.append(ImageRecord(path, len(images) + 1, objects, relative=True))

@@ -158,7 +158,7 @@ def test_every_way_out_through_a_link_is_named(source: str, named: list[str], fo
     write_lines(folder / "train.txt", "linked/p.jpg", "images/train/a.jpg", "images/b.jpg")
     write_lines(folder / "data.yaml", f"train: {source}", "names: [cat, dog]")
     record = Notes()
-    yolo.read(folder, "train", record)
+    yolo.find_splits(folder)["train"].read(record)
     links = {"folders": f"linked -> {private}/images", "files": f"b.jpg -> {private}/images/p.jpg"}
     assert [line for line in record.lines() if "linked" in line] == [
         f"{kind} linked from outside the dataset folder, read: 1 ({links[kind]})" for kind in named

@@ -1,0 +1,39 @@
+"""Detectors that are small enough for tests, with random weights, the same every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dyzoo.config import ATSSConfig, DetectorConfig, DyHeadConfig, FPNConfig
+from dyzoo.model.detector import Detector
+from dyzoo.zoo.names import model_config
+
+
+def narrow_config(sizes_px: tuple[int, int] | None = None, **changes: Any) -> DetectorConfig:
+    """`dyhead_atss_resnet10t` with one block of 32 channels.
+
+    Args:
+        sizes_px: shortest and longest edge of the images; None leaves the architecture's.
+        changes: other fields of the configuration.
+    """
+    config = model_config("dyhead_atss_resnet10t")
+    if sizes_px is not None:
+        edges = dict(zip(("shortest_edge", "longest_edge"), sizes_px, strict=True))
+        config = replace(config, preprocess=replace(config.preprocess, **edges))
+    narrow = {"fpn": FPNConfig(channels=32), "dyhead": DyHeadConfig(channels=32, num_blocks=1)}
+    return replace(config, **{**narrow, **changes})
+
+
+def narrow_detector(sizes_px: tuple[int, int] | None = None, **changes: Any) -> Detector:
+    """A detector of `narrow_config`, for evaluation."""
+    torch.manual_seed(0)
+    return Detector(narrow_config(sizes_px, **changes)).eval()
+
+
+def eager_detector() -> Detector:
+    """A small detector of "red" and "blue" that finds five things everywhere."""
+    head = ATSSConfig(prior_probability=0.9, max_detections=5)
+    return narrow_detector((64, 128), labels=("red", "blue"), head=head)
