@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dyzoo.checkpoints import glip, mmdet, official
+from dyzoo.checkpoints.provenance import card_details
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
 from dyzoo.checkpoints.rules import KeyRules
 from dyzoo.config.architectures import ARCHITECTURES
@@ -21,7 +22,7 @@ KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES, **gli
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """A converted detector, and what became of the checkpoint's keys."""
+    """A converted detector, whose card says where it comes from, and what became of the checkpoint's keys."""
 
     detector: Detector
     num_keys: int
@@ -33,7 +34,8 @@ def convert_checkpoint(
 ) -> Detector:
     """Make a detector of a checkpoint that another code base has trained, in evaluation mode.
 
-    Every key of the checkpoint is accounted for. No code of the file is run.
+    Every key of the checkpoint is accounted for. No code of the file is run. Until it is trained or given other
+    weights, its model card names source, licence, and what is reported and was not measured.
 
     Args:
         path_or_state_dict: a .pth, .pt, .bin, .pkl or .safetensors file, or the dictionary that such a file holds;
@@ -55,6 +57,15 @@ def convert(
     path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None = None
 ) -> ConvertedCheckpoint:
     """`convert_checkpoint`, and an account of the keys."""
+    conversion = _convert(path_or_state_dict, source, labels)
+    path = None if isinstance(path_or_state_dict, Mapping) else Path(path_or_state_dict)
+    conversion.detector.describe(card_details(path, conversion.detector.config))
+    return conversion
+
+
+def _convert(
+    path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None
+) -> ConvertedCheckpoint:
     if source not in KEY_RULES:
         near = difflib.get_close_matches(source, KEY_RULES, n=3, cutoff=0.4) or sorted(KEY_RULES)
         raise UnknownModelError(f"no checkpoints of {source!r} can be converted: did you mean {', '.join(near)}?")

@@ -60,7 +60,6 @@ def convert(
     import torch
 
     from dyzoo.checkpoints import convert as run_conversion
-    from dyzoo.checkpoints.provenance import card_details
 
     _check_folder(out)
     names = None if labels is None else _parse_labels(labels)
@@ -69,8 +68,7 @@ def convert(
         conversion = run_conversion(file, source, names)
         bar.update(task, advance=1, description="writing")
         detector = conversion.detector
-        details = card_details(file, detector.config)
-        detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype), card=details)
+        detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype))
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     ignored = len(conversion.ignored)
     say(

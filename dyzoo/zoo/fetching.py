@@ -9,6 +9,7 @@ from pathlib import Path
 from dyzoo._version import __version__
 from dyzoo.checkpoints import convert
 from dyzoo.checkpoints.provenance import card_details
+from dyzoo.config.architectures import Published
 from dyzoo.errors import DyzooWarning
 from dyzoo.files import check_regular, sha256
 from dyzoo.hub.ids import WEIGHTS_NAME
@@ -46,7 +47,8 @@ def fetch_foreign(checkpoint: Checkpoint) -> Path:
         found = find_file(checkpoint, working)
         detector = convert(found.path, checkpoint.architecture).detector
         folder = working / checkpoint.name
-        detector.save_pretrained(folder, card=card_details(found.path, detector.config, checkpoint.file_name))
+        details = card_details(found.path, detector.config, checkpoint.file_name, _published(checkpoint))
+        detector.save_pretrained(folder, card=details)
         provenance = Provenance(
             name=checkpoint.name,
             address=found.address,
@@ -62,3 +64,9 @@ def fetch_foreign(checkpoint: Checkpoint) -> Path:
     if checkpoint.unverified:
         warnings.warn(f"{checkpoint.name} is {checkpoint.unverified}", UnverifiedWarning, stacklevel=2)
     return kept_in
+
+
+def _published(checkpoint: Checkpoint) -> Published:
+    """The catalogue's facts about the file, without the mirror that it may have come from."""
+    source = checkpoint.addresses[0] + (f" ({checkpoint.unverified})" if checkpoint.unverified else "")
+    return Published(100 * checkpoint.reported["AP"], str(checkpoint.reported_by), source)
