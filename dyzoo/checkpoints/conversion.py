@@ -12,9 +12,10 @@ from dyzoo.checkpoints import glip, mmdet, official
 from dyzoo.checkpoints.provenance import card_details
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
 from dyzoo.checkpoints.rules import KeyRules
-from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.files import sha256
 from dyzoo.model.detector import Detector
 
 KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES, **glip.KEY_RULES}
@@ -59,7 +60,8 @@ def convert(
     """`convert_checkpoint`, and an account of the keys."""
     conversion = _convert(path_or_state_dict, source, labels)
     path = None if isinstance(path_or_state_dict, Mapping) else Path(path_or_state_dict)
-    conversion.detector.describe(card_details(path, conversion.detector.config))
+    name, digest = (None, None) if path is None else (path.name, sha256(path))
+    conversion.detector.describe(card_details(conversion.detector.config, name, digest, PUBLISHED.get(source)))
     return conversion
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from dyzoo.config import DetectorConfig
-from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED, Published
+from dyzoo.config.architectures import ARCHITECTURES, Published
 from dyzoo.config.labels import COCO_LABELS
-from dyzoo.files import sha256
 from dyzoo.hub.cards import CardDetails
 from dyzoo.hub.measurements import HEADING
 
@@ -30,34 +28,37 @@ _CODE_BASES = {  # by the beginning of an architecture's name
 
 
 def card_details(
-    path: Path | None, config: DetectorConfig, file_name: str | None = None, published: Published | None = None
+    config: DetectorConfig, file_name: str | None, sha256: str | None, published: Published | None
 ) -> CardDetails:
     """Details of the card of a converted detector: its source, authors and licence, and what was measured.
 
     Args:
-        path: the file that it was converted from; None: weights in memory.
-        config: the detector's.
-        file_name: what the file is called where it is published; None: as `path` is.
-        published: what its publisher reports of this very file; None: what is known of the architecture.
+        config: of the detector.
+        file_name: how the file is called where it is published, or as it was given; None: weights in memory.
+        sha256: its hash.
+        published: what is reported of its weights with COCO's classes, and where they are; None: nobody knows.
     """
-    known = published or PUBLISHED[config.architecture]
     code_base = _CODE_BASES[config.architecture.partition("_")[0]]
     description = (ARCHITECTURES[config.architecture].__doc__ or "").splitlines()[0].rstrip(".")
-    if config.labels == COCO_LABELS:
-        of = "it" if published else "the checkpoint published under that name"
-        reported = f"a COCO box AP of {known.ap:.1f} for {of} ({known.where}), as published; it was not measured here"
+    if config.labels != COCO_LABELS:
+        reported = "It has classes of its own, so no published number is about it"
+    elif published is None:
+        reported = "Several checkpoints of it are published, and by its hash the file is none of them"
     else:
-        reported = "it has classes of its own, so no published number is about it"
-    facts = {
-        "source": f"{known.weights_url}, published by {code_base.authors}",
-        "file": "weights in memory, of which no file is known"
-        if path is None
-        else f"`{file_name or path.name}`, sha256 `{sha256(path)}`",
-        "licence": "that of the original's code, as none is stated for the weights alone",
-        "reported": reported,
-        "measured": f'what stands under "{HEADING.strip("# ")}", and nothing else',
-    }
-    lines = "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
+        reported = (
+            f"A COCO box AP of {published.ap:.1f} is reported for the checkpoint published under that name "
+            f"({published.where}). That is as published, it was not measured here"
+        )
+    facts = [
+        f"Published by {code_base.authors}" + (f": {published.weights_url}" if published is not None else ""),
+        f"Its file `{file_name}` has the sha256 `{sha256}`"
+        if file_name
+        else "It was weights in memory, of no known file",
+        "The licence is that of the original's code, as none is stated for the weights alone",
+        reported,
+        f'Measured is what stands under "{HEADING.strip("# ")}", and nothing else',
+    ]
+    lines = "\n".join(f"- {fact}." for fact in facts)
     return CardDetails(
         license=code_base.license,
         training=f"{CONVERTED} from a checkpoint of this detector: {description}. No training was added.\n\n{lines}",

@@ -47,7 +47,7 @@ def fetch_foreign(checkpoint: Checkpoint) -> Path:
         found = find_file(checkpoint, working)
         detector = convert(found.path, checkpoint.architecture).detector
         folder = working / checkpoint.name
-        details = card_details(found.path, detector.config, checkpoint.file_name, _published(checkpoint))
+        details = card_details(detector.config, checkpoint.file_name, found.sha256, _published(checkpoint))
         detector.save_pretrained(folder, card=details)
         provenance = Provenance(
             name=checkpoint.name,
@@ -66,7 +66,8 @@ def fetch_foreign(checkpoint: Checkpoint) -> Path:
     return kept_in
 
 
-def _published(checkpoint: Checkpoint) -> Published:
+def _published(checkpoint: Checkpoint) -> Published | None:
     """The catalogue's facts about the file, without the mirror that it may have come from."""
     source = checkpoint.addresses[0] + (f" ({checkpoint.unverified})" if checkpoint.unverified else "")
-    return Published(100 * checkpoint.reported["AP"], str(checkpoint.reported_by), source)
+    ap = checkpoint.reported.get("AP")
+    return None if ap is None else Published(100 * ap, str(checkpoint.reported_by), source)
