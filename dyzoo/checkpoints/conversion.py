@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dyzoo.checkpoints import glip, mmdet, official
+from dyzoo.checkpoints.provenance import card_details
 from dyzoo.checkpoints.reading import read_checkpoint, weights_of
 from dyzoo.checkpoints.rules import KeyRules
-from dyzoo.config.architectures import ARCHITECTURES
+from dyzoo.config.architectures import ARCHITECTURES, PUBLISHED
 from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, UnknownModelError
+from dyzoo.files import sha256
 from dyzoo.grounding import LanguageModel
 from dyzoo.model.detector import Detector
 
@@ -22,12 +24,13 @@ KEY_RULES: dict[str, KeyRules] = {**official.KEY_RULES, **mmdet.KEY_RULES, **gli
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """A converted detector, and what became of the checkpoint's keys."""
+    """A converted detector, whose card says where it comes from, and what became of the checkpoint's keys."""
 
     detector: Detector
     num_keys: int
     ignored: tuple[str, ...]  # keys whose values follow from the configuration
     language: LanguageModel | None = None  # of a detector whose classes are words: reads others for it
+    sha256: str | None = None  # of the file, if it was one
 
 
 def convert_checkpoint(
@@ -35,7 +38,8 @@ def convert_checkpoint(
 ) -> Detector:
     """Make a detector of a checkpoint that another code base has trained, in evaluation mode.
 
-    Every key of the checkpoint is accounted for. No code of the file is run.
+    Every key of the checkpoint is accounted for. No code of the file is run. Until it is trained or given other
+    weights, its model card names source, licence, and what is reported and was not measured.
 
     Args:
         path_or_state_dict: a .pth, .pt, .bin, .pkl or .safetensors file, or the dictionary that such a file holds;
@@ -57,6 +61,18 @@ def convert(
     path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None = None
 ) -> ConvertedCheckpoint:
     """`convert_checkpoint`, and an account of the keys."""
+    conversion = _convert(path_or_state_dict, source, labels)
+    path = None if isinstance(path_or_state_dict, Mapping) else Path(path_or_state_dict)
+    name, digest = (None, None) if path is None else (path.name, sha256(path))
+    # Of GLIP several files are published, which the catalogue tells apart by their hashes.
+    published = PUBLISHED.get(source) if conversion.language is None else None
+    conversion.detector.describe(card_details(conversion.detector.config, name, digest, published))
+    return replace(conversion, sha256=digest)
+
+
+def _convert(
+    path_or_state_dict: str | Path | Mapping[str, Any], source: str, labels: Sequence[str] | None
+) -> ConvertedCheckpoint:
     if source not in KEY_RULES:
         near = difflib.get_close_matches(source, KEY_RULES, n=3, cutoff=0.4) or sorted(KEY_RULES)
         raise UnknownModelError(f"no checkpoints of {source!r} can be converted: did you mean {', '.join(near)}?")

@@ -11,7 +11,6 @@ import typer
 from dyzoo.cli.options import parse_names
 from dyzoo.cli.terminal import progress_bar, say
 from dyzoo.errors import CheckpointError
-from dyzoo.files import sha256
 
 
 def convert(
@@ -58,20 +57,16 @@ def convert(
     """
     import torch
 
-    from dyzoo.checkpoints import convert as run_conversion
-    from dyzoo.checkpoints.provenance import card_details
-    from dyzoo.zoo.catalog import reported_of
+    from dyzoo.zoo.origins import convert_file
 
     _check_folder(out)
     names = None if labels is None else parse_names(labels, "--labels")
     with progress_bar() as bar:
         task = bar.add_task("converting", total=2)
-        conversion = run_conversion(file, source, names)
+        conversion = convert_file(file, source, names)
         bar.update(task, advance=1, description="writing")
         detector = conversion.detector
-        digest = sha256(file)
-        details = card_details(detector.config, file.name, digest, reported_of(digest, source))
-        detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype), card=details)
+        detector.save_pretrained(out, None if dtype is None else getattr(torch, dtype))
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     ignored = len(conversion.ignored)
     say(

@@ -38,6 +38,9 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="The metrics as JSON, here as well.")
     ] = None,
+    card: Annotated[
+        Path | None, typer.Option("--card", metavar="FILE", help="A model card with the metrics, to be this file.")
+    ] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="M", help="Another detector to compare with, as for --model.")
     ] = None,
@@ -61,13 +64,19 @@ def evaluate(
     detections.json (a COCO results file). With --against both detectors are measured, and comparison.json has the
     differences, how sure they are, and the images that changed the most.
 
+    What a checkpoint's publisher reports stands beside what was measured. --card writes the detector's model card, with
+    the metrics, the data set's name and the command. The README.md beside the weights keeps its other metrics, and
+    `dyzoo push` takes it along.
+
     \b
     Examples:
       dyzoo evaluate --data DIR
       dyzoo evaluate --data DIR --model runs/mine --split test --out report
       dyzoo evaluate --data DIR --model runs/mine --flip horizontal
       dyzoo evaluate --data DIR --model runs/mine --against runs/other
+      dyzoo evaluate --data DIR --model folder --card folder/README.md
     """
+    from dyzoo.cli.cards import card_name, write_card
     from dyzoo.data import open_dataset
     from dyzoo.evaluation import compare
     from dyzoo.evaluation.report import REPORT_NAME, write_report
@@ -80,14 +89,18 @@ def evaluate(
         "flips": parse_flips(flip),
         "scorer": scorer,
     }
-    name, on = _called(model or DEFAULT_MODEL), f"on {data.resolve().name}, {split}"
+    model = model or DEFAULT_MODEL
+    name, on = _called(model), f"on {data.resolve().name}, {split}"
+    carded = None if card is None else card_name(card, model, name)
     load_scorer(scorer)
     dataset = open_dataset(data, split=split)
     for line in dataset.notes:
         note(line)
     if against is not None:
         load_detector(against, "cpu")  # a mistyped name should not cost an evaluation
-    evaluation = _measure(model, device, dataset, out, options)
+    evaluation, card_text = _measure(model, device, dataset, out, options)
+    if card is not None and carded is not None:
+        write_card(card, card_text, carded, evaluation, data, split)
     if json_path is not None:
         write_json(json_path, evaluation.to_dict())
     if against is None:
@@ -96,12 +109,15 @@ def evaluate(
         _print(evaluation)
         comparison = None
     else:
-        other = _measure(against, device, dataset, out / AGAINST_NAME, options)
+        other, _ = _measure(against, device, dataset, out / AGAINST_NAME, options)
         comparison = compare(evaluation, other, dataset, draws, names=(name, _called(against)))
         for line in comparison.notes:
             note(line)
         comparison.save(out / COMPARISON_NAME)
         show(comparison.table())
+        for measured in (evaluation, other):
+            if measured.reported:
+                show(f"\n{measured.reported_table()}")
         write_report(out / AGAINST_NAME / REPORT_NAME, dataset, other, title=f"{_called(against)} {on}")
     write_report(out / REPORT_NAME, dataset, evaluation, title=f"{name} {on}", comparison=comparison)
     say("")
@@ -115,21 +131,25 @@ def _called(model: str) -> str:
 
 
 def _measure(
-    model: str | None, device: str | None, dataset: DetectionDataset, out: Path, options: dict[str, Any]
-) -> Evaluation:
+    model: str, device: str | None, dataset: DetectionDataset, out: Path, options: dict[str, Any]
+) -> tuple[Evaluation, str]:
+    """The evaluation, saved, and the detector's card without it."""
+    from dyzoo.cli.cards import with_reported
     from dyzoo.evaluation import evaluate as run_evaluation
 
     gc.collect()  # the detector before this one, whose memory would be counted with this one's
     detector = load_detector(model, device, dataset.labels)
     make_folder(out)
-    evaluation = run_evaluation(detector, dataset, **options)
+    evaluation = with_reported(run_evaluation(detector, dataset, **options), model)
     evaluation.save(out)
-    return evaluation
+    return evaluation, detector.model_card(_called(model))
 
 
 def _print(evaluation: Evaluation) -> None:
     from dyzoo.evaluation.display import facts_table
 
     show(evaluation.table())
+    if evaluation.reported:
+        show(f"\n{evaluation.reported_table()}")
     if evaluation.cost is not None:
         show(f"\n{facts_table(evaluation.cost.facts())}")

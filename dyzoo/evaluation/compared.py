@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from dyzoo.evaluation.cost import Cost
 from dyzoo.evaluation.display import columns, facts_table, number
 from dyzoo.files import write_text
+from dyzoo.text import signed
 
 _IMAGES_SHOWN = 5
 
@@ -28,9 +29,8 @@ class Difference(NamedTuple):
 
     def cells(self) -> tuple[str, str, str, str]:
         """First, second, difference and interval for people."""
-        difference = "-" if self.difference is None else _signed(self.difference)
-        interval = "-" if self.interval is None else f"{_signed(self.interval[0])} to {_signed(self.interval[1])}"
-        return number(self.first), number(self.second), difference, interval
+        interval = "-" if self.interval is None else f"{signed(self.interval[0])} to {signed(self.interval[1])}"
+        return number(self.first), number(self.second), signed(self.difference), interval
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -149,10 +149,6 @@ class Comparison:
     def save(self, path: str | Path) -> None:
         """Write it as JSON, aside and then renamed."""
         write_text(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}"  # a negative zero is none
 
 
 def _verdict(value: Difference) -> str:

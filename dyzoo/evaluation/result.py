@@ -13,6 +13,8 @@ from dyzoo.evaluation.cost import Cost
 from dyzoo.evaluation.display import columns, number
 from dyzoo.evaluation.plots import save_precision_recall
 from dyzoo.files import replacing, write_text
+from dyzoo.hub.measurements import DIFFERS_WITH_THE_IMAGES, differences
+from dyzoo.text import signed
 
 PR_IOUS = (0.5, 0.75)
 """IoU thresholds of the precision-recall curves."""
@@ -36,6 +38,8 @@ class Evaluation:
         cost: time, size and memory; under `evaluate_together` those of the main process.
         unknown: classes of the dataset that the model does not know, whose objects all count as not found.
         settings: settings of the measurement: "scorer", "batch_size", "size" and "flips".
+        reported: what others report of the same weights, as `metrics`; on the images that `reported_by` names.
+        reported_by: who does.
     """
 
     metrics: dict[str, float | None]
@@ -47,6 +51,8 @@ class Evaluation:
     cost: Cost | None = None
     unknown: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, float] = field(default_factory=dict)
+    reported_by: str = ""
 
     def table(self) -> str:
         """The metrics as plain text for a terminal."""
@@ -58,14 +64,26 @@ class Evaluation:
         others = (f"{name} {number(value)}" for name, value in self.metrics.items() if name not in names)
         return "\n".join([columns(lines), "", "  ".join(others)])
 
+    def reported_table(self) -> str:
+        """Measured metrics beside the reported ones as plain text for a terminal."""
+        rows: list[tuple[str, ...]] = [("", "measured", "reported", "difference")]
+        for name, apart in differences(self.metrics, self.reported).items():
+            rows.append((name, number(self.metrics.get(name)), number(self.reported[name]), signed(apart)))
+        return f"{columns(rows)}\nreported by {self.reported_by}; {DIFFERS_WITH_THE_IMAGES}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without curves and detections."""
+        reported = None
+        if self.reported:
+            apart = differences(self.metrics, self.reported)
+            reported = {"by": self.reported_by, "metrics": self.reported, "differences": apart}
         return {
             "images": self.num_images,
             "metrics": self.metrics,
             "per_class": self.per_class,
             "cost": None if self.cost is None else self.cost.to_dict(),
             "settings": self.settings,
+            "reported": reported,
             "notes": list(self.notes),
         }
 

@@ -1,39 +1,30 @@
 """Model cards: the README.md beside a detector's weights, with the metadata that the Hugging Face Hub reads.
 
-Only measured numbers go into a card, each with the command that gives it again.
+Measured numbers go into a card with the command that gives them again; what others report is said to be that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
 from dyzoo._version import __version__
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import CheckpointError, DyzooWarning
+from dyzoo.hub.markdown import one_line, plain, shell_argument
+from dyzoo.hub.measurements import Measurement, index_entries, section, with_measurement, with_rounded_weights
 
 CARD_NAME = "README.md"
 
-Metrics = Mapping[str, float | None]
-
-_METRICS = {  # as in `dyzoo.evaluation.Evaluation.metrics` -> the model index's type and name
-    "AP": ("map", "AP (IoU 0.50:0.95)"),
-    "AP50": ("map_50", "AP50 (IoU 0.50)"),
-    "AP75": ("map_75", "AP75 (IoU 0.75)"),
-    "APs": ("map_small", "AP of small objects"),
-    "APm": ("map_medium", "AP of medium objects"),
-    "APl": ("map_large", "AP of large objects"),
-    "AR100": ("mar_100", "AR with 100 detections per image"),
-}
 _MARK = re.compile(r"<!-- dyzoo [^ ]* wrote this card \(([0-9a-f]{12})\); once edited, it is left alone -->\n")
+_LOADED = re.compile(r'(?P<by>dyzoo\.load|\.from_pretrained)\((?P<name>"(?:[^"\\]|\\.)*")\)')  # the latter: 0.1
 _LABELS_SHOWN = 100
 _CARD_AT_MOST = 1_000_000  # characters
 _TERMS_READ = 100
@@ -41,41 +32,6 @@ _TERMS_READ = 100
 
 class CardKeptWarning(DyzooWarning):
     """A repository's card was left as somebody wrote it."""
-
-
-class Evaluated(Protocol):
-    """Results that a measurement is made of, such as a `dyzoo.evaluation.Evaluation`."""
-
-    @property
-    def metrics(self) -> Metrics: ...
-    @property
-    def per_class(self) -> Mapping[str, Metrics]: ...
-    @property
-    def num_images(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Numbers measured with the weights that the card is for.
-
-    Attributes:
-        dataset: its name, or the name of its folder.
-        split: which part of it.
-        metrics, per_class, num_images: as in `dyzoo.evaluation.Evaluation`.
-        note: a remark about the numbers.
-    """
-
-    dataset: str
-    split: str
-    metrics: Metrics
-    per_class: Mapping[str, Metrics]
-    num_images: int
-    note: str = ""
-
-    @classmethod
-    def of(cls, evaluation: Evaluated, dataset: str, split: str = "val", note: str = "") -> Measurement:
-        """The measurement that `dyzoo.evaluate` made on a dataset of that name."""
-        return cls(dataset, split, evaluation.metrics, evaluation.per_class, evaluation.num_images, note)
 
 
 @dataclass(frozen=True)
@@ -102,7 +58,7 @@ def write_card(config: DetectorConfig, name: str, parameters: int, details: Card
 
     Args:
         config: the detector's configuration.
-        name: `org/name` or a folder, as `Detector.from_pretrained` takes it.
+        name: `org/name`, a folder or a checkpoint of the catalogue, as `dyzoo.load` takes it.
         parameters: their number.
         details: further facts.
     """
@@ -116,7 +72,7 @@ def write_card(config: DetectorConfig, name: str, parameters: int, details: Card
                 _usage(name),
                 _table(config, parameters),
                 _labels(config.labels),
-                _measured(name, details.measurements),
+                section(name, details.measurements),
                 f"## Training\n\n{details.training}" if details.training else "",
             ],
         )
@@ -124,8 +80,14 @@ def write_card(config: DetectorConfig, name: str, parameters: int, details: Card
     return _mark(f"---\n{_metadata(config, name, details)}\n---\n\n{body}\n")
 
 
-def adapt_card(text: str, name: str, details: CardDetails | None = None) -> str:
-    """A card that `write_card` wrote, for the same detector under another name; licence and datasets may be new.
+def adapt_card(text: str, name: str, details: CardDetails | None = None, rounded_to: str = "") -> str:
+    """A card that `write_card` wrote, for the same detector under another name.
+
+    Args:
+        text: the card.
+        name: as for `write_card`.
+        details: licence and data sets in place of those that are there, and measurements besides.
+        rounded_to: the type that the weights are stored in, if it is narrower than the one that was measured.
 
     Raises:
         CheckpointError: its metadata is damaged.
@@ -135,19 +97,28 @@ def adapt_card(text: str, name: str, details: CardDetails | None = None) -> str:
     if card is None:
         raise CheckpointError(f"the metadata of the {CARD_NAME} is damaged, expected YAML: mend it or remove the file")
     data: Any = card.data
-    data.license = _line(details.license or "") or own.license
-    data.datasets = [_line(dataset) for dataset in details.datasets] or own.datasets or None
+    data.license = one_line(details.license or "") or own.license
+    data.datasets = [one_line(dataset) for dataset in details.datasets] or own.datasets or None
+    for measured in details.measurements:
+        new = index_entries(measured)
+        places = {(entry.dataset_name, entry.dataset_split) for entry in new}
+        old = data.get("eval_results") or []
+        data.eval_results = [e for e in old if (e.dataset_name, e.dataset_split) not in places] + new or None
     if data.get("eval_results"):
-        data.model_name = _line(name).rsplit("/", 1)[-1]
+        data.model_name = one_line(name).rsplit("/", 1)[-1]
     content = str(card)
-    if found := re.search(r'\.from_pretrained\(("(?:[^"\\]|\\.)*")\)', content):
-        old = json.loads(found[1])
+    if found := _LOADED.search(content):
+        old_name = json.loads(found["name"])
         for before, after in (
-            (found[0], f".from_pretrained({json.dumps(name, ensure_ascii=False)})"),
-            (f"--model {_argument(old)}", f"--model {_argument(name)}"),
-            (f"\n# {_title(old)}\n", f"\n# {_title(name)}\n"),
+            (found[0], f"{found['by']}({json.dumps(name, ensure_ascii=False)})"),
+            (f"--model {shell_argument(old_name)}", f"--model {shell_argument(name)}"),
+            (f"\n# {_title(old_name)}\n", f"\n# {_title(name)}\n"),
         ):
             content = content.replace(before, after)
+    if rounded_to:
+        content = with_rounded_weights(content, rounded_to)
+    for measured in details.measurements:
+        content = with_measurement(content, name, measured)
     return _mark(content)
 
 
@@ -194,35 +165,22 @@ def _digest(text: str) -> str:
 
 
 def _metadata(config: DetectorConfig, name: str, details: CardDetails) -> str:
-    results = [
-        EvalResult(
-            task_type="object-detection",
-            dataset_type=re.sub(r"[^\w.-]+", "-", measured.dataset).strip("-").lower() or "unnamed",
-            dataset_name=_line(measured.dataset),
-            dataset_split=_line(measured.split),
-            metric_type=kind,
-            metric_name=title,
-            metric_value=round(value, 4),
-        )
-        for measured in details.measurements
-        for metric, (kind, title) in _METRICS.items()
-        if (value := measured.metrics.get(metric)) is not None and math.isfinite(value)
-    ]
+    results = [entry for measured in details.measurements for entry in index_entries(measured)]
     data = ModelCardData(
         library_name="dyzoo",
         pipeline_tag="object-detection",
-        license=_line(details.license or "") or None,
-        datasets=[_line(dataset) for dataset in details.datasets] or None,
-        base_model=_line(details.base_model or "") or None,
+        license=one_line(details.license or "") or None,
+        datasets=[one_line(dataset) for dataset in details.datasets] or None,
+        base_model=one_line(details.base_model or "") or None,
         tags=["object-detection", "dyhead", config.head.type.replace("_", "-"), "timm"],
-        model_name=_line(name).rsplit("/", 1)[-1] if results else None,
+        model_name=one_line(name).rsplit("/", 1)[-1] if results else None,
         eval_results=results or None,
     )
     return data.to_yaml()
 
 
 def _introduction(config: DetectorConfig) -> str:
-    classes = f"{len(config.labels)} classes" if len(config.labels) > 1 else f"one class, {_plain(config.labels[0])}"
+    classes = f"{len(config.labels)} classes" if len(config.labels) > 1 else f"one class, {plain(config.labels[0])}"
     return (
         f"An object detector for {classes}: a feature pyramid over timm's `{config.backbone.name}`, Dynamic Head "
         f"attention ([Dai et al., CVPR 2021](https://arxiv.org/abs/2106.08322)) and the head of {_head(config)}. "
@@ -237,13 +195,13 @@ def _usage(name: str) -> str:
 ```python
 import dyzoo
 
-model = dyzoo.Detector.from_pretrained({json.dumps(name, ensure_ascii=False)})
+model = dyzoo.load({json.dumps(name, ensure_ascii=False)})
 for detections in model.predict(["a.jpg", "b.jpg"], threshold=0.3):
     print(detections.names, detections.boxes_xyxy, detections.scores, detections.labels)
 ```
 
 ```sh
-dyzoo predict photos/ --model {_argument(name)}
+dyzoo predict photos/ --model {shell_argument(name)}
 ```"""
 
 
@@ -268,42 +226,9 @@ def _table(config: DetectorConfig, parameters: int) -> str:
 
 
 def _labels(labels: Sequence[str]) -> str:
-    shown = ", ".join(f"{index} {_plain(label)}" for index, label in enumerate(labels[:_LABELS_SHOWN]))
+    shown = ", ".join(f"{index} {plain(label)}" for index, label in enumerate(labels[:_LABELS_SHOWN]))
     more = f" and {len(labels) - _LABELS_SHOWN} more, see `config.json`" if len(labels) > _LABELS_SHOWN else ""
     return f"Labels: {shown}{more}."
-
-
-def _measured(name: str, measurements: Sequence[Measurement]) -> str:
-    if not measurements:
-        return (
-            "## What it reaches\n\nNothing has been measured with these weights yet. "
-            f"`dyzoo evaluate --data DIR --model {_argument(name)}` measures them on your data."
-        )
-    return "\n\n".join(["## What it reaches", *(_measurement(name, measured) for measured in measurements)])
-
-
-def _measurement(name: str, measured: Measurement) -> str:
-    columns = ("AP", "AP50", "AP75")
-    rows = ["| class | boxes | AP | AP50 | AP75 |", "|---|---:|---:|---:|---:|"]
-    per_class = {_plain(label): values for label, values in measured.per_class.items()}
-    for label, values in {**per_class, "**all**": measured.metrics}.items():
-        boxes = values.get("boxes")
-        cells = [label, "" if boxes is None else f"{boxes:g}", *(_number(values, column) for column in columns)]
-        rows.append(f"| {' | '.join(cells)} |")
-    others = ", ".join(
-        f"{metric} {_number(measured.metrics, metric)}" for metric in measured.metrics if metric not in columns
-    )
-    table = "\n".join(rows)
-    return f"""\
-On the {measured.split} split of {_plain(measured.dataset)}, {measured.num_images} images, COCO metrics by pycocotools:
-
-{table}
-
-{others}{". " + measured.note if measured.note else ""}
-
-```sh
-dyzoo evaluate --data {_argument(measured.dataset)} --split {_argument(measured.split)} --model {_argument(name)}
-```"""
 
 
 def _head(config: DetectorConfig) -> str:
@@ -317,27 +242,8 @@ def _head(config: DetectorConfig) -> str:
     return names.get(config.head.type, config.head.type)
 
 
-def _line(text: str) -> str:
-    """One line, so that nothing ends the block of metadata."""
-    return " ".join(text.split())
-
-
-def _plain(text: str) -> str:
-    """One line without Markdown's and HTML's meaning: labels and folders are named by anybody."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", _line(text))
-
-
 def _title(name: str) -> str:
-    return _plain(name.rsplit("/", 1)[-1])
-
-
-def _argument(text: str) -> str:
-    return text if re.fullmatch(r"[\w./-]+", text) else "'" + _line(text).replace("'", "'\\''") + "'"
-
-
-def _number(values: Metrics, name: str) -> str:
-    value = values.get(name)
-    return "-" if value is None else f"{value:.3f}"
+    return plain(name.rsplit("/", 1)[-1])
 
 
 def _numbers(values: Sequence[float]) -> str:

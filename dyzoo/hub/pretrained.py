@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
@@ -16,12 +15,12 @@ from huggingface_hub import CommitInfo
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dyzoo.config import DetectorConfig
 from dyzoo.config.training import RUNS_FOLDER
 from dyzoo.errors import CheckpointError, HubError, UnknownModelError, first_line
 from dyzoo.files import check_regular, read_regular, replacing, write_text
+from dyzoo.hub.building import BUILDING_FAILS, at_most
 from dyzoo.hub.cards import (
     CARD_NAME,
     CardDetails,
@@ -63,6 +62,11 @@ class PretrainedModel(nn.Module):
             self._card_text = None
         return super().train(mode)
 
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """As in torch; what a card said was of the weights before."""
+        self._card_text = None
+        return super().load_state_dict(*args, **options)
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names; predicted labels index into them."""
@@ -94,7 +98,8 @@ class PretrainedModel(nn.Module):
         if card is not False:
             path = folder / CARD_NAME
             if not (path.is_file() and is_hand_written(path.read_text(encoding="utf-8", errors="replace"))):
-                write_text(path, self._card(folder.resolve().name, None if card is True else card))
+                details = None if card is True else card
+                write_text(path, self.model_card(folder.resolve().name, details, self._rounded_to(dtype)))
 
     def push_to_hub(
         self,
@@ -156,10 +161,11 @@ class PretrainedModel(nn.Module):
                 )
             else:
                 if isinstance(card, str) and card.strip():
-                    text = card if is_hand_written(card) else adapt_card(card, repo_id, inherit(terms_of(card), there))
+                    terms, rounded_to = inherit(terms_of(card), there), self._rounded_to(dtype)
+                    text = card if is_hand_written(card) else adapt_card(card, repo_id, terms, rounded_to)
                 else:
                     details = card if isinstance(card, CardDetails) else CardDetails()
-                    text = self._card(repo_id, inherit(details, there))
+                    text = self.model_card(repo_id, inherit(details, there))
                 write_text(folder / CARD_NAME, text)
             staged = {path.name: path for path in sorted(folder.iterdir())}
             return commit(
@@ -267,9 +273,9 @@ class PretrainedModel(nn.Module):
             with safe_open(weights_path, "pt") as file:
                 names = set(file.keys())
         try:
-            with _at_most(size + _SPARE_PARAMETERS):  # a weight takes a byte and more
+            with at_most(size + _SPARE_PARAMETERS):  # a weight takes a byte and more
                 model = cls(config)
-        except _BUILDING_FAILS as error:
+        except BUILDING_FAILS as error:
             raise CheckpointError(f"{config_name} describes no detector: {first_line(error)}") from error
         model._check_names(names, weights_name)  # before each of 300,000 becomes a tensor
         with _reading_weights(weights_name, mend_hint):
@@ -311,8 +317,21 @@ class PretrainedModel(nn.Module):
         self._card_text = text if text.strip() and not is_hand_written(text) else None
 
     def describe(self, details: CardDetails) -> None:
-        """Let a card that says this go with these weights to where they are saved or pushed."""
-        self._card_text = self._card(self.config.architecture, details)
+        """Have the cards of these weights say this, wherever they are saved or pushed to, until they are changed."""
+        self._card_text = self.model_card(self.config.architecture, details)
+
+    def model_card(self, name: str, details: CardDetails | None = None, rounded_to: str = "") -> str:
+        """The text of a model card.
+
+        Args:
+            name: `org/name`, a folder or a checkpoint, as `dyzoo.load` takes it.
+            details: what it says besides; None: what the card said that came with the weights.
+            rounded_to: the type that these weights are stored in, if it is narrower than the one that was measured.
+        """
+        if details is None and self._card_text is not None:
+            return adapt_card(self._card_text, name, rounded_to=rounded_to)
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return write_card(self.config, name, parameters, details)
 
     def _check_names(self, names: Set[str], source: str) -> None:
         own = self.state_dict().keys()
@@ -340,11 +359,10 @@ class PretrainedModel(nn.Module):
             weights[name] = stored
         return weights
 
-    def _card(self, name: str, details: CardDetails | None) -> str:
-        if details is None and self._card_text is not None:
-            return adapt_card(self._card_text, name)
-        parameters = sum(parameter.numel() for parameter in self.parameters())
-        return write_card(self.config, name, parameters, details)
+    def _rounded_to(self, dtype: torch.dtype | None) -> str:
+        """The name of the type that weights are stored in, if it is narrower than theirs."""
+        widest = max((p.element_size() for p in self.parameters()), default=0)
+        return "" if dtype is None or dtype.itemsize >= widest else str(dtype).removeprefix("torch.")
 
 
 def _read_config(path: Path, name: str) -> DetectorConfig:
@@ -365,32 +383,6 @@ def _reading_weights(name: str, mend_hint: str | None) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or first_line(error)
         hint = f": {mend_hint}" if mend_hint else ""
         raise CheckpointError(f"{name} is damaged or no safetensors file ({reason}){hint}") from error
-
-
-class _TooLargeError(Exception):
-    """More parameters than any weights of the file could fill."""
-
-
-_BUILDING_FAILS = (_TooLargeError, ValueError, RuntimeError, TypeError, ArithmeticError, MemoryError)
-
-
-@contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Stop this thread from building more: parameters are registered before anything is written to their memory."""
-    thread, left = threading.get_ident(), parameters
-
-    def count(module: nn.Module, name: str, parameter: Any) -> None:
-        nonlocal left
-        if threading.get_ident() == thread and parameter is not None:
-            left -= parameter.numel()
-            if left < 0:
-                raise _TooLargeError("it has far more parameters than the weights beside it")
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -15,8 +15,9 @@ from typing import Any
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import DyzooWarning, TrainingError, first_line
 from dyzoo.files import read_regular, write_text
-from dyzoo.hub.cards import CARD_NAME, CardDetails, Measurement, is_hand_written
+from dyzoo.hub.cards import CARD_NAME, CardDetails, is_hand_written
 from dyzoo.hub.ids import WEIGHTS_NAME
+from dyzoo.hub.measurements import Measurement
 
 BEST_NAME = "best"  # the folder of a training run that holds its best detector
 

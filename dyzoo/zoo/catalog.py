@@ -79,10 +79,12 @@ class Checkpoint:
 
     @property
     def published(self) -> Published:
-        """The number that others report of this file, which may be another than its architecture's."""
+        """The number that others report of this file, which may be another than its architecture's, and where it is,
+        without the mirror that it may have come from."""
         beside = PUBLISHED[self.architecture]
         ap = 100 * self.reported["AP"] if "AP" in self.reported else beside.ap
-        return Published(ap, self.reported_by or beside.where, beside.weights_url)
+        place = f"{self.addresses[0]} ({self.unverified})" if self.unverified else self.addresses[0]
+        return Published(ap, self.reported_by or beside.where, place)
 
     @property
     def file_name(self) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from dyzoo import hub
-from dyzoo.checkpoints import convert_checkpoint, glip
+from dyzoo.checkpoints import glip
 from dyzoo.checkpoints.conversion import candidates
 from dyzoo.config import GroundedATSSConfig
 from dyzoo.config.detector import MAX_LABELS
@@ -26,6 +26,7 @@ from dyzoo.model.transfer import start_from
 from dyzoo.zoo.catalog import Checkpoint, entries_of, weights_folder
 from dyzoo.zoo.fetching import fetch_foreign
 from dyzoo.zoo.names import find_checkpoint, is_checkpoint, model_config, reads_words
+from dyzoo.zoo.origins import convert_file
 from dyzoo.zoo.store import Provenance, check_hash, mend_hint
 from dyzoo.zoo.words import for_words
 
@@ -131,7 +132,7 @@ def load(
     if is_repository:
         detector = Detector.from_pretrained(text, device, revision=revision, token=token)
     elif is_foreign:
-        return convert_checkpoint(path, architecture or _architecture(path), labels).to(device)
+        return convert_file(path, architecture or _architecture(path), labels).detector.to(device)
     elif path.is_dir():
         best = path / BEST_NAME
         detector = Detector.from_pretrained(best if best.is_dir() else path, device)

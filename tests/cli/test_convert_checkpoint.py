@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dyzoo
 from dyzoo.checkpoints.conversion import KEY_RULES
 from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, assert_one_error
@@ -58,6 +59,22 @@ def test_converts_and_predicts(cli: Cli, checkpoint: Path, picture: Path) -> Non
     assert (folder / "model.safetensors").stat().st_size < 0.51 * checkpoint.stat().st_size
     outcome = cli("predict", picture, "--model", folder, "--size", 64)
     assert outcome.code == 0, outcome.err
+
+
+def test_python_writes_the_same_card_until_the_weights_change(cli: Cli, checkpoint: Path) -> None:
+    assert cli("convert", checkpoint, "--from", NAME, "--out", "command/atss").code == 0
+    detector = dyzoo.convert_checkpoint(checkpoint, NAME)
+    detector.save_pretrained("python/atss")
+    assert Path("python/atss/README.md").read_text() == Path("command/atss/README.md").read_text()
+    for words in ("by the authors of [microsoft/DynamicHead]", "it was not measured here", "`model_final.pth`"):
+        assert words in detector.model_card("atss")
+    detector.load_state_dict(detector.state_dict())
+    trained = dyzoo.convert_checkpoint(torch.load(checkpoint), NAME)
+    assert "weights in memory, of no known file" in trained.model_card("atss")
+    trained.train().eval()
+    for changed in (detector, trained):
+        assert "DynamicHead" not in changed.model_card("atss")
+        assert "license" not in changed.model_card("atss")
 
 
 def test_labels_from_a_list_and_from_a_file(cli: Cli, fine_tuned: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_folder_brings_its_card_along(cli: Cli, hub: Hub, tiny_model: Path, tm
     assert hub.repo(NAME).private
     card = card_of(hub)
     assert metadata_of(card)["license"] == "mit"
-    assert 'from_pretrained("org/shapes")' in card
+    assert 'dyzoo.load("org/shapes")' in card
     assert "folder" not in card.split("## What it is")[0]
 
 

@@ -20,16 +20,11 @@ from dyzoo.model.heads.rpn import Proposals
 from dyzoo.model.preprocess import batch_images
 from tests.golden import recipe
 from tests.golden.agreement import MAP_TOLERANCE, MIN_AGREEMENT, agreement, deviation
+from tests.golden.lost_layer import CHECKED_ON, LOST, solve_lost_weights
 
 CASE = "official_faster_rcnn_r50"
 FOLDER = Path(__file__).parent
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
-
-# The outputs were made with the random initial values of these two, which nobody kept. The deltas are linear in them
-# and stored, so some of the levels say what they were and the others put the answer to the test. P2 alone says too
-# little: some hidden channels are silent there and speak on coarser levels.
-LOST = ("proposal_generator.rpn_head.anchor_deltas.weight", "proposal_generator.rpn_head.anchor_deltas.bias")
-SOLVED_ON, CHECKED_ON = (0, 2, 4), (1, 3)
 
 
 @dataclass
@@ -64,19 +59,6 @@ def case() -> Iterator[Case]:
         maps |= {f"rpn.{name}.{level}": raw[name][level] for name in ("objectness", "box") for level in range(5)}
         (proposals,) = head.propose(raw, image_sizes, head.config.rpn_candidates_test)
         yield Case(detector, golden, maps, raw, proposals, image_sizes)
-
-
-def solve_lost_weights(head: FasterRCNNHead, features: list[Tensor], golden: dict[str, Tensor]) -> None:
-    """Fill `head.rpn.box` with the least-squares answer to the golden deltas of the levels `SOLVED_ON`."""
-    hidden = [head.rpn.conv(features[level]).relu() for level in SOLVED_ON]
-    inputs = torch.cat([level[0].flatten(1) for level in hidden], dim=1).double().T
-    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)  # (positions, C + 1)
-    outputs = torch.cat([golden[f"rpn.box.{level}"][0].flatten(1) for level in SOLVED_ON], dim=1).double().T
-    # channels that are silent everywhere have no weight of their own: the driver must do without full rank
-    answer = torch.linalg.lstsq(inputs, outputs, driver="gelsd").solution
-    head.rpn.box.weight.copy_(answer[:-1].T[:, :, None, None])
-    assert head.rpn.box.bias is not None
-    head.rpn.box.bias.copy_(answer[-1])
 
 
 def test_it_has_as_many_parameters_as_the_official_detector(case: Case) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 import dyzoo
@@ -19,42 +15,26 @@ from dyzoo.config.labels import COCO_LABELS
 from dyzoo.errors import CheckpointError, LabelError
 from dyzoo.grounding import LanguageModel, bert_tokenizer, write_captions
 from dyzoo.model.detector import Detector
-from dyzoo.model.preprocess import batch_images, map_to_image
-from tests.golden import recipe
+from dyzoo.model.preprocess import batch_images
 from tests.golden.agreement import deviation
-
-CASE = "mmdet_glip_t_a"
-NAMES = ["traffic light", "red blood cell", "person"]
-MAP_TOLERANCE = 1e-5  # of a level's largest value
-PIXELS = 1e-3
-Weights = dict[str, Tensor]
-
-
-@dataclass
-class Golden:
-    """Inputs and answers of mmdetection."""
-
-    manifest: dict[str, Any]
-    weights: Weights
-    outputs: Weights
-
-    def detections(self, name: str) -> Weights:
-        return {key: self.outputs[f"{name}.{key}"] for key in ("boxes", "scores", "labels")}
+from tests.golden.glip_golden import (
+    CASE,
+    MAP_TOLERANCE,
+    NAMES,
+    PIXELS,
+    Golden,
+    Weights,
+    assert_detections,
+    assert_same,
+    decoded,
+    of_names,
+    read_golden,
+)
 
 
 @pytest.fixture(scope="module")
 def golden(shared_folder: Path) -> Golden:
-    folder = shared_folder / "golden"
-    if not (folder / f"{CASE}.json").is_file():
-        pytest.skip(f"no golden case {CASE} in {folder}")
-    manifest = json.loads((folder / f"{CASE}.json").read_text())
-    weights = {
-        key: torch.from_numpy(recipe.tensor(key, shape)) if kind == "param" else torch.full(shape, -1)
-        for key, (shape, kind) in manifest["checkpoint"].items()
-    }
-    return Golden(
-        manifest, weights, load_file(folder / f"{CASE}.safetensors") | load_file(folder / f"{CASE}_fine.safetensors")
-    )
+    return read_golden(shared_folder / "golden")
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +86,6 @@ def test_the_language_models_last_layer(golden: Golden) -> None:
     assert (found - golden.outputs["text.embedded"]).abs().max() < 1e-5
 
 
-def of_names(golden: Golden) -> list[int]:
-    return [token for tokens in golden.manifest["text"]["class_tokens"] for token in tokens]
-
-
 def test_token_logits_of_the_golden_features(golden: Golden, conversion: ConvertedCheckpoint) -> None:
     features = [golden.outputs[f"dyhead.p{level}"] for level in range(3, 8)]
     with torch.no_grad():
@@ -129,43 +105,8 @@ def test_raw_predictions_of_the_golden_image(golden: Golden, raw: dict[str, list
             assert deviation(raw[kind][level], golden.outputs[f"head.{kind}.{level}"]) < 10 * MAP_TOLERANCE
 
 
-def assert_same(found: Weights, expected: Weights, score_tolerance: float = 1e-4) -> None:
-    """The same boxes; those of scores that differ by rounding alone may have changed places."""
-    assert len(found["scores"]) == len(expected["scores"])
-    other_class = found["labels"][:, None] != expected["labels"]
-    distance, nearest = (torch.cdist(found["boxes"], expected["boxes"], p=torch.inf) + 1e6 * other_class).min(dim=1)
-    assert len(nearest.unique()) == len(nearest)
-    assert distance.max() < PIXELS
-    assert (found["scores"] - expected["scores"][nearest]).abs().max() < score_tolerance
-
-
-def decoded(conversion: ConvertedCheckpoint, raw: dict[str, list[Tensor]], golden: Golden, **settings: Any) -> Weights:
-    head = conversion.detector.head
-    before, head.config = head.config, replace(head.config, **settings)
-    try:
-        return head.decode(raw, [tuple(golden.outputs["image"].shape[1:])])[0]
-    finally:
-        head.config = before
-
-
 def test_detections(golden: Golden, conversion: ConvertedCheckpoint, raw: dict[str, list[Tensor]]) -> None:
-    assert_same(decoded(conversion, raw, golden), golden.detections("dets"))
-    found = decoded(conversion, raw, golden, max_detections=1000)
-    assert len(found["scores"]) == 493
-    assert_same(found, golden.detections("all"))
-
-
-def test_detections_of_an_image_that_was_enlarged(
-    golden: Golden, conversion: ConvertedCheckpoint, raw: dict[str, list[Tensor]]
-) -> None:
-    """Boxes that mmdetection lets reach outside of the picture, by less than a pixel, end at its edge here."""
-    found, expected = decoded(conversion, raw, golden), golden.detections("dets_rescaled")
-    size = tuple(golden.outputs["image"].shape[1:])
-    original = tuple(side / golden.manifest["dets_rescaled"]["scale_factor"] for side in size)
-    limit = torch.tensor([original[1], original[0]] * 2)
-    assert (expected["boxes"] - limit).max() < 1
-    found["boxes"] = map_to_image(found["boxes"], size, original, conversion.detector.head.inclusive_corners)
-    assert_same(found, {**expected, "boxes": expected["boxes"].minimum(limit)})
+    assert_detections(golden, conversion.detector, raw)
 
 
 def test_the_border_convention_would_be_noticed(
@@ -173,7 +114,7 @@ def test_the_border_convention_would_be_noticed(
 ) -> None:
     monkeypatch.setattr(conversion.detector.head, "inclusive_corners", False)
     with pytest.raises(AssertionError):
-        assert_same(decoded(conversion, raw, golden, max_detections=1000), golden.detections("all"))
+        assert_same(decoded(conversion.detector, raw, golden, max_detections=1000), golden.detections("all"))
 
 
 def test_the_detectors_own_door_and_saved_and_loaded(

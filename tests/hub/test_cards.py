@@ -11,7 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from dyzoo.config.architectures import ARCHITECTURES
-from dyzoo.hub.cards import CardDetails, Measurement, adapt_card, is_hand_written, write_card
+from dyzoo.hub.cards import CardDetails, adapt_card, is_hand_written, write_card
+from dyzoo.hub.measurements import Measurement
 from dyzoo.model.detector import Detector
 
 METRICS = {"AP": 0.51234, "AP50": 0.75, "AP75": None, "APs": float("nan"), "AR100": 0.6}
@@ -78,7 +79,7 @@ def test_without_measurements_there_is_no_model_index_and_it_says_so() -> None:
 
 def test_use_and_design() -> None:
     card = card_of()
-    assert 'dyzoo.Detector.from_pretrained("org/pets-detector")' in card
+    assert 'dyzoo.load("org/pets-detector")' in card
     assert "dyzoo predict photos/ --model org/pets-detector" in card
     for words in ("`resnet10t`", "6.0 M", "2 of 96 channels", "ATSS", "shortest edge 320 px", "0 cat, 1 dog."):
         assert words in card
@@ -113,6 +114,9 @@ class Evaluation:
     metrics: dict[str, float | None] = field(default_factory=lambda: dict(METRICS))
     per_class: dict[str, dict[str, float | None]] = field(default_factory=lambda: dict(PER_CLASS))
     num_images: int = 34
+    settings: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, float] = field(default_factory=dict)
+    reported_by: str = ""
 
 
 def test_a_measurement_of_an_evaluation() -> None:
@@ -139,7 +143,7 @@ def test_adapting_renames_and_keeps_the_numbers() -> None:
 def test_save_pretrained_writes_and_renews_its_own_card_only(detector: Detector, tmp_path: Path) -> None:
     path = tmp_path / "cells" / "README.md"
     detector.save_pretrained(tmp_path / "cells")
-    assert 'from_pretrained("cells")' in path.read_text()
+    assert 'dyzoo.load("cells")' in path.read_text()
     assert str(tmp_path) not in path.read_text()
     detector.save_pretrained(tmp_path / "cells", card=CardDetails(license="mit"))
     assert parsed(path.read_text())["license"] == "mit"

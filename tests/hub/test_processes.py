@@ -69,7 +69,7 @@ def test_the_command_line_pushes_and_predicts(hub: Hub, detector: Detector, tmp_
 
     pushed = dyzoo("push", "local", "org/cells")
     assert (pushed.returncode, pushed.stdout) == (0, f"{hub.url}/org/cells/commit/{hub.repo('org/cells').at().sha}\n")
-    assert 'from_pretrained("org/cells")' in hub.files("org/cells")["README.md"].decode()
+    assert 'dyzoo.load("org/cells")' in hub.files("org/cells")["README.md"].decode()
     predicted = dyzoo("predict", sample_image(), "--model", "org/cells", "--threshold", "0")
     assert predicted.returncode == 0, predicted.stderr
     assert (tmp_path / "predictions" / "detections.json").is_file()

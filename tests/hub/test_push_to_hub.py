@@ -65,7 +65,7 @@ def test_a_pull_request_leaves_main_alone(hub: Hub, cache: Path, detector: Detec
 def test_a_name_alone_is_the_users_own(hub: Hub, cache: Path, detector: Detector) -> None:
     detector.push_to_hub("cells", private=True)
     assert hub.repo("owner/cells").private
-    assert 'from_pretrained("owner/cells")' in hub.files("owner/cells")["README.md"].decode()
+    assert 'dyzoo.load("owner/cells")' in hub.files("owner/cells")["README.md"].decode()
 
 
 def test_private_does_not_go_to_a_public_repository(hub: Hub, cache: Path, detector: Detector) -> None:

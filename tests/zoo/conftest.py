@@ -12,10 +12,12 @@ import pytest
 
 from dyzoo import environment
 from dyzoo.checkpoints import Conversion
+from dyzoo.cli import run
 from dyzoo.hub import patience
 from dyzoo.model.detector import Detector
-from dyzoo.zoo import catalog, fetching, names
+from dyzoo.zoo import catalog, fetching, names, origins
 from dyzoo.zoo.catalog import Checkpoint
+from tests.cli.cli_helpers import Cli, Outcome
 from tests.hub.hub_client import set_offline
 from tests.model.narrow_detectors import narrow_detector
 from tests.zoo.file_server import FileServer
@@ -27,7 +29,7 @@ NAME = "mmdet_atss_r50.coco"
 def use_catalog(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Checkpoint:
     """Change one entry of the catalogue; gives it."""
     known = {**catalog.checkpoints(), name: replace(catalog.checkpoints()[name], **changes)}
-    for module in (catalog, names):
+    for module in (catalog, names, origins):
         monkeypatch.setattr(module, "checkpoints", lambda: known)
     return known[name]
 
@@ -86,3 +88,17 @@ def publish(server: FileServer, home: Path, small_conversion: list[str], monkeyp
         )
 
     return published
+
+
+@pytest.fixture
+def cli(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """The command line in `tmp_path`, with a home of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DYZOO_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        return Outcome(run([str(argument) for argument in arguments]), *capfd.readouterr())
+
+    return call

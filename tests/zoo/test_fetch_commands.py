@@ -8,27 +8,12 @@ from pathlib import Path
 import pytest
 
 from dyzoo import environment
-from dyzoo.cli import run
 from tests.cli.cli_helpers import Cli, Outcome, write_picture
 from tests.training.training_runs import write_voc
 from tests.zoo.conftest import CONTENT, NAME, Publish
 from tests.zoo.file_server import FileServer
 
 FILE, OTHER = "/pub/weights.pth", "official_atss_r50.coco"
-
-
-@pytest.fixture
-def cli(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """The command line in `tmp_path`, with a home of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DYZOO_DEBUG", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Outcome:
-        capfd.readouterr()
-        return Outcome(run([str(argument) for argument in arguments]), *capfd.readouterr())
-
-    return call
 
 
 def line_of(outcome: Outcome, name: str) -> str:

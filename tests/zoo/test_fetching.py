@@ -47,6 +47,10 @@ def test_every_published_detector_is_fetched_by_its_name(
     entry = publish(FILE, name=name)
     model = dyzoo.create_model(name, pretrained=True)
     assert small_conversion == [entry.architecture]
+    card = model.model_card(name)
+    assert f"A COCO box AP of {100 * entry.reported['AP']:.1f} is reported for" in card
+    assert f"({entry.reported_by})" in card
+    assert entry.addresses[0] in card
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in small_detector.state_dict().items())
     server.files.clear()
     alone = sum(each.partition(".")[0] == entry.architecture for each in FOREIGN) == 1
@@ -368,7 +372,7 @@ def test_a_pushed_copy_keeps_the_card(publish: Publish, tmp_path: Path, monkeypa
         assert run(["push", str(folder), "me/other"]) == 0
         for name in ("me/mine", "me/other"):
             card = hub.files(name)["README.md"].decode()
-            for words in ("license: apache-2.0", "Converted by `dyzoo convert`", f'.from_pretrained("{name}")'):
+            for words in ("license: apache-2.0", "Converted by `dyzoo convert`", f'dyzoo.load("{name}")'):
                 assert words in card
 
 
@@ -378,7 +382,7 @@ def test_a_saved_copy_keeps_the_card(publish: Publish, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "copy")
     card = (tmp_path / "copy" / "README.md").read_text()
     assert "Converted by `dyzoo convert`" in card
-    assert '.from_pretrained("copy")' in card
+    assert 'dyzoo.load("copy")' in card
     model.train().eval().save_pretrained(tmp_path / "trained")
     assert "Converted by" not in (tmp_path / "trained" / "README.md").read_text()
 

@@ -111,7 +111,7 @@ def test_the_result_is_an_ordinary_detector(glip: Checkpoint, tmp_path: Path) ->
     model = dyzoo.load(GLIP, labels=WORDS)
     model.save_pretrained(tmp_path / "cells", torch.float16)
     card = (tmp_path / "cells" / "README.md").read_text()
-    for words in ("license: apache-2.0", "`glip.pth`", "no published number is about it", '.from_pretrained("cells")'):
+    for words in ("license: apache-2.0", "`glip.pth`", "no published number is about it", 'dyzoo.load("cells")'):
         assert words in card
     assert not (tmp_path / "cells" / "language.safetensors").exists()
     again = dyzoo.load(tmp_path / "cells")
