@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from dyzoo.cli.settings import option_of
+from dyzoo.config.prediction import PredictConfig
 from dyzoo.config.training import TrainConfig
 from dyzoo.errors import first_line
 from dyzoo.files import write_text
@@ -31,15 +32,7 @@ ModelOption = Annotated[
 ]
 DataOption = Annotated[Path, option_of(TrainConfig, "data")]
 DeviceOption = Annotated[str | None, option_of(TrainConfig, "device")]
-SizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="PX|native",
-        help="Shortest edge to resize images to, or `native` for none.",
-        show_default="as trained",
-    ),
-]
+SizeOption = Annotated[str | None, option_of(PredictConfig, "size")]
 
 
 def load_detector(model: str | None, device: str | None) -> Detector:
