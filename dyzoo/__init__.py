@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dyzoo.images.detections import Detections as Detections
     from dyzoo.model.detector import Detector as Detector
     from dyzoo.model.fixed_size import FixedSizeDetector as FixedSizeDetector
+    from dyzoo.prediction import predict_to_folder as predict_to_folder
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo.creation import create_model as create_model
@@ -33,6 +34,7 @@ _HOMES = {
     "evaluate": "dyzoo.evaluation",
     "list_models": "dyzoo.zoo.names",
     "load": "dyzoo.zoo.creation",
+    "predict_to_folder": "dyzoo.prediction",
     "push_run": "dyzoo.zoo.pushing",
     "train": "dyzoo.training",
 }

@@ -66,12 +66,16 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is flushed to disk and renamed over `path`.
 
     On an exception (a full disk, Ctrl-C) the half-written file is removed and `path` stays as it was. What a symbolic
     link points to is replaced, not the link. A device, a FIFO or a socket is not replaced: when all is written, it is
     copied there.
+
+    Args:
+        path: the file.
+        flush: leave it out for many small files, which then are whole after a kill, but maybe not after a power cut.
 
     Raises:
         OSError: `path` is a folder, cannot be written, or its links go round in a circle. It names `path`.
@@ -102,8 +106,9 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield aside
             aside.chmod(mode)  # the user's default again: safetensors makes files that nobody else can read
-            with aside.open("rb") as written:
-                os.fsync(written.fileno())
+            if flush:
+                with aside.open("rb") as written:
+                    os.fsync(written.fileno())
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ ORDER = (
     ("hub", "dyhead", "grounding"),
     ("model",),
     ("data", "checkpoints"),
-    ("zoo", "evaluation"),
+    ("zoo", "evaluation", "prediction"),
     ("training",),
     ("cli",),
     ("__main__",),

@@ -60,9 +60,10 @@ def evaluate(
     """Measure a detector on a dataset.
 
     Prints COCO's AP and AR, the AP of each class, and time and memory. The folder receives report.html (weak classes,
-    confusion matrix, worst images, a score threshold to use), metrics.json, pr_curve.png (precision over recall) and
-    detections.json (a COCO results file). With --against both detectors are measured, and comparison.json has the
-    differences, how sure they are, and the images that changed the most.
+    confusion matrix, worst images, a score threshold to use), thresholds.json (one for each class, for dyzoo predict
+    --threshold), metrics.json, pr_curve.png (precision over recall) and detections.json (a COCO results file). With
+    --against both detectors are measured, and comparison.json has the differences, how sure they are, and the images
+    that changed the most.
 
     What a checkpoint's publisher reports stands beside what was measured. --card writes the detector's model card, with
     the metrics, the data set's name and the command. The README.md beside the weights keeps its other metrics, and

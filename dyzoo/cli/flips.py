@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from dyzoo.cli.settings import option_of
+from dyzoo.config.prediction import PredictConfig
 
 if TYPE_CHECKING:
     from dyzoo.model.views import Flip
@@ -19,14 +20,7 @@ class FlipName(str, Enum):
     vertical = "vertical"
 
 
-FlipOption = Annotated[
-    list[FlipName] | None,
-    typer.Option(
-        "--flip",
-        metavar="horizontal|vertical",
-        help="Detect in the flipped image too and merge what is found; may be given twice.",
-    ),
-]
+FlipOption = Annotated[list[FlipName] | None, option_of(PredictConfig, "flips")]
 
 
 def parse_flips(names: Sequence[FlipName] | None) -> list[Flip]:

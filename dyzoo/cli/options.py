@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from dyzoo.cli.settings import option_of
+from dyzoo.config.prediction import PredictConfig
 from dyzoo.config.training import TrainConfig
 from dyzoo.errors import first_line
 from dyzoo.files import read_regular, write_text
@@ -46,15 +47,7 @@ ClassesOption = Annotated[
 ]
 DataOption = Annotated[Path, option_of(TrainConfig, "data")]
 DeviceOption = Annotated[str | None, option_of(TrainConfig, "device")]
-SizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="PX|native",
-        help="Shortest edge to resize images to, or `native` for none.",
-        show_default="as trained",
-    ),
-]
+SizeOption = Annotated[str | None, option_of(PredictConfig, "size")]
 
 
 def load_detector(model: str | None, device: str | None, words: Sequence[str] | None = None) -> Detector:
@@ -70,7 +63,7 @@ def load_for_classes(
 ) -> tuple[Detector, tuple[str, ...] | None]:
     """The detector that --model, --device and --classes name, and which of its classes are to be kept, None for all.
 
-    Where classes are words, those of --classes are the detector's own.
+    Where classes are words, those of --classes are all that the detector has.
     """
     if classes is None:
         return load_detector(model, device), None
@@ -83,7 +76,7 @@ def load_for_classes(
         raise typer.BadParameter(f"{name!r} is there {count} times, expected once", param_hint="--classes")
     detector = load_detector(model, device, names)
     if takes_words(model or DEFAULT_MODEL):
-        return detector, None
+        return detector, detector.labels
     if unknown := [name for name in names if name not in detector.labels]:
         near = get_close_matches(unknown[0], detector.labels, n=3, cutoff=0.4) or detector.labels[:3]
         raise typer.BadParameter(

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from dyzoo.cli.flips import FlipOption, parse_flips
-from dyzoo.cli.journal import JOURNAL_NAME, Journal
 from dyzoo.cli.options import (
     ClassesOption,
     DeviceOption,
@@ -22,52 +19,58 @@ from dyzoo.cli.options import (
     SizeOption,
     load_for_classes,
     make_folder,
-    parse_names,
     parse_size,
 )
+from dyzoo.cli.settings import option_of, takes_settings
 from dyzoo.cli.terminal import complain, note, plain, progress_bar, say, show_table
-from dyzoo.errors import ImageError, first_line
-from dyzoo.files import replacing
+from dyzoo.cli.thresholds import ThresholdOption, parse_thresholds
+from dyzoo.config.prediction import PredictConfig, Tiles
 
 if TYPE_CHECKING:
     from dyzoo.images.detections import Detections
-    from dyzoo.images.reading import Picture
-    from dyzoo.model.detector import Detector
+    from dyzoo.prediction import Job, JobResult
+    from dyzoo.prediction.formats import Format
+    from dyzoo.prediction.screen import Screen
 
-_LONGEST_STEM = 240  # bytes of a name, of which file systems take 255
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _TABLE_IMAGES, _TABLE_ROWS = 3, 30  # more would scroll away
 
 
+@takes_settings(PredictConfig)
 def predict(
+    config: PredictConfig,
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="IMAGE", help="Files, folders, globs.", show_default="a sample image"),
     ] = None,
     model: ModelOption = None,
     classes: ClassesOption = None,
-    threshold: Annotated[
-        float, typer.Option("--threshold", "-t", metavar="X", min=0, max=1, help="Leave out what scores lower.")
-    ] = 0.3,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for annotated pictures.")] = Path(
-        "predictions"
-    ),
+    threshold: ThresholdOption = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.")] = Path("predictions"),
+    save: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--save",
+            metavar="FORMAT,...",
+            help="Detections as json, coco, yolo or csv; jsonl: no more than DIR/detections.jsonl.",
+            show_default="json",
+        ),
+    ] = None,
     json_path: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Detections as JSON.", show_default="DIR/detections.json"),
     ] = None,
-    device: DeviceOption = None,
-    size: SizeOption = None,
-    flip: FlipOption = None,
+    save_crops: Annotated[
+        bool, typer.Option("--save-crops", help="Write the objects, cut out, to DIR/crops/CLASS/.")
+    ] = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write no annotated pictures.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show annotated pictures in a window.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an earlier run into the same folder has stopped.")
     ] = False,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            "--max-pixels", metavar="N", min=1, help="Largest image that is decoded.", show_default="134 million"
-        ),
-    ] = None,
+    device: DeviceOption = None,
+    size: SizeOption = None,
+    tiles: Annotated[str | None, option_of(PredictConfig, "tiles", shown="off")] = None,
+    flips: FlipOption = None,
 ) -> None:
     """Find objects in pictures.
 
@@ -75,69 +78,126 @@ def predict(
     DIR/detections.jsonl, from which --resume goes on. An image that cannot be read is named on one line; the others
     still come out, and the exit code is 1.
 
+    --threshold may be given several times: X for all classes, NAME=X for one, and the thresholds.json beside the
+    report of an evaluation or a training for those that it suggests.
+
     \b
     Examples:
       dyzoo predict
-      dyzoo predict cells.jpg --threshold 0.5
+      dyzoo predict cells.jpg --threshold 0.5 --threshold Platelets=0.2
       dyzoo predict photos/ 'more/**/*.png' --out seen --json seen.json
       dyzoo predict photos/ --model runs/mine --size 640 --device cuda
       dyzoo predict cells.jpg --model mmdet_glip_t_a --classes "blood cell, dust"
+      dyzoo predict photos/ --model runs/mine --save coco,csv --save-crops
       dyzoo predict photos/ --out seen --resume
     """
-    from dyzoo.images.reading import list_images
+    from dyzoo.prediction import Job
     from dyzoo.zoo.catalog import sample_image
     from dyzoo.zoo.names import DEFAULT_MODEL
 
-    size_px, flips = parse_size(size), parse_flips(flip)
+    config = replace(config, size=parse_size(size), tiles=_parse_tiles(tiles), flips=tuple(parse_flips(flips)))
+    thresholds, formats = parse_thresholds(threshold), _parse_formats(save, json_path)
     make_folder(out)
-    json_path = json_path or out / "detections.json"
-    _check_json_path(json_path, out)
-    settings = {"model": model or DEFAULT_MODEL, "threshold": threshold, "flips": list(flips), "size": size_px}
-    settings["classes"] = None if classes is None else parse_names(classes, "--classes")
-    if max_pixels is not None:
-        _lift_limit(max_pixels)
+    if "json" in formats:
+        _check_json_path(json_path or out / "detections.json", out)
+    if config.max_pixels is not None:
+        _lift_limit(config.max_pixels)
+    screen = _open_screen() if show else None
     detector, kept = load_for_classes(model, device, classes)
-    sources = list_images(images) if images else [sample_image()]
-    tables: list[Detections] = []
-    failed = 0
-    with Journal(out / JOURNAL_NAME, settings, resume) as journal:
-        pairs = picture_paths([source for source in sources if str(source) not in journal.done], out, journal.pictures)
-        if len(pairs) < len(sources):
-            note(f"{len(sources) - len(pairs)} of {len(sources)} images are in {journal.path} already")
-        try:
-            with progress_bar() as bar:
-                for source, target in bar.track(pairs, description="detecting"):
-                    try:
-                        picture = _read(detector, source, size_px, max_pixels)
-                        detections = detector.predict(picture, threshold, size=size_px, flips=flips)[0]
-                        if kept is not None:
-                            detections = detections[[each.name in kept for each in detections]]
-                    except ImageError as error:
-                        complain(str(error))
-                        failed += 1
-                        continue
-                    drawn = _draw(detections, picture, target)
-                    journal.add(detections.to_dict(), target.name if drawn else None)
-                    failed += not drawn
-                    say(f"{source}: {_counts(detections)}" + (f" -> {target}" if drawn else ""))
-                    if len(sources) <= _TABLE_IMAGES:
-                        tables.append(detections)
-        except BaseException as error:
-            if journal.done and not isinstance(error, BrokenPipeError):
-                note(f"{len(journal.done)} of {len(sources)} images are in {journal.path}: --resume goes on")
-            raise
-        if journal.done:
-            journal.save(json_path)
-    for detections in filter(len, tables):
-        _print_table(detections)
-    if journal.done:
-        say(f"all detections: {json_path}")
+    config = replace(config, classes=kept, threshold=thresholds.for_classes(detector.labels))
+    with Job(
+        detector, images or [sample_image()], out, formats=formats, pictures=not no_pictures, crops=save_crops,
+        resume=resume, model_name=model or DEFAULT_MODEL, json_path=json_path, outputs=[screen] if screen else [],
+        **config.given(),
+    ) as job:  # fmt: skip
+        failed, tables = _run(job)
+        files = job.finish()
+        for detections in filter(len, tables):
+            _print_table(detections)
+        for path in files.values():
+            say(f"all detections: {path}")
+        if screen is not None:
+            screen.wait()
     if failed:
         raise typer.Exit(1)
 
 
+def _run(job: Job) -> tuple[bool, list[Detections]]:
+    """Let the job run and say what it does; whether anything has failed, and the detections of the only few images."""
+    count = "?" if job.total is None else job.total + job.done
+    if job.done:
+        note(f"{job.done} of {count} images are in {job.journal.path} already")
+    tables: list[Detections] = []
+    failed, noted = False, _Noted()
+    try:
+        with progress_bar() as bar:
+            for result in bar.track(job.run(), total=job.total, description="detecting"):
+                for line in result.failures:
+                    complain(line)
+                failed |= bool(result.failures)
+                if result.detections is None:
+                    continue
+                noted.add(result)
+                say(_line(result, result.detections))
+                if len(tables) <= _TABLE_IMAGES:
+                    tables.append(result.detections)
+    except BaseException as error:
+        if job.journal.count and not isinstance(error, BrokenPipeError):
+            note(f"{len(job.journal.stems)} of {count} images are in {job.journal.path}: --resume goes on")
+        raise
+    return failed, tables if job.total is not None and job.total <= _TABLE_IMAGES else []
+
+
+class _Noted:
+    """Prints each note once for each source, of which those of one source come together."""
+
+    def __init__(self) -> None:
+        self.source: str | None = None
+        self.lines: set[str] = set()
+
+    def add(self, result: JobResult) -> None:
+        assert result.detections is not None
+        if result.source != self.source:
+            self.source, self.lines = result.source, set()
+        for line in result.detections.notes:
+            if line not in self.lines:
+                self.lines.add(line)
+                note(f"{self.source}: {line}")
+
+
+def _line(result: JobResult, detections: Detections) -> str:
+    counts = ", ".join(f"{number} {name}" for name, number in detections.counts().items()) or "nothing found"
+    place = "" if detections.frame is None else f" frame {detections.frame}"
+    return f"{result.source}{place}: {counts}" + (f" -> {result.picture}" if result.picture else "")
+
+
+def _parse_tiles(text: str | None) -> Tiles:
+    """`--tiles` as `Detector.predict` takes it."""
+    if text is None or text == "off":
+        return "off"
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not text.strip("0") or len(text) > 4:
+        raise typer.BadParameter(f"{text[:20]!r} is neither a number of tiles, auto nor off", param_hint="--tiles")
+    return int(text)
+
+
+def _parse_formats(texts: Sequence[str] | None, json_path: Path | None) -> list[Format]:
+    """`--save`, with JSON where --json asks for it."""
+    from dyzoo.prediction.formats import FORMATS
+
+    names = [name.strip() for text in texts or ["json"] for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            expected = f"some of {', '.join(FORMATS)}"
+            raise typer.BadParameter(f"{name!r} is no format, expected {expected}", param_hint="--save")
+    return cast("list[Format]", list(dict.fromkeys([*names, *(["json"] if json_path is not None else [])])))
+
+
 def _check_json_path(path: Path, out: Path) -> None:
     """Refuse what cannot be written before any work is done for it."""
+    from dyzoo.prediction import JOURNAL_NAME
+
     make_folder(path.parent)
     if path.is_dir():
         raise OSError(errno.EISDIR, "is a folder, expected a file to write to", str(path))
@@ -152,59 +212,16 @@ def _lift_limit(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
 
 
-def _read(detector: Detector, source: Path, size: int | Literal["native"] | None, max_pixels: int | None) -> Picture:
-    from dyzoo.images.reading import read_picture
-    from dyzoo.model.sizes import network_size
+def _open_screen() -> Screen:
+    from dyzoo.prediction.screen import Screen
 
-    return read_picture(
-        source, lambda image_size: network_size(detector.config.preprocess, image_size, size), max_pixels
-    )
-
-
-def _draw(detections: Detections, picture: Picture, target: Path) -> bool:
-    """Write the annotated picture; one that cannot be is named and costs no other, but for a disk that is full."""
-    try:
-        with replacing(target) as aside:
-            detections.draw(picture).save(aside, format="PNG")
-    except (OSError, ValueError, struct.error) as error:  # PNG has limits of its own
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise
-        complain(f"{target} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}")
-        return False
-    return True
-
-
-def picture_paths(sources: Sequence[Path], out: Path, taken_names: Iterable[str] = ()) -> list[tuple[Path, Path]]:
-    """Each source with the path of its annotated PNG in `out`, no two the same and none that of a source.
-
-    The picture of `a/cell.jpg` is `cell.png`, the next one of that name `cell_2.png`. `taken_names` are those of other
-    pictures there.
-    """
-    # Compared in lower case, since some file systems do not tell cases apart.
-    there = os.path.realpath(out)
-    taken = {source.name.lower() for source in sources if os.path.realpath(source.parent) == there}
-    taken.update(name.lower() for name in taken_names)
-    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
-    pairs = []
-    for source in sources:
-        stem = source.stem
-        if len(os.fsencode(stem)) > _LONGEST_STEM:  # there has to be room for .png, and maybe a number
-            stem = os.fsencode(stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
-        numbered = (f"{stem}_{n}" if n > 1 else stem for n in numbers[stem.lower()])
-        name = next(f"{each}.png" for each in numbered if f"{each}.png".lower() not in taken)
-        taken.add(name.lower())
-        pairs.append((source, out / name))
-    return pairs
-
-
-def _counts(detections: Detections) -> str:
-    return ", ".join(f"{number} {name}" for name, number in detections.counts().items()) or "nothing found"
+    return Screen()
 
 
 def _print_table(detections: Detections) -> None:
     from rich.table import Table
 
-    table = Table("class", title=plain(str(detections.path)), title_justify="left")
+    table = Table("class", title=plain(str(detections.path or detections.source)), title_justify="left")
     for name in ("score", "x1", "y1", "x2", "y2"):
         table.add_column(name, justify="right")
     for detection in detections[:_TABLE_ROWS]:

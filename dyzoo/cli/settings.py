@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, replace
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -15,32 +15,45 @@ from dyzoo.config.values import Range
 SettingsT = TypeVar("SettingsT")
 
 
-def takes_settings(settings_type: type[SettingsT]) -> Callable[[Callable[[SettingsT], None]], Callable[..., None]]:
-    """Make a command of a function that is called with settings: every field becomes an option.
+def takes_settings(
+    settings_type: type[SettingsT], leave_out: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first parameter are settings: every field becomes an option.
 
     The fields of a group of settings stand among the others. Settings that the class refuses are a wrong option.
+    Further parameters of the function are options of its own, before the others; one of them that is called as a field
+    takes the place of the field's option, and the settings have the default.
+
+    Args:
+        settings_type: the class of the settings.
+        leave_out: fields that are no options and have their defaults.
 
     Raises:
         TypeError: a field has no `Setting`.
     """
-    options = {field.name: field for field in flat_fields(settings_type)}
-    parameters = [
-        Parameter(
-            name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if field.default is MISSING else field.default,
-            annotation=Annotated[field.type, option(field)],
-        )
-        for name, field in options.items()
-    ]
+    made = {field.name: (field, option(field)) for field in flat_fields(settings_type) if field.name not in leave_out}
 
-    def decorate(function: Callable[[SettingsT], None]) -> Callable[..., None]:
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        _, *own = signature(function, eval_str=True).parameters.values()
+        names = {parameter.name for parameter in own}
+        options = {name: each for name, each in made.items() if name not in names}
+        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+        parameters += [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=Parameter.empty if field.default is MISSING else field.default,
+                annotation=Annotated[field.type, made_option],
+            )
+            for name, (field, made_option) in options.items()
+        ]
+
         def command(**values: Any) -> None:
             try:
-                settings = assemble(settings_type, values)
+                settings = assemble(settings_type, {name: values.pop(name) for name in options})
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from None
-            function(settings)
+            function(settings, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -50,8 +63,12 @@ def takes_settings(settings_type: type[SettingsT]) -> Callable[[Callable[[Settin
     return decorate
 
 
-def option(field: SettingField) -> Any:
+def option(field: SettingField, shown: str = "") -> Any:
     """The option of a field, as the annotation of a command's parameter.
+
+    Args:
+        field: whose option.
+        shown: the default as --help says it, where the parameter's own would not tell.
 
     Raises:
         TypeError: the field has no `Setting`.
@@ -67,13 +84,13 @@ def option(field: SettingField) -> Any:
         *filter(None, [setting.short]),
         metavar=setting.metavar or _metavar(field),
         help=setting.help,
-        show_default=setting.left_open or True,
+        show_default=shown or setting.left_open or True,
     )
 
 
-def option_of(settings_type: type, name: str) -> Any:
-    """The option of one field, for a command that has others besides."""
-    return option(next(field for field in setting_fields(settings_type) if field.name == name))
+def option_of(settings_type: type, name: str, shown: str = "") -> Any:
+    """The option of one field, for a command that has others besides; `shown` as for `option`."""
+    return option(next(field for field in setting_fields(settings_type) if field.name == name), shown)
 
 
 def flat_fields(settings_type: type) -> list[SettingField]:
@@ -88,7 +105,7 @@ def flat_fields(settings_type: type) -> list[SettingField]:
 
 
 def assemble(settings_type: type[SettingsT], values: dict[str, Any]) -> SettingsT:
-    """Settings from the values of all fields by name, those of groups among them.
+    """Settings from the values of fields by name, those of groups among them; others have their defaults.
 
     Raises:
         ValueError: the class refuses them.
@@ -97,6 +114,7 @@ def assemble(settings_type: type[SettingsT], values: dict[str, Any]) -> Settings
         **{
             field.name: assemble(field.type, values) if field.is_group else values[field.name]
             for field in setting_fields(settings_type)
+            if field.is_group or field.name in values
         }
     )
 

@@ -1,35 +1,28 @@
-"""`Detections`: what a detector found in one image, and its ways to JSON, COCO, supervision and a picture."""
+"""`Detections`: what a detector found in one image, to choose from, to draw and to hand on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dyzoo.images.colors import class_color
-from dyzoo.images.drawing import draw_boxes
+from dyzoo.images.crops import class_folders, cut_out
+from dyzoo.images.drawing import draw_boxes, save_picture
+from dyzoo.images.exports import Detection as Detection
+from dyzoo.images.exports import Exports
 from dyzoo.images.reading import ImageSource, Picture, to_picture
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class Detection(NamedTuple):
-    """One object: its box in pixels of the image, its score in 0..1, its class as index and as name."""
-
-    box_xyxy: tuple[float, float, float, float]
-    score: float
-    label: int
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
-class Detections:
+class Detections(Exports):
     """M objects found in one image, best first. All tensors are on the CPU.
 
     Attributes:
@@ -72,13 +65,35 @@ class Detections:
                 f"expected indices into the {len(self.names)} names"
             )
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], names: Sequence[str]) -> Detections:
+        """Detections from `to_dict`.
+
+        Args:
+            values: those of `to_dict`.
+            names: name of every class the detector knows.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are not those.
+        """
+        found = values["detections"]
+        tracks = [each["track_id"] for each in found if "track_id" in each]
+        return cls(
+            boxes_xyxy=torch.tensor([each["box_xyxy"] for each in found], dtype=torch.float32).reshape(-1, 4),
+            scores=torch.tensor([each["score"] for each in found], dtype=torch.float32),
+            labels=torch.tensor([each["label"] for each in found], dtype=torch.int64),
+            names=tuple(names),
+            image_size=(values["height_px"], values["width_px"]),
+            path=None if values["path"] is None else Path(values["path"]),
+            source=values["source"],
+            frame=values["frame"],
+            time_s=values["time_s"],
+            notes=tuple(values["notes"]),
+            track_ids=torch.tensor(tracks, dtype=torch.int64) if tracks else None,
+        )
+
     def __len__(self) -> int:
         return len(self.scores)
-
-    def __iter__(self) -> Iterator[Detection]:
-        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        for (x1, y1, x2, y2), score, label in rows:
-            yield Detection((x1, y1, x2, y2), score, label, self.names[label])
 
     @overload
     def __getitem__(self, index: int) -> Detection: ...
@@ -91,6 +106,8 @@ class Detections:
                 raise IndexError(f"detection {index} of {len(self)}")
             index %= len(self)
             return next(iter(self[index : index + 1]))
+        if isinstance(index, str):
+            raise TypeError(f"detections[{index!r}]: expected a number, slice, mask or indices, or filter(classes=...)")
         if not isinstance(index, slice | Tensor):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.int64)
         track_ids = None if self.track_ids is None else self.track_ids[index]
@@ -102,9 +119,31 @@ class Detections:
             track_ids=track_ids,
         )
 
-    def filter(self, threshold: float) -> Detections:
-        """The detections with a score of at least `threshold`."""
-        return self[self.scores >= threshold]
+    def filter(
+        self, threshold: float | Mapping[str, float] = 0.0, classes: str | Sequence[str] | None = None
+    ) -> Detections:
+        """The detections of some classes with a score of at least `threshold`.
+
+        Args:
+            threshold: for all classes, or by class; those that it does not name keep all.
+            classes: names of those to keep; None for all.
+
+        Raises:
+            ValueError: no class is called so.
+        """
+        wanted = self.names if classes is None else (classes,) if isinstance(classes, str) else tuple(classes)
+        by_class = dict(threshold) if isinstance(threshold, Mapping) else dict.fromkeys(self.names, threshold)
+        if unknown := [name for name in (*wanted, *by_class) if name not in self.names]:
+            raise ValueError(f"no class is called {unknown[0]!r}, expected some of {', '.join(self.names[:10])}")
+        least = self.scores.new_tensor(
+            [by_class.get(name, 0.0) if name in wanted else float("inf") for name in self.names]
+        )
+        return self[self.scores >= least[self.labels]]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each detection's class, in order."""
+        return [self.names[label] for label in self.labels.tolist()]
 
     def counts(self) -> dict[str, int]:
         """Number of detections of each class that was found, the most frequent first."""
@@ -112,77 +151,75 @@ class Detections:
         found = [(name, count) for name, count in zip(self.names, per_label, strict=True) if count]
         return dict(sorted(found, key=lambda item: -item[1]))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: boxes rounded to 0.01 px, scores to 0.0001."""
-        return {
-            "path": None if self.path is None else str(self.path),
-            "height_px": self.image_size[0],
-            "width_px": self.image_size[1],
-            "detections": [
-                {
-                    "name": d.name,
-                    "label": d.label,
-                    "score": round(d.score, 4),
-                    "box_xyxy": [round(v, 2) for v in d.box_xyxy],
-                }
-                for d in self
-            ],
-        }
-
-    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Entries of a COCO results file, boxes as (x, y, width, height).
-
-        Args:
-            image_id: id of the image in the annotation file.
-            category_ids: COCO's id of each label; without it label + 1, since COCO files count from one.
-        """
-        if category_ids is None:
-            category_ids = range(1, len(self.names) + 1)
-        if len(category_ids) != len(self.names):
-            raise ValueError(f"got {len(category_ids)} category ids, expected one for each of {len(self.names)} labels")
-        return [
-            {
-                "image_id": image_id,
-                "category_id": category_ids[d.label],
-                "bbox": [d.box_xyxy[0], d.box_xyxy[1], d.box_xyxy[2] - d.box_xyxy[0], d.box_xyxy[3] - d.box_xyxy[1]],
-                "score": d.score,
-            }
-            for d in self
-        ]
-
-    def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`, class names under `data["class_name"]`.
-
-        Raises:
-            ImportError: supervision is not installed.
-        """
-        try:
-            import supervision
-        except ImportError:
-            raise ImportError("to_supervision needs the package supervision: pip install supervision") from None
-        return supervision.Detections(
-            xyxy=self.boxes_xyxy.numpy(),
-            confidence=self.scores.numpy(),
-            class_id=self.labels.numpy(),
-            data={"class_name": np.array([self.names[label] for label in self.labels.tolist()], dtype=str)},
-        )
-
-    def draw(self, image: ImageSource | None = None) -> Image.Image:
-        """The image with boxes, class names and scores drawn on it.
+    def plot(self, image: ImageSource | None = None) -> Image.Image:
+        """The image with boxes, class names and scores drawn on it, and the number of the track where there is one.
 
         It has the size of the image; a small one is enlarged by a whole number, so that labels have room. A JPEG of
         more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
 
         Args:
-            image: the image given to `predict`; without it `path` is read again.
+            image: the image given to `predict`; without it the `picture` kept, or else `path` is read again.
 
         Raises:
-            ValueError: there is neither an image nor a path, or the image is not of `image_size`.
+            ValueError: there is none of them, or the image is not of `image_size`.
             ImageError: the image cannot be read.
         """
-        source = self.path if image is None else image
+        picture, boxes = self._picture(image)
+        tracks = [""] * len(self) if self.track_ids is None else [f" #{number}" for number in self.track_ids.tolist()]
+        return draw_boxes(
+            picture.image,
+            boxes,
+            [f"{d.name}{track} {d.score:.2f}" for d, track in zip(self, tracks, strict=True)],
+            [class_color(label) for label in self.labels.tolist()],
+        )
+
+    def save(self, path: str | Path, image: ImageSource | None = None) -> None:
+        """Write what `plot` gives, in the format of the suffix (.jpg, .png, ...), aside and then renamed.
+
+        Raises:
+            ValueError: no format has this suffix, or as `plot`.
+            OSError: it cannot be written.
+        """
+        save_picture(self.plot(image), Path(path))
+
+    def crops(self, image: ImageSource | None = None) -> list[Image.Image]:
+        """The part of the image in each box, in order; of an image that was read at a reduced scale, at that scale.
+
+        Args:
+            image: as for `plot`, which says what is raised.
+        """
+        picture, boxes = self._picture(image)
+        return cut_out(picture.image, boxes)
+
+    def save_crops(self, folder: str | Path, stem: str = "", image: ImageSource | None = None) -> list[Path]:
+        """Write `crops` as FOLDER/CLASS/STEM_1.png, STEM_2.png, ..., numbered as the detections are.
+
+        A class whose name is none for a folder gets one that is, inside `folder`.
+
+        Args:
+            folder: made if it is not there.
+            stem: begin of the files' names; empty: that of `path`, or "image".
+            image: as for `plot`, which says what is raised.
+
+        Raises:
+            OSError: one cannot be written.
+        """
+        stem = stem or (self.path.stem if self.path is not None else "image")
+        homes = class_folders(self.names)
+        paths = []
+        for number, (label, crop) in enumerate(zip(self.labels.tolist(), self.crops(image), strict=True), 1):
+            paths.append(Path(folder) / homes[label] / f"{stem}_{number}.png")
+            save_picture(crop, paths[-1], flush=False)
+        return paths
+
+    def _picture(self, image: ImageSource | None) -> tuple[Picture, list[list[float]]]:
+        """The picture to draw on, and the boxes in its pixels."""
+        source = next((each for each in (image, self.picture) if each is not None), None)
         if source is None:
-            raise ValueError("these detections have no path: give the image to draw on")
+            if self.path is None or self.frame is not None:
+                what = "have no path" if self.path is None else "are those of one frame"
+                raise ValueError(f"these detections {what}: give the image, or predict with keep_pictures=True")
+            source = self.path
         picture = to_picture(source)
         if picture.size != self.image_size:
             raise ValueError(
@@ -190,9 +227,5 @@ class Detections:
                 f"{self.image_size[0]} x {self.image_size[1]}: draw on the image they were made from"
             )
         scale_x, scale_y = picture.image.width / self.image_size[1], picture.image.height / self.image_size[0]
-        return draw_boxes(
-            picture.image,
-            (self.boxes_xyxy * self.boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])).tolist(),
-            [f"{d.name} {d.score:.2f}" for d in self],
-            [class_color(label) for label in self.labels.tolist()],
-        )
+        boxes = self.boxes_xyxy * self.boxes_xyxy.new_tensor([scale_x, scale_y, scale_x, scale_y])
+        return picture, boxes.tolist()

@@ -1,14 +1,18 @@
-"""Boxes and captions on a picture, at any image size."""
+"""Boxes and captions on a picture, at any image size, and the picture on disk."""
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dyzoo.errors import first_line
+from dyzoo.files import replacing
 from dyzoo.images.colors import RGB, text_color
 from dyzoo.text import printable
 
@@ -75,6 +79,31 @@ def draw_boxes(
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
         pen.text((x1 + padding_px, (y1 + y2) / 2), text, fill=text_color(color), font=font, anchor="lm")
     return picture
+
+
+def save_picture(picture: Image.Image, path: Path, flush: bool = True) -> None:
+    """Write a picture in the format of its suffix, aside and then renamed.
+
+    Args:
+        picture: RGB.
+        path: the file.
+        flush: see `dyzoo.files.replacing`.
+
+    Raises:
+        ValueError: no format has this suffix, or it has no room for so many pixels.
+        OSError: it cannot be written.
+    """
+    Image.init()  # else Pillow knows only the formats that it has met
+    name = Image.registered_extensions().get(path.suffix.lower())
+    if name not in Image.SAVE:
+        raise ValueError(f"{path}: no format for pictures has the suffix {path.suffix!r}, expected .png, .jpg, ...")
+    # PNG's default level takes four times as long for a sixth less.
+    options = {"PNG": {"compress_level": 2}, "JPEG": {"quality": 95}}.get(name, {})
+    with replacing(path, flush) as aside:
+        try:
+            picture.save(aside, format=name, **options)
+        except (struct.error, OverflowError) as error:  # of a format's own limits
+            raise ValueError(first_line(error)) from None
 
 
 def _draw_dashed(pen: ImageDraw.ImageDraw, box: BoxPx, color: RGB, thickness_px: int) -> None:

@@ -31,6 +31,7 @@ class PredictSettings(TypedDict, total=False):
     size: Size
     batch_size: int
     flips: Sequence[Flip]
+    keep_pictures: bool
     max_pixels: int | None
 
 
@@ -87,6 +88,7 @@ class PredictingModel(PretrainedModel):
         batch_size: int = 1,
         flips: Sequence[Flip] = (),
         *,
+        keep_pictures: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         stream: bool = False,
         max_pixels: int | None = None,
@@ -106,6 +108,7 @@ class PredictingModel(PretrainedModel):
             flips: further views to detect in, "horizontal" or "vertical" or both, each for the time of one more
                 forward pass. What is found in all views is merged as mmdetection's `DetTTAModel` does it: NMS per
                 class at the head's own IoU threshold, then the head's limit of detections.
+            keep_pictures: keep each image as `Detections.picture`, to draw on without reading it again.
             on_error: "return" gives the `ImageError` of an image that cannot be used in the place of its
                 `Detections`, so that the others still come out; "raise" raises it.
             stream: give an iterator, which reads a batch when it is asked for and keeps nothing of it.
@@ -122,7 +125,7 @@ class PredictingModel(PretrainedModel):
             raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
         network_size(self.config.preprocess, (1, 1), size)  # a size that is none is said at once
         sources = [images] if isinstance(images, ImageSource) else images
-        settings = _Settings(threshold, size, check_flips(flips), on_error, max_pixels)
+        settings = _Settings(threshold, size, check_flips(flips), keep_pictures, on_error, max_pixels)
         answers = self._predict_all(sources, max(batch_size, 1), settings)
         return answers if stream else list(answers)
 
@@ -147,7 +150,7 @@ class PredictingModel(PretrainedModel):
         looks = [look for given in inputs.values() for look in given.looks]
         found = iter(self._look(looks, len(sources), settings.flips))
         for place, given in inputs.items():
-            answers[place] = self._detections(given, list(islice(found, len(given.looks))), settings.threshold)
+            answers[place] = self._detections(given, list(islice(found, len(given.looks))), settings)
         return [answers[place] for place in range(len(sources))]
 
     def _look(self, looks: Sequence[Look], batch_size: int, flips: Sequence[Flip]) -> Iterator[Detected]:
@@ -166,9 +169,9 @@ class PredictingModel(PretrainedModel):
         picture = to_picture(source, lambda size: network_size(config, size, settings.size), settings.max_pixels)
         return _Input(make_looks(picture, config, settings.size), picture)
 
-    def _detections(self, given: _Input, found: Sequence[Detected], threshold: float) -> Detections:
+    def _detections(self, given: _Input, found: Sequence[Detected], settings: _Settings) -> Detections:
         merged = merge_looks(given.looks, found, self.head.inclusive_corners)
-        kept = merged["scores"] >= threshold
+        kept = merged["scores"] >= settings.threshold
         return Detections(
             boxes_xyxy=merged["boxes"][kept].float().cpu(),
             scores=merged["scores"][kept].float().cpu(),
@@ -179,6 +182,7 @@ class PredictingModel(PretrainedModel):
             source=given.picture.source,
             frame=given.picture.frame,
             time_s=given.picture.time_s,
+            picture=given.picture if settings.keep_pictures else None,
         )
 
 
@@ -189,6 +193,7 @@ class _Settings:
     threshold: float
     size: Size
     flips: tuple[Flip, ...]
+    keep_pictures: bool
     on_error: Literal["raise", "return"]
     max_pixels: int | None
 

@@ -114,11 +114,17 @@ def build_optimizer(model: Detector, config: ResolvedConfig, batch_size: int) ->
 
 def build_schedule(optimizer: AdamW, config: ResolvedConfig, steps_per_epoch: int) -> LambdaLR:
     """The schedule of the whole run."""
-    total_steps = config.epochs * steps_per_epoch
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
-    if warmup_steps:  # an epoch of a few images is too short for Adam's second moments
-        warmup_steps = max(warmup_steps, min(FEWEST_WARMUP_STEPS, total_steps // 10))
-    return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup_steps, config.final_lr_factor))
+    total_steps, warmup = config.epochs * steps_per_epoch, warmup_steps(config, steps_per_epoch)
+    return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, warmup, config.final_lr_factor))
+
+
+def warmup_steps(config: ResolvedConfig, steps_per_epoch: int) -> int:
+    """Number of steps in which the learning rate rises."""
+    steps = round(config.warmup_epochs * steps_per_epoch)
+    if not steps:
+        return 0
+    # an epoch of a few images is too short for Adam's second moments
+    return max(steps, min(FEWEST_WARMUP_STEPS, config.epochs * steps_per_epoch // 10))
 
 
 def lr_factor(step: int, total_steps: int, warmup_steps: int, final_factor: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import cast
 
 from dyzoo.distributed import copy_from_main, share_from_main
@@ -12,6 +13,8 @@ from dyzoo.evaluation.report import REPORT_NAME, write_report
 from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.model.detector import Detector
 from dyzoo.training.checkpoint import Checkpoints
+from dyzoo.training.hints import hints
+from dyzoo.training.optimizer import warmup_steps
 from dyzoo.training.progression import Progression, Row
 from dyzoo.training.setup import Setup
 from dyzoo.training.signals import StopRequest
@@ -75,7 +78,7 @@ class Validation:
         )
 
     def evaluate_best(self) -> Evaluation:
-        """Evaluate the best detector; write `evaluation/` and the report of the run."""
+        """Evaluate the best detector; write `evaluation/` and the report of the run, and say why it is a poor one."""
         folder, val_set = self.config.folder, self.setup.val_set
         if self.processes.is_main:
             best = Detector.from_pretrained(folder / BEST_NAME, self.processes.device)
@@ -83,6 +86,11 @@ class Validation:
             best = Detector(self.setup.state.model.config).to(self.processes.device).eval()
         copy_from_main(best)
         evaluation = evaluate_together(best, val_set)
+        if evaluation is not None:
+            lines = self._hints(evaluation)
+            for line in lines:
+                self.processes.console.print(line, markup=False)
+            evaluation = replace(evaluation, notes=(*lines, *evaluation.notes))
 
         def write() -> None:
             with self.checkpoints.writing():
@@ -97,3 +105,7 @@ class Validation:
         shared = share_from_main(evaluation)
         assert shared is not None
         return shared
+
+    def _hints(self, evaluation: Evaluation) -> list[str]:
+        warmup = warmup_steps(self.config, self.setup.state.steps_per_epoch)
+        return hints(self.config, evaluation.metrics["AP"], self.progression.steps_done, warmup)

@@ -94,6 +94,7 @@ def test_against_writes_both_reports_and_the_comparison(
         metrics = json.loads(Path(folder, "metrics.json").read_text())["metrics"]
         assert metrics == {name: values[which] for name, values in comparison["metrics"].items()}
         assert Path(folder, "detections.json").is_file()
+        assert set(json.loads(Path(folder, "thresholds.json").read_text())["per_class"]) == {"red", "blue"}
     assert json.loads(Path("metrics.json").read_text()) == json.loads(Path("report/metrics.json").read_text())
     assert comparison["images_changed"] == 2
     assert "95 % interval" in outcome.out

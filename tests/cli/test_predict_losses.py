@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import socket
 import stat
 import subprocess
@@ -17,9 +16,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dyzoo.cli.journal import Journal
-from dyzoo.cli.predict import picture_paths
-from dyzoo.errors import DyzooError
 from tests.cli.cli_helpers import Cli, write_picture
 
 JSONL, JSON = Path("predictions/detections.jsonl"), Path("predictions/detections.json")
@@ -61,7 +57,8 @@ def test_each_line_stands_alone_and_the_json_is_made_of_them(cli: Cli, tiny_mode
     settings = {name: whole[name] for name in ("model", "threshold", "flips", "size", "classes")}
     pictures = [f"{name}.png" for name in "abcd"]
     assert rows() == [
-        {**settings, **image, "picture": picture} for image, picture in zip(whole["images"], pictures, strict=True)
+        {**settings, **image, "stem": Path(picture).stem, "picture": picture}
+        for image, picture in zip(whole["images"], pictures, strict=True)
     ]
     assert whole["images"][0]["detections"]
 
@@ -121,38 +118,6 @@ def test_resuming_with_other_settings_is_refused_and_a_new_run_begins_anew(
     assert JSONL.read_bytes() == before
     assert cli("predict", photos / "a.png", "-m", tiny_model, "--threshold", 0.5).code == 0
     assert [row["threshold"] for row in rows()] == [0.5]
-
-
-@pytest.mark.parametrize("line", ["text", "[]", "3", "{}", '{"path": 1, "picture": null}', "[" * 100_000, '"path"'])
-def test_a_line_that_is_none_of_ours_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"path": "a", "picture": null}\n' + line + "\n")
-    before = path.read_bytes()
-    with pytest.raises(DyzooError, match=r"a\.jsonl line 2 is not of `dyzoo predict`"):
-        Journal(path, {}, resume=True)
-    assert path.read_bytes() == before
-
-
-def test_a_line_that_finds_no_room_is_taken_back(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    path = tmp_path / "a.jsonl"
-    with Journal(path, {}, resume=False) as journal:
-        journal.add({"path": "a"}, None)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        try:
-            with pytest.raises(OSError, match="too large") as caught:
-                journal.add({"path": "b" * 5000}, None)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        journal.add({"path": "c"}, None)
-    assert caught.value.filename == str(path)
-    assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["a", "c"]
-
-
-def test_a_journal_without_lines_is_not_left(tmp_path: Path) -> None:
-    with Journal(tmp_path / "a.jsonl", {}, resume=False):
-        pass
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_ends_the_run_in_one_line(
@@ -322,10 +287,3 @@ def test_an_image_above_the_limit_is_named_and_an_option_lifts_it(
     assert "photos/a.png has 96 x 64 pixels" in outcome.err
     assert "--max-pixels" in outcome.err
     assert cli("predict", photos / "a.png", "-m", tiny_model, "--max-pixels", 10_000).code == 0
-
-
-def test_the_longest_names_keep_their_pictures_apart() -> None:
-    sources = [Path("a") / ("ü" * 125 + suffix) for suffix in ("x.png", "y.png", "z")]
-    targets = [target for _, target in picture_paths(sources, Path("out"))]
-    assert len(set(targets)) == 3
-    assert all(len(os.fsencode(target.name)) <= 255 for target in targets)

@@ -68,6 +68,21 @@ def test_its_range_is_checked(call: Callable[..., Called]) -> None:
     assert "label_noise is 2.0, expected 0 to 1" in " ".join(text.replace("│", " ").split())
 
 
+def test_a_commands_own_option_takes_the_place_of_a_fields() -> None:
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    calls: list[tuple[TrainConfig, str, int]] = []
+
+    @app.command()
+    @takes_settings(TrainConfig, leave_out=["seed"])
+    def learn(config: TrainConfig, times: int = 1, freeze: Annotated[str, typer.Option("--frozen")] = "none") -> None:
+        calls.append((config, freeze, times))
+
+    run = CliRunner().invoke(app, ["--data", "x", "--frozen", "all", "--times", "2", "--lr", "1"])
+    assert (run.exit_code, calls) == (0, [(TrainConfig(Path("x"), lr=1.0), "all", 2)])
+    for gone in ("--freeze", "--seed"):
+        assert CliRunner().invoke(app, ["--data", "x", gone, "1"]).exit_code == 2
+
+
 def test_a_field_without_text_is_refused() -> None:
     @dataclass(frozen=True)
     class Mute:

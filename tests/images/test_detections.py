@@ -179,11 +179,11 @@ def test_supervision_measures_the_average_precision(three: Detections, supervisi
 
 
 @pytest.mark.parametrize("size", [(480, 640), (64, 2000), (3000, 500)])
-def test_draw_marks_the_boxes_and_leaves_the_rest_alone(size: tuple[int, int]) -> None:
+def test_plot_marks_the_boxes_and_leaves_the_rest_alone(size: tuple[int, int]) -> None:
     height, width = size
     box = [width * 0.3, height * 0.4, width * 0.6, height * 0.7]
     image = Image.new("RGB", (width, height), GREY)
-    drawn = np.asarray(detections((box, 0.9, 1), size=size).draw(image))
+    drawn = np.asarray(detections((box, 0.9, 1), size=size).plot(image))
     assert drawn.shape == (height, width, 3)
     assert tuple(drawn[int(height * 0.55), round(width * 0.3)]) == class_color(1)
     assert tuple(drawn[round(height * 0.7) - 1, int(width * 0.45)]) == class_color(1)
@@ -197,7 +197,7 @@ def test_lines_and_letters_grow_with_the_image() -> None:
     for side in (500, 2000):
         image = Image.new("RGB", (side, side), GREY)
         box = [0.2 * side, 0.2 * side, 0.8 * side, 0.8 * side]
-        drawn = np.asarray(detections((box, 0.9, 0), size=(side, side)).draw(image))
+        drawn = np.asarray(detections((box, 0.9, 0), size=(side, side)).plot(image))
         shares.append((drawn != GREY).any(axis=2).mean())
     assert shares[0] == pytest.approx(shares[1], rel=0.2)
 
@@ -207,7 +207,7 @@ def test_small_images_are_enlarged_by_a_whole_number_so_that_labels_leave_the_ob
     size: tuple[int, int],
 ) -> None:
     image = Image.new("RGB", (size[1], size[0]), GREY)
-    drawn = detections(([0, 0, size[1], size[0]], 0.9, 2), size=size).draw(image)
+    drawn = detections(([0, 0, size[1], size[0]], 0.9, 2), size=size).plot(image)
     assert drawn.width >= 480 or drawn.height >= 480
     assert (drawn.width % size[1], drawn.width * size[0]) == (0, drawn.height * size[1])
     assert (np.asarray(drawn) == GREY).all(axis=2).mean() > 0.7
@@ -217,7 +217,7 @@ def test_labels_stay_whole_wherever_the_box_lies() -> None:
     corners = [(0, 0), (550, 0), (0, 350), (550, 350), (250, 200)]
     painted = []
     for x, y in corners:
-        drawn = detections(([x, y, x + 50, y + 50], 0.9, 1)).draw(Image.new("RGB", (600, 400), GREY))
+        drawn = detections(([x, y, x + 50, y + 50], 0.9, 1)).plot(Image.new("RGB", (600, 400), GREY))
         painted.append(int((np.asarray(drawn) != GREY).any(axis=2).sum()))
     label_only = painted[-1] - 4 * 2 * 50
     assert min(painted) > label_only + 4 * 50, f"a label was cut off: {painted}"
@@ -226,8 +226,8 @@ def test_labels_stay_whole_wherever_the_box_lies() -> None:
 def test_labels_do_not_cover_each_other_while_there_is_room() -> None:
     box = [200.0, 150.0, 300.0, 250.0]
     found = [(box, 0.9, label) for label in (0, 1, 2, 0, 1)]
-    drawn = np.asarray(detections(*found).draw(Image.new("RGB", (600, 400), GREY)))
-    alone = np.asarray(detections(found[0]).draw(Image.new("RGB", (600, 400), GREY)))
+    drawn = np.asarray(detections(*found).plot(Image.new("RGB", (600, 400), GREY)))
+    alone = np.asarray(detections(found[0]).plot(Image.new("RGB", (600, 400), GREY)))
 
     def labelled_px(pixels: np.ndarray) -> int:
         return int((pixels != GREY).any(axis=2).sum()) - 4 * 2 * 100
@@ -238,29 +238,29 @@ def test_labels_do_not_cover_each_other_while_there_is_room() -> None:
 
 def test_boxes_beyond_the_image_and_without_area_are_drawn_at_its_edge() -> None:
     beyond = detections(([-50, -50, 9000, 9000], 0.9, 0), ([700, 500, 800, 600], 0.8, 1), ([5, 5, 5, 5], 0.7, 2))
-    drawn = beyond.draw(Image.new("RGB", (600, 400), GREY))
+    drawn = beyond.plot(Image.new("RGB", (600, 400), GREY))
     assert drawn.size == (600, 400)
     assert drawn.getpixel((0, 200)) == class_color(0)
 
 
-def test_draw_reads_the_image_again_from_its_path(tmp_path: Path) -> None:
+def test_plot_reads_the_image_again_from_its_path(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (600, 400), GREY).save(path)
     found = detections(([10, 10, 60, 60], 0.9, 0))
-    assert np.asarray(Detections(**{**vars(found), "path": path}).draw()).shape == (400, 600, 3)
+    assert np.asarray(Detections(**{**vars(found), "path": path}).plot()).shape == (400, 600, 3)
     with pytest.raises(ValueError, match="no path: give the image"):
-        found.draw()
+        found.plot()
     with pytest.raises(ValueError, match=r"the image is 4 x 6 .* 400 x 600"):
-        found.draw(Image.new("RGB", (6, 4)))
+        found.plot(Image.new("RGB", (6, 4)))
 
 
-def test_draw_takes_a_picture_at_a_reduced_scale() -> None:
+def test_plot_takes_a_picture_at_a_reduced_scale() -> None:
     found = detections(([100, 80, 400, 300], 0.9, 1), size=(1600, 2400))
-    drawn = np.asarray(found.draw(Picture(Image.new("RGB", (600, 400), GREY), (1600, 2400))))
-    expected = detections(([25, 20, 100, 75], 0.9, 1)).draw(Image.new("RGB", (600, 400), GREY))
+    drawn = np.asarray(found.plot(Picture(Image.new("RGB", (600, 400), GREY), (1600, 2400))))
+    expected = detections(([25, 20, 100, 75], 0.9, 1)).plot(Image.new("RGB", (600, 400), GREY))
     assert np.array_equal(drawn, np.asarray(expected))
     with pytest.raises(ValueError, match="draw on the image they were made from"):
-        found.draw(Picture(Image.new("RGB", (600, 400), GREY), (400, 600)))
+        found.plot(Picture(Image.new("RGB", (600, 400), GREY), (400, 600)))
 
 
 def _distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -115,7 +115,7 @@ def test_a_large_jpeg_gives_its_boxes_in_pixels_of_the_file(
     assert reduced.image_size == whole.image_size == (733, 1101)
     torch.testing.assert_close(reduced.scores, whole.scores, atol=0.01, rtol=0)
     torch.testing.assert_close(reduced.boxes_xyxy, whole.boxes_xyxy, atol=5, rtol=0)
-    assert reduced.draw().size == (552, 368), "a quarter, which is small and enlarged twice"
+    assert reduced.plot().size == (552, 368), "a quarter, which is small and enlarged twice"
     assert model.predict(tmp_path / "a.jpg", 0.0, size="native", on_error="return", max_pixels=100_000)[0].args
 
 

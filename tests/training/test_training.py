@@ -43,15 +43,26 @@ def test_the_backbone_starts_from_a_local_file(config: TrainConfig, tmp_path: Pa
         Trainer(replace(config, backbone_weights=tmp_path / "absent.pth"))
 
 
-def test_a_run_leaves_everything_it_promises(config: TrainConfig) -> None:
+def test_a_run_leaves_everything_it_promises(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = train(config)
     run = config.folder
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert {"lr", "loss", "loss_cls", "loss_box", "loss_centerness", "AP", "AP50", "data_wait"} <= set(rows[0])
-    for name in ("curves.png", "train.json", "evaluation/metrics.json", "evaluation/pr_curve.png", "report.html"):
+    for name in (
+        "curves.png",
+        "train.json",
+        "evaluation/metrics.json",
+        "evaluation/pr_curve.png",
+        "report.html",
+        "thresholds.json",
+    ):
         assert (run / name).stat().st_size > 0
     assert list((run / "tensorboard").iterdir())
+    notes = json.loads((run / "evaluation/metrics.json").read_text())["notes"]
+    assert notes == list(evaluation.notes)
+    assert "the detector finds next to nothing" in notes[0], "it had two epochs"
+    assert all(note in " ".join(capsys.readouterr().out.split()) for note in notes[:1])
     best = load_model(run)
     assert best.labels == ("blue", "red")
     assert best.config.preprocess.shortest_edge == 64

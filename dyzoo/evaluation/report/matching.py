@@ -202,22 +202,30 @@ class Matcher:
         Every score that occurs is tried. Of several that are equally good the highest is taken, and of all numbers that
         keep the same detections the one with the fewest decimals. None if no object is found at any score.
         """
-        objects_of_class = np.bincount(self.objects.labels[~self.objects.crowd], minlength=self.num_classes)
         gains = np.zeros(len(self.finds.scores))  # what each detection adds to the sum of F1 over the classes
-        for label in np.flatnonzero(objects_of_class):
-            places = np.flatnonzero((self.finds.labels == label) & ~self._ignored)
-            right = np.cumsum(self._own_match[places] != NOTHING)
-            f1 = 2 * right / (np.arange(1, len(places) + 1) + objects_of_class[label])
+        with_objects = np.flatnonzero(self._objects_of_class).tolist()
+        for label in with_objects:
+            places, f1 = self._f1_of_class(label)
             gains[places] = np.diff(f1, prepend=0.0)
-        mean_f1 = np.cumsum(gains) / max(int(np.count_nonzero(objects_of_class)), 1)
-        scores = self.finds.scores
-        complete = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # a threshold keeps all of one score
-        mean_f1 = np.where(complete, mean_f1, 0.0)
-        if not len(scores) or mean_f1.max() <= _TIED:
-            return None
-        best = int(np.flatnonzero(mean_f1 >= mean_f1.max() - _TIED)[0])
-        below = float(scores[best + 1]) if best + 1 < len(scores) else 0.0
-        return Threshold(_roundest(below, float(scores[best])), float(mean_f1[best]))
+        return _highest(self.finds.scores, np.cumsum(gains) / max(len(with_objects), 1))
+
+    def best_thresholds(self) -> list[Threshold | None]:
+        """The score of each class at which its own F1 is highest, as `best_threshold` chooses; None without objects."""
+        best: list[Threshold | None] = []
+        for label in range(self.num_classes):
+            places, f1 = self._f1_of_class(label)
+            best.append(_highest(self.finds.scores[places], f1) if self._objects_of_class[label] else None)
+        return best
+
+    @property
+    def _objects_of_class(self) -> np.ndarray:
+        return np.bincount(self.objects.labels[~self.objects.crowd], minlength=self.num_classes)
+
+    def _f1_of_class(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places of a class's detections in `finds`, and its F1 down to each of them."""
+        places = np.flatnonzero((self.finds.labels == label) & ~self._ignored)
+        right = np.cumsum(self._own_match[places] != NOTHING)
+        return places, 2 * right / (np.arange(1, len(places) + 1) + self._objects_of_class[label])
 
     def at(self, threshold: float) -> Matches:
         """The pairs among the detections with a score of at least `threshold`."""
@@ -311,6 +319,17 @@ def _pair_up(finds: np.ndarray, objects: np.ndarray, match_of_find: np.ndarray, 
         if free[target] and match_of_find[find] == NOTHING:
             match_of_find[find] = target
             free[target] = False
+
+
+def _highest(scores: np.ndarray, f1: np.ndarray) -> Threshold | None:
+    """The threshold of the highest F1 among those down to each of the falling scores; None where all are 0."""
+    complete = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # a threshold keeps all of one score
+    f1 = np.where(complete, f1, 0.0)
+    if not len(scores) or f1.max() <= _TIED:
+        return None
+    best = int(np.flatnonzero(f1 >= f1.max() - _TIED)[0])
+    below = float(scores[best + 1]) if best + 1 < len(scores) else 0.0
+    return Threshold(_roundest(below, float(scores[best])), float(f1[best]))
 
 
 def _roundest(below: float, score: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from dyzoo.files import write_text
 
 REPORT_NAME = "report.html"
 """The usual name of the page's file."""
+
+THRESHOLDS_NAME = "thresholds.json"
+"""The file beside the page with the suggested score thresholds: "threshold" for all classes, "per_class" by name."""
 
 NUM_WORST = 12
 """Images in the page."""
@@ -51,7 +55,7 @@ def write_report(
     record: Mapping[str, Any] | None = None,
     comparison: Comparison | None = None,
 ) -> None:
-    """Write what a detector does well and where it fails as one HTML file.
+    """Write what a detector does well and where it fails as one HTML file, and beside it the thresholds it suggests.
 
     Styles and pictures are inside; there is no script, and nothing is fetched. The same input gives the same bytes with
     the same versions of matplotlib and Pillow. Images that cannot be read are named and do not matter further.
@@ -109,6 +113,12 @@ def write_report(
         )
     )
     write_text(path, page.lstrip())
+    by_class = zip(dataset.labels, matcher.best_thresholds(), strict=True)
+    thresholds = {
+        "threshold": None if best is None else best.score,
+        "per_class": {name: None if own is None else own.score for name, own in by_class},
+    }
+    write_text(Path(path).with_name(THRESHOLDS_NAME), json.dumps(thresholds, indent=2) + "\n")
 
 
 def _environment() -> Environment:

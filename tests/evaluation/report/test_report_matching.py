@@ -164,6 +164,26 @@ def test_the_best_threshold_is_the_best_of_all_scores(seed: int, decimals: int) 
     assert matcher.at(best.score).confusion().tolist() == matcher.at(exact).confusion().tolist()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_threshold_of_a_class_is_the_best_of_its_scores(seed: int) -> None:
+    data, found = random_case(seed, images=4, decimals=1)
+    matcher = Matcher(data, found)
+    for label, best in enumerate(matcher.best_thresholds()):
+        f1 = {score: matcher.at(score).class_scores()["f1"][label] for score in {each["score"] for each in found}}
+        highest = np.nanmax([0.0, *f1.values()])
+        if best is None:
+            assert not has_objects(matcher)[label] or highest == 0
+        else:
+            assert best.mean_f1 == pytest.approx(highest, abs=1e-12)
+            assert matcher.at(best.score).class_scores()["f1"][label] == pytest.approx(highest, abs=1e-12)
+
+
+def test_each_class_has_a_best_threshold_of_its_own() -> None:
+    data = dataset([[(A, 0), (B, 1)]], LABELS)
+    best = Matcher(data, results([[(A, 0, 0.8765), (C, 0, 0.7), (B, 1, 0.25), (C, 2, 0.9)]])).best_thresholds()
+    assert best == [(0.8, 1.0), (0.2, 1.0), None]
+
+
 def has_objects(matcher: Matcher) -> np.ndarray:
     objects = matcher.objects
     return np.bincount(objects.labels[~objects.crowd], minlength=matcher.num_classes) > 0

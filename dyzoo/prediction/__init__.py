@@ -1,0 +1,7 @@
+"""Prediction as a job: from sources to files, with whatever goes wrong on the way."""
+
+from dyzoo.prediction.formats import FORMATS
+from dyzoo.prediction.job import Job, JobResult, Written, predict_to_folder
+from dyzoo.prediction.journal import JOURNAL_NAME
+
+__all__ = ["FORMATS", "JOURNAL_NAME", "Job", "JobResult", "Written", "predict_to_folder"]

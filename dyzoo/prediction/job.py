@@ -1,0 +1,249 @@
+"""The job of `dyzoo predict`: sources -> detections -> files, nothing of which a kill, a full disk or a broken
+picture loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dyzoo.errors import ImageError
+from dyzoo.images.detections import Detections
+from dyzoo.images.reading import ImageSource, Picture, list_images, to_picture
+from dyzoo.prediction.formats import Format, write_format, write_json
+from dyzoo.prediction.journal import JOURNAL_NAME, Journal
+from dyzoo.prediction.names import OutputNames
+from dyzoo.prediction.outputs import Crops, Found, Output, Pictures, try_to_add
+
+ALWAYS_RECORDED = ("threshold", "flips", "size")
+RECORDED = ("classes", "iou", "max_detections", "tiles", "precision", "frame_stride")  # where they are given
+_DEFAULTS: dict[str, Any] = {"threshold": 0.3, "flips": (), "size": None}
+
+
+class Predicting(Protocol):
+    """A `Detector`, or another object with its `predict` and `labels`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def predict(self, images: Any, *args: Any, **settings: Any) -> Any:
+        """As `Detector.predict`, with `stream`, `on_error` and `keep_pictures`."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """One picture's way through the job.
+
+    Attributes:
+        source: what it was read from; None where that could not be read.
+        detections: what was found, without the picture itself; None where it could not be read.
+        picture: the annotated one, if it was written.
+        failures: a line for each thing that went wrong.
+    """
+
+    source: str | None
+    detections: Detections | None
+    picture: Path | None = None
+    failures: tuple[str, ...] = ()
+
+
+@dataclass
+class Written:
+    """The outcome of a job.
+
+    Attributes:
+        images: number of pictures and frames there are results of, those of resumed runs among them.
+        files: by format, the file or the folder of many.
+        failures: a line for each picture that could not be read or written.
+    """
+
+    images: int = 0
+    files: dict[str, Path] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+class Job:
+    """Detects in many pictures and writes what it finds. A context manager, in which `run` and then `finish` is called.
+
+    Args:
+        model: the detector.
+        images: files, folders and globs, or whatever `Detector.predict` takes.
+        out: the folder to write to; made if it is not there.
+        formats: some of `FORMATS`; the journal, detections.jsonl, is written in any case.
+        pictures: write annotated pictures.
+        crops: write the objects, cut out.
+        resume: go on where an earlier job with the same settings has stopped.
+        model_name: what the results say that they come from.
+        json_path: where the format "json" goes in place of detections.json.
+        outputs: others that take each result, such as a film.
+        settings: what `Detector.predict` takes besides: `threshold`, `size`, `batch_size`, ...
+
+    Attributes:
+        total: number of sources that are left to do; None if only the end will tell.
+        done: number of sources that an earlier run has done.
+        journal: the lines that are written already.
+
+    Raises:
+        OSError: `out` cannot be written to.
+        DyzooError: an earlier run is to be resumed that had other settings.
+    """
+
+    def __init__(
+        self,
+        model: Predicting,
+        images: ImageSource | Iterable[ImageSource],
+        out: str | Path,
+        *,
+        formats: Iterable[Format] = ("json",),
+        pictures: bool = True,
+        crops: bool = False,
+        resume: bool = False,
+        model_name: str = "dyzoo",
+        json_path: Path | None = None,
+        outputs: Sequence[Output] = (),
+        **settings: Any,
+    ) -> None:
+        self.model, self.out, self.formats, self.settings = model, Path(out), tuple(formats), settings
+        self.json_path = json_path
+        self.pictures = Pictures(self.out) if pictures else None
+        self.outputs = [*([Crops(self.out)] if crops else []), *outputs]
+        self._keep = pictures or bool(self.outputs)
+        self.out.mkdir(parents=True, exist_ok=True)
+        record = {"model": model_name, **_recorded(settings), **({"crops": True} if crops else {})}
+        self.journal = Journal(self.out / JOURNAL_NAME, record, resume)
+        sources = _listed(images)
+        self.total: int | None = None
+        self.done = 0
+        self._sources: Iterable[tuple[str, ImageSource]] = _named(sources)
+        names: list[str] = []
+        if isinstance(sources, Sequence):
+            left = [(name, source) for name, source in self._sources if not self.journal.has(name)]
+            self.total, self.done, self._sources = len(left), len(sources) - len(left), left
+            names = [name for name, _ in left]
+        self.names = OutputNames(self.out, names, self.journal.stems)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with ExitStack() as closing:
+            closing.callback(self.journal.__exit__, kind, error, _)
+            for output in self.outputs:
+                closing.callback(output.close)
+
+    def run(self) -> Iterator[JobResult]:
+        """Detect and write, a result for each picture when all of it is on the disk.
+
+        Raises:
+            OSError: the disk is full, or a disk has failed; what is done is kept.
+        """
+        keep = {"keep_pictures": True} if self._keep else {}
+        images = (_called(name, source) for name, source in self._sources)
+        answers = self.model.predict(images, on_error="return", stream=True, **keep, **self.settings)
+        for answer in answers:
+            if isinstance(answer, ImageError):
+                yield JobResult(None, None, failures=(str(answer),))
+            elif not self.journal.has(source := answer.source or str(answer.path), answer.frame):
+                yield self._write(answer, source)
+
+    def finish(self) -> dict[str, Path]:
+        """Write the formats, if there is any result; by format the file, or the folder of many.
+
+        Raises:
+            OSError: the disk is full, or cannot be written to; the journal is whole.
+        """
+        if not self.journal.count:
+            return {}
+        files: dict[str, Path] = {}
+        for name in self.formats:
+            if name == "json" and self.json_path is not None:
+                files[name] = write_json(self.journal, self.json_path)
+            else:
+                files[name] = write_format(name, self.journal, self.out, self.model.labels)
+        return files
+
+    def _write(self, detections: Detections, source: str) -> JobResult:
+        found = Found(detections, self.names.stem(source, detections.frame))
+        failures = []
+        picture: Path | None = None
+        if self.pictures is not None:
+            picture = self.pictures.path(found.stem)
+            if failure := try_to_add(self.pictures, found, str(picture)):
+                failures.append(failure)
+                picture = None
+        for output in self.outputs:
+            if failure := try_to_add(output, found, source):
+                failures.append(failure)
+        name = None if picture is None else str(picture.relative_to(self.out))
+        self.journal.add({**detections.to_dict(), "source": source}, found.stem, name)
+        return JobResult(source, replace(detections, picture=None), picture, tuple(failures))
+
+
+def predict_to_folder(
+    model: Predicting, images: ImageSource | Iterable[ImageSource], out: str | Path, **options: Any
+) -> Written:
+    """Detect in many pictures and write what is found, as `dyzoo predict` does.
+
+    Args:
+        model: the detector.
+        images: files, folders and globs, or whatever `Detector.predict` takes.
+        out: the folder to write to.
+        options: those of `Job` and, among them, of `Detector.predict`.
+
+    Raises:
+        OSError: `out` cannot be written to, or the disk is full; with `resume` another call goes on.
+        DyzooError: an earlier run is to be resumed that had other settings.
+    """
+    written = Written()
+    with Job(model, images, out, **options) as job:
+        for result in job.run():
+            written.failures += result.failures
+        written.files, written.images = job.finish(), job.journal.count
+    return written
+
+
+def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change what is found, as JSON gives them back."""
+    values = {name: settings.get(name, _DEFAULTS[name]) for name in ALWAYS_RECORDED}
+    values |= {name: settings[name] for name in RECORDED if settings.get(name) is not None}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _listed(images: ImageSource | Iterable[ImageSource]) -> Sequence[ImageSource] | Iterable[ImageSource]:
+    """The sources; of paths alone those that they stand for, folders and globs among them."""
+    if isinstance(images, ImageSource):
+        images = [images]
+    if not isinstance(images, Sequence):
+        return images
+    paths = [image for image in images if isinstance(image, str | Path)]
+    return list_images(paths) if len(paths) == len(images) else images
+
+
+def _named(sources: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
+    """The sources with their names, those in memory called image_1, image_2, ... by their places."""
+    for number, source in enumerate(sources, 1):
+        name = str(source) if isinstance(source, str | Path) else getattr(source, "source", None)
+        yield name or f"image_{number}", source
+
+
+def _called(name: str, source: ImageSource) -> ImageSource:
+    """The source with its name in it; one that cannot be used is handed on, and is said in its place."""
+    if isinstance(source, Image.Image | np.ndarray | torch.Tensor | Picture):
+        try:
+            return replace(to_picture(source), source=name)
+        except ImageError:
+            return source
+    return source
