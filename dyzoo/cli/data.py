@@ -149,7 +149,7 @@ def label(
       dyzoo data label photos/ -o tasks --to label-studio
     """
     from dyzoo.data import label_images
-    from dyzoo.images.reading import list_images
+    from dyzoo.images.finding import list_images
 
     thresholds = _named_numbers(class_threshold or [])
     wanted = None if classes is None else [name.strip() for name in classes.split(",")]

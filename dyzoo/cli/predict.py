@@ -73,7 +73,7 @@ def predict(
       dyzoo predict photos/ --model runs/mine --size 640 --device cuda
       dyzoo predict photos/ --out seen --resume
     """
-    from dyzoo.images.reading import list_images
+    from dyzoo.images.finding import list_images
     from dyzoo.zoo.catalog import sample_image
     from dyzoo.zoo.names import DEFAULT_MODEL
 
