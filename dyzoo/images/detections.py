@@ -174,15 +174,15 @@ class Detections:
         more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
 
         Args:
-            image: the image given to `predict`; without it `path` is read again.
+            image: the image given to `predict`; without it `picture` is taken, or `path` read again.
 
         Raises:
-            ValueError: there is neither an image nor a path, or the image is not of `image_size`.
+            ValueError: there is no image, picture or path, or the image is not of `image_size`.
             ImageError: the image cannot be read.
         """
-        source = self.path if image is None else image
+        source = image if image is not None else self.picture or self.path
         if source is None:
-            raise ValueError("these detections have no path: give the image to draw on")
+            raise ValueError("these detections have no path: give the image to draw on, or keep_pictures to predict")
         picture = to_picture(source)
         if picture.size != self.image_size:
             raise ValueError(
