@@ -15,32 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dyzoo.config import ATSSConfig, DyHeadConfig, FPNConfig
 from dyzoo.errors import ImageError
 from dyzoo.images import reading
 from dyzoo.images.detections import Detections
 from dyzoo.model.detector import Detector
-from dyzoo.zoo.names import model_config
-
-
-def tiny() -> Detector:
-    torch.manual_seed(0)
-    config = model_config("dyhead_atss_resnet10t")
-    return Detector(
-        replace(
-            config,
-            labels=("red", "blue"),
-            fpn=FPNConfig(channels=32),
-            dyhead=DyHeadConfig(channels=32, num_blocks=1),
-            head=ATSSConfig(prior_probability=0.9, max_detections=5),
-            preprocess=replace(config.preprocess, shortest_edge=64, longest_edge=128),
-        )
-    ).eval()
+from tests.model.small_detector import small_detector
 
 
 @pytest.fixture(scope="module")
 def model() -> Detector:
-    return tiny()
+    return small_detector()
 
 
 def noise(seed: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -114,7 +98,7 @@ def test_a_picture_too_large_for_the_network_is_refused_alone(model: Detector, m
 
 
 def test_a_hostile_divisor_allocates_nothing() -> None:
-    model = tiny()
+    model = small_detector()
     model.config = replace(model.config, preprocess=replace(model.config.preprocess, size_divisor=99_999))
     with pytest.raises(ImageError, match="99999 x 99999"):
         model.predict(noise(0))
@@ -140,7 +124,7 @@ def test_a_large_jpeg_gives_its_boxes_in_pixels_of_the_file(
 
 @pytest.mark.parametrize("training", [True, False])
 def test_threads_get_the_same_answers_and_leave_the_mode_as_it_was(training: bool) -> None:
-    model = tiny()
+    model = small_detector()
     pictures = [noise(seed) for seed in range(8)]
     expected = model.predict(pictures, 0.0)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

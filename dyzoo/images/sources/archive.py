@@ -104,9 +104,10 @@ class _Bounded:
         self.seekable = file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_DIRECTORY_BYTES:
+        content = b"" if size > MAX_DIRECTORY_BYTES else self._file.read(size if size >= 0 else MAX_DIRECTORY_BYTES + 1)
+        if max(size, len(content)) > MAX_DIRECTORY_BYTES:
             raise ImageError(f"its list of members has {size} bytes, expected at most {MAX_DIRECTORY_BYTES}")
-        return self._file.read(size)
+        return content
 
 
 def _opened(file: BinaryIO, name: str) -> zipfile.ZipFile:
@@ -120,7 +121,7 @@ def _opened(file: BinaryIO, name: str) -> zipfile.ZipFile:
 
 def _is_image(member: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(member.filename)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
     return not member.is_dir() and not hidden and path.suffix.lower() in IMAGE_SUFFIXES
 
 

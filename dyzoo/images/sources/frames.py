@@ -6,7 +6,8 @@ network alone, never to other files; and decoders refuse more pixels than are al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,6 +32,7 @@ _CONTAINERS = (
 )
 _OF_NETWORK = f"{_CONTAINERS},hls,dash,mpjpeg,rtsp,rtp,sdp"
 _QUARTERS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+_SILENCE = "nothing came for {:g} s"
 _SAID_AT_MOST = 200  # characters of what FFmpeg says
 
 
@@ -67,44 +69,49 @@ def read_frames(
     """
     try:
         av = load_av(name)
-        limit = str(MAX_PIXELS if reading.max_pixels is None else reading.max_pixels)
-        container = _open(av, opened, name, {**options, "max_pixels": limit}, format)
-        with closing(container):
-            yield from _frames(av, container, name, reading, limit)
+        with closing(_open(av, opened, name, options, reading, format)) as container:
+            yield from _frames(av, container, name, reading)
     except ImageError as error:
         yield failing(str(error))
 
 
-def _open(av: Any, opened: str | BinaryIO, name: str, options: dict[str, str], format: str | None) -> InputContainer:
+def _open(
+    av: Any, opened: str | BinaryIO, name: str, options: dict[str, str], reading: Reading, format: str | None
+) -> InputContainer:
+    begin = time.monotonic()
+    # The first frames are decoded here, to learn their size.
+    options = {**options, "max_pixels": str(max(MAX_PIXELS, reading.max_pixels or 0))}
     try:
         return av.open(  # type: ignore[no-any-return]
             opened, format=format, options=options, metadata_errors="replace", timeout=(PATIENCE_S, PATIENCE_S)
         )
     except Exception as error:  # FFmpeg's, and those of what it opens
-        raise ImageError(f"{name} cannot be opened as a film: {_why(av, error)}") from None
+        why = _why(av, error) if time.monotonic() - begin < PATIENCE_S else _SILENCE.format(PATIENCE_S)
+        raise ImageError(f"{name} cannot be opened as a film: {why}") from None
 
 
-def _frames(av: Any, container: InputContainer, name: str, reading: Reading, limit: str) -> Iterator[Pending]:
+def _frames(av: Any, container: InputContainer, name: str, reading: Reading) -> Iterator[Pending]:
     if not container.streams.video:
         raise ImageError(f"{name} holds no film")
     stream = container.streams.video[0]
     check_pixels(name, stream.codec_context.width, stream.codec_context.height, reading.max_pixels)
     stream.thread_type = "AUTO"
-    stream.codec_context.options = {"max_pixels": limit}
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS if reading.max_pixels is None else reading.max_pixels)}
     number = -1
     damaged: list[int] = []  # the first of them, and how many
     ended = ""
     packets = container.demux(stream)
-    while True:
+    while not ended:
+        decode: Callable[[], Sequence[VideoFrame]]
         try:
-            packet = next(packets)
+            decode = next(packets).decode
         except StopIteration:
             break
         except av.error.FFmpegError as error:
             ended = _why(av, error)
-            break
+            decode = partial(stream.codec_context.decode, None)  # what has arrived still comes out
         try:
-            frames: list[VideoFrame | None] = list(packet.decode())
+            frames: list[VideoFrame | None] = list(decode())
         except av.error.EOFError:
             break
         except av.error.FFmpegError:
@@ -117,7 +124,8 @@ def _frames(av: Any, container: InputContainer, name: str, reading: Reading, lim
                 yield partial(_picture, av, frame, name, number, _time_s(frame, stream, number), reading)
     said = []
     if damaged:
-        said.append(f"{damaged[1]} of {number + 1} frames are damaged and left out, the first is {damaged[0]}")
+        first, count = damaged
+        said.append(f"{count} of {number + 1} frames cannot be decoded and are left out, the first is {first}")
     if ended:
         said.append(f"it breaks off after {number + 1} frames ({ended})")
     if number < 0 and not said:
@@ -148,5 +156,5 @@ def _time_s(frame: VideoFrame, stream: VideoStream, number: int) -> float | None
 
 def _why(av: Any, error: Exception) -> str:
     if isinstance(error, av.error.ExitError):
-        return f"nothing came for {PATIENCE_S:g} s"
+        return _SILENCE.format(PATIENCE_S)
     return printable(getattr(error, "strerror", None) or first_line(error))[:_SAID_AT_MOST]
