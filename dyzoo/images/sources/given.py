@@ -19,7 +19,7 @@ from dyzoo.images.sources.single import Encoded, InMemory, Unusable
 
 One: TypeAlias = str | Path | int | bytes | Image.Image | np.ndarray | torch.Tensor | Picture | Source
 Given: TypeAlias = One | Iterable[One] | Iterable[Iterable[One]]
-"""What pictures come out of: a file, folder, glob, list or address, a camera's index, the content of an image file, a
+"""Everything that `predict` takes: a file, folder, glob, list or address, a camera's index, the content of an image file, a
 picture in memory, a batch of them, a source; or any iterable of these, or of iterables of these."""
 
 EXPECTED = (

@@ -90,7 +90,6 @@ def read_source(source: Source, reading: Reading) -> list[Picture | str]:
 
 
 def test_the_content_decides_what_an_address_is(server: Server, tmp_path: Path) -> None:
-    pytest.importorskip("av")
     film = write_film(tmp_path / "a.mkv").read_bytes()
     server.pages = {
         "/a.jpg": (200, {}, jpeg()),
@@ -110,7 +109,6 @@ def test_the_content_decides_what_an_address_is(server: Server, tmp_path: Path) 
 
 
 def test_pictures_that_follow_each_other_are_a_live_film(server: Server) -> None:
-    pytest.importorskip("av")
     part = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg()), jpeg())
     server.pages = {"/live": (200, {"Content-Type": "multipart/x-mixed-replace; boundary=x"}, part * 20)}
     (source,) = list_sources(f"{server.url}/live")
@@ -142,7 +140,6 @@ def test_a_redirect_leads_nowhere_but_to_the_web(server: Server, target: str) ->
 
 
 def test_a_film_that_redirects_or_leads_to_a_file_gives_nothing(server: Server, tmp_path: Path) -> None:
-    pytest.importorskip("av")
     secret = write_film(tmp_path / "secret.mkv")
     server.pages = {
         "/list.m3u8": (200, {}, f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nfile://{secret}\n".encode()),
