@@ -137,7 +137,7 @@ class PredictingModel(PretrainedModel):
             keep_pictures: keep each picture as `Detections.picture`.
             on_error: "return" gives the `ImageError` of an image that cannot be used in the place of its
                 `Detections`, so that the others still come out; "raise" raises it.
-            stream: give an iterator, which keeps nothing of what it has given; needed for what has no end.
+            stream: give an iterator, which keeps nothing of what it has given; cameras and live streams need it.
             max_pixels: an image file of more is not decoded; None for `dyzoo.images.reading.MAX_PIXELS`.
 
         Returns:
@@ -157,7 +157,10 @@ class PredictingModel(PretrainedModel):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"{name} is {value!r}, expected a number of at least {least}")
         reading = Reading(
-            lambda image_size: network_size(self.config.preprocess, image_size, size), max_pixels, frame_stride
+            lambda image_size: network_size(self.config.preprocess, image_size, size),
+            max_pixels,
+            frame_stride,
+            takes_endless=stream,
         )
         is_asked_ahead = workers is not None or not isinstance(images, Iterator)
         inputs = read_all(

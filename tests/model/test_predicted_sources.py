@@ -66,14 +66,14 @@ def everything(tmp_path: Path) -> list[Any]:
 def test_the_answers_are_the_same_to_the_bit_however_they_are_read(
     model: Detector, everything: list[Any], batch_size: int
 ) -> None:
-    settings: dict[str, Any] = {"batch_size": batch_size, "on_error": "return"}
-    expected = model.predict(everything, 0.0, workers=0, **settings)
+    settings: dict[str, Any] = {"batch_size": batch_size, "on_error": "return", "stream": True}
+    expected = list(model.predict(everything, 0.0, workers=0, **settings))
     assert len(expected) == 19
     assert [number for number, each in enumerate(expected) if isinstance(each, ImageError)] == [6, 8, 11]
     for workers in (None, 1, 3):
-        answers = model.predict(everything, 0.0, workers=workers, **settings)
+        answers = list(model.predict(everything, 0.0, workers=workers, **settings))
         assert all(same(a, b) for a, b in zip(answers, expected, strict=True)), workers
-    answers = list(model.predict(iter(everything), 0.0, stream=True, **settings))
+    answers = list(model.predict(iter(everything), 0.0, **settings))
     if batch_size == 1:
         assert all(same(a, b) for a, b in zip(answers, expected, strict=True)), "asked one by one"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dyzoo")]
@@ -145,6 +145,13 @@ def test_a_stream_that_is_left_leaves_no_thread(model: Detector, tmp_path: Path)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("dyzoo")]
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dyzoo")]
+
+
+def test_a_camera_needs_a_stream_of_answers(model: Detector) -> None:
+    with pytest.raises(ImageError, match=r"camera 0 may never end: predict\(..., stream=True\)"):
+        model.predict(0)
+    (answer,) = model.predict(987654, stream=True, on_error="return")
+    assert "camera 987654 is not there" in str(answer)
 
 
 def test_an_error_that_is_raised_comes_after_the_pictures_before_it(model: Detector, tmp_path: Path) -> None:

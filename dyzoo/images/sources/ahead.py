@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from dyzoo.errors import ImageError
 from dyzoo.images.reading import Picture
-from dyzoo.images.sources.base import Pending, Reading, Source
+from dyzoo.images.sources.base import Pending, Reading, Source, failing
 
 ResultT = TypeVar("ResultT")
 
@@ -61,10 +61,10 @@ def read_all(
                 yield from _drain(waiting, work, pool, places)
                 yield from _film(source, work, pool, workers * _PLACES)
                 continue
-            for pending in source.open(reading):
+            for pending in work.open(source):
                 waiting.append(pool.submit(work, pending))
                 while len(waiting) >= places:
-                    yield from _result(waiting.popleft(), work, pool, workers * _PLACES)
+                    yield from _first(waiting, work, pool, workers * _PLACES)
         yield from _drain(waiting, work, pool, places)
     finally:
         reading.stopped.set()
@@ -78,6 +78,14 @@ class _Work(Generic[ResultT]):
     def __init__(self, reading: Reading, finish: Callable[[Picture], ResultT]) -> None:
         self.reading, self.finish = reading, finish
 
+    def open(self, source: Source) -> Iterator[Pending]:
+        """The source's pictures, or why it is not read."""
+        if source.is_live and not self.reading.takes_endless:
+            return iter(
+                [failing(f"{source.source} may never end: predict(..., stream=True) gives one answer at a time")]
+            )
+        return source.open(self.reading)
+
     def __call__(self, pending: Pending) -> ResultT | Source | ImageError:
         try:
             made = pending()
@@ -88,7 +96,7 @@ class _Work(Generic[ResultT]):
 
 def _in_turn(sources: Iterable[Source], work: _Work[ResultT]) -> Iterator[ResultT | ImageError]:
     for source in sources:
-        for pending in source.open(work.reading):
+        for pending in work.open(source):
             made = work(pending)
             if isinstance(made, Source):
                 yield from _in_turn([made], work)
@@ -100,13 +108,14 @@ def _drain(
     waiting: deque[Future[Any]], work: _Work[ResultT], pool: ThreadPoolExecutor, places: int
 ) -> Iterator[ResultT | ImageError]:
     while waiting:
-        yield from _result(waiting.popleft(), work, pool, places)
+        yield from _first(waiting, work, pool, places)
 
 
-def _result(
-    future: Future[Any], work: _Work[ResultT], pool: ThreadPoolExecutor, places: int
+def _first(
+    waiting: deque[Future[Any]], work: _Work[ResultT], pool: ThreadPoolExecutor, places: int
 ) -> Iterator[ResultT | ImageError]:
-    made = future.result()
+    made = waiting[0].result()  # still among those that wait, should this be interrupted
+    waiting.popleft()
     if isinstance(made, Source):
         yield from _film(made, work, pool, places)
     else:
@@ -164,7 +173,7 @@ class _Feed(Generic[ResultT]):
         self._thread.join(_FAREWELL_S)
 
     def _run(self) -> None:
-        pendings = self._source.open(self._work.reading)
+        pendings = self._work.open(self._source)
         try:
             for pending in pendings:
                 with self._changed:
@@ -181,7 +190,8 @@ class _Feed(Generic[ResultT]):
         except BaseException as error:
             self._failure = error
         finally:
-            pendings.close()  # type: ignore[attr-defined]
+            if isinstance(pendings, Generator):
+                pendings.close()
             with self._changed:
                 self._is_over = True
                 self._changed.notify_all()

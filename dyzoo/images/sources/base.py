@@ -19,12 +19,14 @@ class Reading:
     Attributes:
         least_size, max_pixels: as for `dyzoo.images.reading.read_picture`.
         frame_stride: every n-th frame of films and streams, from the first on.
+        takes_endless: cameras and streams are read; otherwise each is an `ImageError`, as its pictures would not end.
         stopped: set when nobody wants the pictures any more: what waits for a server gives up.
     """
 
     least_size: Callable[[tuple[int, int]], tuple[int, int]] = lambda _: (1, 1)
     max_pixels: int | None = None
     frame_stride: int = 1
+    takes_endless: bool = True
     stopped: Event = field(default_factory=Event)
 
 

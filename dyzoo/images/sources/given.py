@@ -19,8 +19,8 @@ from dyzoo.images.sources.single import Encoded, InMemory, Unusable
 
 One: TypeAlias = str | Path | int | bytes | Image.Image | np.ndarray | torch.Tensor | Picture | Source
 Given: TypeAlias = One | Iterable[One] | Iterable[Iterable[One]]
-"""Everything that `predict` takes: a file, folder, glob, list or address, a camera's index, the content of an image file, a
-picture in memory, a batch of them, a source; or any iterable of these, or of iterables of these."""
+"""Everything that `predict` takes: a file, folder, glob, list or address, the index of a camera, the content of an
+image file, a picture in memory, a batch of them, a source; or any iterable of these, or of iterables of these."""
 
 EXPECTED = (
     "a path, a folder, a glob, an address, the index of a camera, the bytes of an image file, a PIL image, an array "

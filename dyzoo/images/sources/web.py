@@ -10,9 +10,11 @@ import base64
 import http.client
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from threading import Thread
 from typing import IO, Any, ClassVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -33,6 +35,7 @@ MAX_FETCH_S = 120.0
 """Seconds that one image may take."""
 
 _PIECE = 2**16
+_GLANCE_S = 0.1  # between looks whether the picture is still wanted
 _PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto"
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
@@ -55,7 +58,7 @@ class WebAddress(Source):
 
     def open(self, reading: Reading) -> Iterator[Pending]:
         """The image, or the film that it turns out to be."""
-        yield lambda: self._fetch(reading)
+        yield lambda: _unless_stopped(lambda: self._fetch(reading), self.source, reading)
 
     def _fetch(self, reading: Reading) -> Picture | Source:
         try:
@@ -93,6 +96,24 @@ class _LiveAnswer(WebFilm):
     """Pictures that a camera's server sends as they are made."""
 
     is_live: ClassVar[bool] = True
+
+
+def _unless_stopped(fetch: Callable[[], Picture | Source], name: str, reading: Reading) -> Picture | Source:
+    """Fetch in a thread that is left behind when nobody wants the picture any more: nothing else ends a silent read."""
+    future: Future[Picture | Source] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(fetch())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=work, name="dyzoo fetching", daemon=True).start()
+    while not future.done():
+        wait([future], timeout=_GLANCE_S)
+        if reading.stopped.is_set() and not future.done():
+            raise ImageError(f"{name} is no longer wanted")
+    return future.result()
 
 
 def is_image(head: bytes) -> bool:

@@ -210,3 +210,14 @@ def test_what_waits_is_told_to_stop() -> None:
     assert started.wait(30)
     results.close()
     assert threads() == []
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_what_may_never_end_is_an_error_where_an_end_is_needed(workers: int) -> None:
+    live = Live(range(3))
+    sources = [Numbers(range(1)), live, Address(live), Numbers(range(1, 2))]
+    first, second, third, last = read_all(sources, Reading(takes_endless=False), number, workers)
+    assert (first, last) == (0, 1)
+    assert str(second) == str(third)
+    assert "stream=True" in str(second)
+    assert live.opened == []

@@ -40,9 +40,13 @@ def grey(picture: Picture | str) -> int:
     return round(float(np.asarray(picture.image).mean()))
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
-def test_a_film_gives_its_frames_in_order_with_number_and_time(tmp_path: Path, name: str) -> None:
-    path = write_film(tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "mpeg4"), ("a.mkv", "mpeg4"), ("a.avi", "mpeg4"), ("a.ts", "mpeg4"), ("b.mp4", "libx264"),
+     ("a.webm", "libvpx-vp9")],
+)  # fmt: skip
+def test_a_film_gives_its_frames_in_order_with_number_and_time(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_film(tmp_path / name, codec=codec)
     found = read(Film.at(path))
     assert [abs(grey(picture) - level(number)) <= 5 for number, picture in enumerate(found)] == [True] * 12
     for number, picture in enumerate(found):

@@ -18,6 +18,7 @@ from PIL import Image
 from dyzoo.errors import ImageError
 from dyzoo.images.reading import Picture
 from dyzoo.images.sources import web
+from dyzoo.images.sources.ahead import read_all
 from dyzoo.images.sources.base import Reading, Source
 from dyzoo.images.sources.naming import list_sources
 from tests.images.sources.films import level, write_film
@@ -176,6 +177,29 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(server: Server) -> None:
     server.pages = {"/a.jpg": (200, {}, jpeg())}
     (line,) = read(f"{server.url}/a.jpg", max_pixels=1000)
     assert "max_pixels" in str(line)
+
+
+def test_a_silent_server_keeps_nobody_who_has_gone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, reached = threading.Event(), threading.Event()
+
+    def silent(_: Any) -> None:
+        reached.set()
+        gone.wait(30)
+
+    server.pages = {"/a.jpg": (200, {}, jpeg()), "/silent.jpg": (200, {}, silent)}
+    reading = Reading()
+    sources = list_sources([f"{server.url}/a.jpg", f"{server.url}/silent.jpg"])
+    results = read_all(sources, reading, lambda picture: picture.source, 2)
+    assert next(results) == f"{server.url}/a.jpg"
+    assert reached.wait(30)
+    results.close()
+    assert not gone.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dyzoo reading")]
+    left = [thread for thread in threading.enumerate() if thread.name == "dyzoo fetching"]
+    assert all(thread.daemon for thread in left)
+    gone.set()
+    for thread in left:
+        thread.join(30)
 
 
 def test_silence_and_trickles_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
