@@ -247,7 +247,7 @@ class _Input(NamedTuple):
     picture: Picture
 
     def padded(self, divisor: int) -> object:
-        """What pictures in one batch have in common: the size of the network's input, or nothing."""
+        """A key that pictures of one batch share: the size of the network's input; where looks differ, one of its own."""
         sizes = {padded_size([(look.pixels.shape[1], look.pixels.shape[2])], divisor) for look in self.looks}
         return sizes.pop() if len(sizes) == 1 else object()
 

@@ -92,7 +92,7 @@ class Camera(Source):
         yield from read_frames(device, self.source, reading, {}, format)
 
     def _device(self) -> tuple[str, str]:
-        """What FFmpeg calls the camera and its system."""
+        """The names that FFmpeg has for the camera and for its system. Raises `ImageError`: it is not there."""
         absent = ImageError(f"{self.source} is not there")
         if self.index < 0:
             raise absent
