@@ -247,7 +247,7 @@ class _Input(NamedTuple):
     picture: Picture
 
     def padded(self, divisor: int) -> object:
-        """A key that pictures of one batch share: the size of the network's input; where looks differ, one of its own."""
+        """The key that pictures of one batch share: their size in the network; its own where looks differ."""
         sizes = {padded_size([(look.pixels.shape[1], look.pixels.shape[2])], divisor) for look in self.looks}
         return sizes.pop() if len(sizes) == 1 else object()
 
