@@ -153,7 +153,7 @@ def label(
       dyzoo data label photos/ -o seen --model mmdet_glip_t_a --classes names.txt
     """
     from dyzoo.data import label_images
-    from dyzoo.images.reading import list_images
+    from dyzoo.images.finding import list_images
 
     thresholds = _named_numbers(class_threshold or [])
     size_px = parse_size(size)

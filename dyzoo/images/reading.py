@@ -6,13 +6,12 @@ EXIF orientation is applied, transparency is laid over white, 16-bit values are 
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -22,7 +21,9 @@ from PIL import Image, JpegImagePlugin
 
 from dyzoo.errors import ImageError, first_line
 from dyzoo.files import open_regular
+from dyzoo.images.finding import IMAGE_SUFFIXES, at_home, expand
 from dyzoo.images.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb
+from dyzoo.text import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,6 @@ million, and each copy of so many takes 400 MB. Pillow itself refuses twice `PIL
 
 REDUCED_ABOVE = 2**25
 """Pixels (34 million) beyond which `read_picture` has a JPEG decoded at 1/2, 1/4 or 1/8 of its scale."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
 # Pillow knows more formats, but some of them start other programs (EPS runs Ghostscript): too much for a file of a
 # stranger.
@@ -97,9 +96,27 @@ def read_picture(
         ImageError: as `read_image`.
     """
     with _open(path) as image:
-        width, height = _upright_size(image)
-        area = _draft(image, least_size((height, width)), _limit(max_pixels))
-        return Picture(_decode(image, path, _limit(max_pixels), area), (height, width), Path(path), str(path))
+        return _as_picture(image, path, least_size, max_pixels, Path(path))
+
+
+def decode_picture(
+    content: bytes,
+    name: str,
+    least_size: Callable[[tuple[int, int]], tuple[int, int]] = lambda _: (1, 1),
+    max_pixels: int | None = None,
+) -> Picture:
+    """The same for the content of an image file that is in memory; errors call it `name`. Raises `ImageError`."""
+    return _as_picture(_identify(BytesIO(content), name), name, least_size, max_pixels, None)
+
+
+def check_pixels(name: str | Path, width: int, height: int, max_pixels: int | None) -> None:
+    """Refuse what has more pixels than may be decoded, None for `MAX_PIXELS`. Raises `ImageError`."""
+    limit = _limit(max_pixels)
+    if width * height > limit:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, {width * height / 1e6:.0f} million, expected at most "
+            f"{limit / 1e6:.0f} million: cut it into tiles, or allow more with max_pixels (--max-pixels)"
+        )
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
@@ -158,78 +175,10 @@ def to_rgb(source: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Imag
     raise ImageError(f"image is a {type(source).__name__}, expected a path, a PIL image, an array or a tensor")
 
 
-def list_images(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Find image files: naturally sorted (`2.jpg` before `10.jpg`), each once.
-
-    Args:
-        patterns: files (kept whatever their suffix), folders (the images directly inside), and globs (`**` goes
-            into subfolders). Hidden files are passed over.
-
-    What matches nothing is kept as it came: reading it then says so, and does not keep the others from being read.
-    """
-    if isinstance(patterns, str | Path):
-        patterns = [patterns]
-    found: set[Path] = set()
-    for pattern in patterns:
-        try:
-            found.update(_expand(_at_home(pattern)) or [Path(pattern)])
-        except (OSError, ValueError):  # a folder that may not be read, a name that is too long: to be said as above
-            found.add(Path(pattern))
-    return sorted(found, key=natural_key)
-
-
-def natural_key(path: str | Path) -> list[tuple[int, int, str]]:
-    """Sort key that orders runs of digits by their number."""
-    key = []
-    for part in filter(None, re.split(r"([0-9]+)", str(path))):
-        digits = part.lstrip("0") if part.isdecimal() else ""  # as text: Python turns no more than 4300 into a number
-        key.append((0, len(digits), digits) if part.isdecimal() else (1, 0, part))
-    return [*key, (2, 0, str(path))]
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether this is a file that looks like an image by its name; hidden files do not."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _at_home(path: str | Path) -> Path:
-    """The path with the home folder for a tilde; a file may be called so, too, where nobody has that name."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
-def _expand(pattern: Path) -> list[Path]:
-    if pattern.is_dir():
-        return [path for path in pattern.iterdir() if is_image_file(path)]
-    if os.path.lexists(pattern):
-        return [pattern]
-    return [path for path in _matches(str(pattern)) if is_image_file(path)]
-
-
-def _matches(pattern: str) -> Iterator[Path]:
-    """Paths that a glob matches; `**` goes through links to folders as well, but into each folder once."""
-    stars = re.search(r"(?:^|(?<=/))\*\*(?:/|$)", pattern)
-    if stars is None:
-        yield from map(Path, glob.glob(pattern))  # noqa: PTH207 (pathlib has none for absolute patterns)
-        return
-    above, below = pattern[: stars.start()], pattern[stars.end() :] or "*"
-    seen: set[tuple[int, int]] = set()
-    for top in glob.glob(above) if above else ["."]:  # noqa: PTH207
-        for folder, subfolders, _ in os.walk(top, followlinks=True):
-            status = os.stat(folder)  # noqa: PTH116
-            identity = (status.st_dev, status.st_ino)
-            subfolders[:] = [] if identity in seen else sorted(name for name in subfolders if not name.startswith("."))
-            if identity not in seen:
-                seen.add(identity)
-                yield from _matches(os.path.join(glob.escape(folder), below))  # noqa: PTH118
-
-
 @contextmanager
 def _open(path: str | Path) -> Iterator[Image.Image]:
     """Open without decoding the pixels."""
-    path = _at_home(path)
+    path = at_home(path)
     try:
         file = open_regular(path)
     except FileNotFoundError:
@@ -244,12 +193,12 @@ def _open(path: str | Path) -> Iterator[Image.Image]:
 
 def _held_by(folder: Path) -> str:
     try:
-        return "expected an image file" if _expand(folder) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
+        return "expected an image file" if expand(folder) else f"it holds no image ({', '.join(IMAGE_SUFFIXES)})"
     except OSError as error:
         return f"which cannot be read: {error.strerror or first_line(error)}"
 
 
-def _identify(file: BinaryIO, path: Path) -> Image.Image:
+def _identify(file: BinaryIO, path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes up to half of what is an error, and of damaged metadata
@@ -257,10 +206,22 @@ def _identify(file: BinaryIO, path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large: {first_line(error)}") from None
     except Image.UnidentifiedImageError:
-        what = "is empty" if os.fstat(file.fileno()).st_size == 0 else "is not an image of a known format"
+        what = "is empty" if file.seek(0, os.SEEK_END) == 0 else "is not an image of a known format"
         raise ImageError(f"{path} {what} ({', '.join(_PILLOW_FORMATS)})") from None
     except Exception as error:  # as in read_image
         raise ImageError(f"{path} cannot be opened: {first_line(error)}") from None
+
+
+def _as_picture(
+    image: Image.Image,
+    name: str | Path,
+    least_size: Callable[[tuple[int, int]], tuple[int, int]],
+    max_pixels: int | None,
+    path: Path | None,
+) -> Picture:
+    width, height = _upright_size(image)
+    area = _draft(image, least_size((height, width)), _limit(max_pixels))
+    return Picture(_decode(image, name, _limit(max_pixels), area), (height, width), path, printable(str(name)))
 
 
 def _limit(max_pixels: int | None) -> int:
@@ -294,12 +255,7 @@ def _draft(image: Image.Image, least_size: tuple[int, int], max_pixels: int) -> 
 
 def _decode(image: Image.Image, path: str | Path, max_pixels: int, area: Area | None = None) -> Image.Image:
     """Check the size of an opened file, and only then decode it."""
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ImageError(
-            f"{path} has {image.width} x {image.height} pixels, {pixels / 1e6:.0f} million, expected at most "
-            f"{max_pixels / 1e6:.0f} million: cut it into tiles, or allow more with max_pixels (--max-pixels)"
-        )
+    check_pixels(path, image.width, image.height, max_pixels)
     try:
         return upright_rgb(image, area)
     except Exception as error:  # decoders of damaged files raise almost anything

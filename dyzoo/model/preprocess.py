@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torchvision.transforms.v2 import functional as TF
 from dyzoo.config import PreprocessConfig
 from dyzoo.model.boxes import add_to_ends
 from dyzoo.model.sizes import padded_size
+
+_WAY_OUT = "model.predict(...) takes paths, arrays and pictures of every kind"
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -37,14 +40,10 @@ def batch_images(
         image_sizes: (H, W) of every image before padding.
 
     Raises:
-        ValueError: an empty list, or an image of another shape.
+        ValueError: anything but tensors, an empty list, or an image of another shape or type.
         ImageError: a batch of more than `MAX_BATCH_PIXELS`.
     """
-    if not images:
-        raise ValueError("images is empty, expected at least one (3, H, W) tensor")
-    for index, image in enumerate(images):
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise ValueError(f"image {index} is {tuple(image.shape)}, expected (3, H, W)")
+    _check_images(images)
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = padded_size(sizes, config.size_divisor)
     mean = torch.tensor(config.mean, device=device).view(3, 1, 1)
@@ -58,6 +57,30 @@ def batch_images(
         normalised = (pixels - mean) / std
         padded.append(F.pad(normalised, (0, width - image.shape[2], 0, height - image.shape[1])))
     return torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes
+
+
+def _check_images(images: Any) -> None:
+    """Refuse what `predict` would take: the network itself takes tensors, resized by whoever made them."""
+    if isinstance(images, Tensor):
+        if images.ndim != 4:
+            raise ValueError(f"images is a tensor {tuple(images.shape)}, expected (N, 3, H, W) or a list of (3, H, W)")
+    elif not isinstance(images, list | tuple):
+        raise ValueError(f"images is {_kind(images)}, expected a list of tensors (3, H, W): {_WAY_OUT}")
+    if not len(images):
+        raise ValueError("images is empty, expected at least one (3, H, W) tensor")
+    for index, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise ValueError(f"image {index} is {_kind(image)}, expected a tensor (3, H, W): {_WAY_OUT}")
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            hint = f": {_WAY_OUT}" if image.ndim == 3 and image.shape[0] in (1, 4) else ""
+            raise ValueError(f"image {index} is {tuple(image.shape)}, expected (3, H, W){hint}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"image {index} is {image.dtype}, expected uint8 in 0..255 or floating point in 0..1")
+
+
+def _kind(given: Any) -> str:
+    name = type(given).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def map_to_image(

@@ -10,13 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from PIL import Image
-
 from dyzoo.errors import ImageError
 from dyzoo.images.detections import Detections
-from dyzoo.images.reading import ImageSource, Picture, list_images, to_picture
+from dyzoo.images.sources.base import Source
+from dyzoo.images.sources.given import Given, given_sources
+from dyzoo.images.sources.naming import list_sources
 from dyzoo.prediction.formats import Format, write_format, write_json
 from dyzoo.prediction.journal import JOURNAL_NAME, Journal
 from dyzoo.prediction.names import OutputNames
@@ -74,7 +72,7 @@ class Job:
 
     Args:
         model: the detector.
-        images: files, folders and globs, or whatever `Detector.predict` takes.
+        images: whatever `Detector.predict` takes: files, folders, globs, films, ...
         out: the folder to write to; made if it is not there.
         formats: some of `FORMATS`; the journal, detections.jsonl, is written in any case.
         pictures: write annotated pictures.
@@ -86,7 +84,7 @@ class Job:
         settings: what `Detector.predict` takes besides: `threshold`, `size`, `batch_size`, ...
 
     Attributes:
-        total: number of sources that are left to do; None if only the end will tell.
+        total: number of pictures that are left to do; None if only the end will tell.
         done: number of sources that an earlier run has done.
         journal: the lines that are written already.
 
@@ -98,7 +96,7 @@ class Job:
     def __init__(
         self,
         model: Predicting,
-        images: ImageSource | Iterable[ImageSource],
+        images: Given,
         out: str | Path,
         *,
         formats: Iterable[Format] = ("json",),
@@ -121,12 +119,12 @@ class Job:
         sources = _listed(images)
         self.total: int | None = None
         self.done = 0
-        self._sources: Iterable[tuple[str, ImageSource]] = _named(sources)
+        self._sources: Iterable[Source] = sources
         names: list[str] = []
         if isinstance(sources, Sequence):
-            left = [(name, source) for name, source in self._sources if not self.journal.has(name)]
-            self.total, self.done, self._sources = len(left), len(sources) - len(left), left
-            names = [name for name, _ in left]
+            self._sources = left = [each for each in sources if not self.journal.has(str(each.source))]
+            self.total = None if any(each.is_many for each in left) else len(left)
+            self.done, names = len(sources) - len(left), [str(each.source) for each in left]
         self.names = OutputNames(self.out, names, self.journal.stems)
 
     def __enter__(self) -> Job:
@@ -145,8 +143,7 @@ class Job:
             OSError: the disk is full, or a disk has failed; what is done is kept.
         """
         keep = {"keep_pictures": True} if self._keep else {}
-        images = (_called(name, source) for name, source in self._sources)
-        answers = self.model.predict(images, on_error="return", stream=True, **keep, **self.settings)
+        answers = self.model.predict(self._sources, on_error="return", stream=True, **keep, **self.settings)
         for answer in answers:
             if isinstance(answer, ImageError):
                 yield JobResult(None, None, failures=(str(answer),))
@@ -186,14 +183,12 @@ class Job:
         return JobResult(source, replace(detections, picture=None), picture, tuple(failures))
 
 
-def predict_to_folder(
-    model: Predicting, images: ImageSource | Iterable[ImageSource], out: str | Path, **options: Any
-) -> Written:
+def predict_to_folder(model: Predicting, images: Given, out: str | Path, **options: Any) -> Written:
     """Detect in many pictures and write what is found, as `dyzoo predict` does.
 
     Args:
         model: the detector.
-        images: files, folders and globs, or whatever `Detector.predict` takes.
+        images: whatever `Detector.predict` takes: files, folders, globs, films, ...
         out: the folder to write to.
         options: those of `Job` and, among them, of `Detector.predict`.
 
@@ -222,28 +217,18 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-def _listed(images: ImageSource | Iterable[ImageSource]) -> Sequence[ImageSource] | Iterable[ImageSource]:
-    """The sources; of paths alone those that they stand for, folders and globs among them."""
-    if isinstance(images, ImageSource):
-        images = [images]
+def _listed(images: Given) -> Sequence[Source] | Iterator[Source]:
+    """The sources, each with a name; a sequence where all of them are known before any is read."""
+    if isinstance(images, str | Path):
+        return list_sources(images)
+    named = _named(given_sources(images))
     if not isinstance(images, Sequence):
-        return images
-    paths = [image for image in images if isinstance(image, str | Path)]
-    return list_images(paths) if len(paths) == len(images) else images
+        return named
+    paths = [each for each in images if isinstance(each, str | Path)]
+    return list_sources(paths) if len(paths) == len(images) else list(named)
 
 
-def _named(sources: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
-    """The sources with their names, those in memory called image_1, image_2, ... by their places."""
+def _named(sources: Iterable[Source]) -> Iterator[Source]:
+    """The sources, those in memory called image_1, image_2, ... by their places."""
     for number, source in enumerate(sources, 1):
-        name = str(source) if isinstance(source, str | Path) else getattr(source, "source", None)
-        yield name or f"image_{number}", source
-
-
-def _called(name: str, source: ImageSource) -> ImageSource:
-    """The source with its name in it; one that cannot be used is handed on, and is said in its place."""
-    if isinstance(source, Image.Image | np.ndarray | torch.Tensor | Picture):
-        try:
-            return replace(to_picture(source), source=name)
-        except ImageError:
-            return source
-    return source
+        yield replace(source, source=f"image_{number}") if source.source is None else source  # type: ignore[type-var]

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from dyzoo.errors import ImageError
 from dyzoo.images import reading
-from dyzoo.images.reading import list_images, read_image, read_image_size, read_picture, to_rgb
+from dyzoo.images.finding import list_images
+from dyzoo.images.reading import read_image, read_image_size, read_picture, to_rgb
 
 ORIENTATION_TAG = 0x0112
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from dyzoo.errors import ImageError
-from dyzoo.images.reading import list_images, read_image
+from dyzoo.images.finding import list_images
+from dyzoo.images.reading import read_image
 
 
 def test_list_images_is_natural_and_without_repetition(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from PIL import Image
 
 from dyzoo.errors import ImageError
 from dyzoo.images.detections import Detections
-from dyzoo.images.reading import to_picture
+from dyzoo.images.reading import Picture
+from dyzoo.images.sources.ahead import read_all
+from dyzoo.images.sources.base import Reading
+from dyzoo.images.sources.given import given_sources
 
 
 class StubModel:
@@ -36,18 +39,13 @@ class StubModel:
         return self._answers(images, settings)
 
     def _answers(self, images: Iterable[Any], settings: dict[str, Any]) -> Iterator[Detections | ImageError]:
-        for image in images:
-            if str(image).endswith(".film"):
-                picture = replace(to_picture(Image.new("RGB", (60, 40))), source=str(image))
+        for source in given_sources(images):
+            if str(source.source).endswith(".film"):
+                picture = Picture(Image.new("RGB", (60, 40)), (40, 60), source=source.source)
                 for frame in range(self.frames):
                     yield self._found(replace(picture, frame=frame, time_s=frame / 10), settings)
                 continue
-            try:
-                picture = to_picture(image)
-            except ImageError as error:
-                yield error
-            else:
-                yield self._found(picture, settings)
+            yield from read_all([source], Reading(), lambda picture: self._found(picture, settings), workers=0)
 
     def _found(self, picture: Any, settings: dict[str, Any]) -> Detections:
         return Detections(

@@ -11,7 +11,7 @@ from pathlib import Path
 from dyzoo.data.formats.lookup import is_made_up, resolves_below
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
-from dyzoo.images.reading import IMAGE_SUFFIXES, natural_key
+from dyzoo.images.finding import IMAGE_SUFFIXES, natural_key
 
 
 def images_below(folder: Path, notes: Notes | None = None, homes: Sequence[Path] = ()) -> list[Path]:

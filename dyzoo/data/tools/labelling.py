@@ -25,6 +25,7 @@ from dyzoo.data.tools.writing import (
 )
 from dyzoo.errors import DatasetError, ImageError
 from dyzoo.images.detections import Detections
+from dyzoo.images.sources.naming import is_image_source
 
 LabelFormat = FormatName | Literal["label-studio", "cvat"]
 LABEL_FORMATS: tuple[str, ...] = (*get_args(FormatName), "label-studio", "cvat")
@@ -110,8 +111,13 @@ def label_images(
     scores: list[np.ndarray] = []
     failures: list[ImageError] = []
     lowest = min(least.values(), default=threshold)
-    found = model.predict(images, lowest, stream=True, on_error="return", **settings)
-    for path, answer in zip(images, track(found, "labelling", len(images)), strict=True):
+    pictures: list[Path] = []
+    others: list[Path] = []
+    for path in images:
+        (pictures if is_image_source(path) else others).append(path)
+    failures += [ImageError(f"{path} is no picture, expected an image file") for path in others]
+    found = model.predict(pictures, lowest, stream=True, on_error="return", **settings)
+    for path, answer in zip(pictures, track(found, "labelling", len(pictures)), strict=True):
         if isinstance(answer, ImageError):
             failures.append(answer)
             continue

@@ -17,7 +17,8 @@ from dyzoo.data.formats.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, 
 from dyzoo.data.records import Notes, Sample
 from dyzoo.data.tools.folder import DatasetFolder, Track, open_folder, untracked
 from dyzoo.errors import DatasetError
-from dyzoo.images.reading import IMAGE_SUFFIXES, read_image_format
+from dyzoo.images.finding import IMAGE_SUFFIXES
+from dyzoo.images.reading import read_image_format
 
 FormatName = Literal["coco", "voc", "yolo"]
 

@@ -149,3 +149,13 @@ def test_the_command_labels_with_the_embedded_detector(
     assert set(dataset.samples[0].labels.tolist()) == {0, 1}
     assert run([*command, "--class-threshold", "RBC"]) == 2
     assert "'RBC' is no NAME=X such as RBC=0.5" in capsys.readouterr().err
+
+
+def test_what_is_no_picture_is_named_and_left_out(pictures: list[Path], tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("film.mp4", "archive.zip", "list.txt")]
+    for path in others:
+        path.touch()
+    labelling = label_images(Scripted(), [others[0], *pictures, *others[1:]], tmp_path / "new")
+    assert labelling.images == 3
+    left_out = [f"{path} is no picture, expected an image file" for path in others]
+    assert [str(error) for error in labelling.failures] == left_out

@@ -18,7 +18,7 @@ from dyzoo.data.formats.voc.folder import Files, find_folders, find_sources
 from dyzoo.data.formats.walking import files_below, images_below
 from dyzoo.data.records import ImageRecord, Notes, ObjectRecord, SplitRecord
 from dyzoo.errors import DatasetError, first_line
-from dyzoo.images.reading import IMAGE_SUFFIXES, natural_key
+from dyzoo.images.finding import IMAGE_SUFFIXES, natural_key
 
 NAME = "Pascal VOC"
 LAYOUT = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/<split>.txt; or images with their .xml beside them"

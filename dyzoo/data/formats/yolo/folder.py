@@ -18,7 +18,7 @@ from dyzoo.data.formats.walking import files_below
 from dyzoo.data.formats.yolo.paths import find_source
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError, first_line
-from dyzoo.images.reading import is_image_file
+from dyzoo.images.finding import is_image_file
 
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")

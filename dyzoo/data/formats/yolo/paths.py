@@ -22,7 +22,7 @@ from dyzoo.data.formats.lookup import (
 from dyzoo.data.formats.walking import note_way_out
 from dyzoo.data.records import Notes
 from dyzoo.errors import DatasetError
-from dyzoo.images.reading import IMAGE_SUFFIXES
+from dyzoo.images.finding import IMAGE_SUFFIXES
 
 FOUND_BY_TAIL = "images not where the label file says, found by name"
 

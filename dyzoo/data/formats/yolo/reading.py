@@ -14,7 +14,7 @@ from dyzoo.data.formats.yolo.labels import LabelFolders, LabelReader
 from dyzoo.data.formats.yolo.paths import listed_images
 from dyzoo.data.records import ImageRecord, Notes, SplitRecord
 from dyzoo.errors import DatasetError
-from dyzoo.images.reading import is_image_file
+from dyzoo.images.finding import is_image_file
 from dyzoo.text import printable
 
 NAME = "YOLO"
