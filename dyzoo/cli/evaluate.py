@@ -53,6 +53,15 @@ def evaluate(
     device: DeviceOption = None,
     size: SizeOption = None,
     flip: FlipOption = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(
+            "--precision",
+            help="What --model computes in; --against stays as its weights are, so that the same detector there shows "
+            "what less precision costs.",
+            show_default="as its weights are",
+        ),
+    ] = None,
 ) -> None:
     """Measure a detector on a dataset.
 
@@ -67,6 +76,8 @@ def evaluate(
       dyzoo evaluate --data DIR --model runs/mine --split test --out report
       dyzoo evaluate --data DIR --model runs/mine --flip horizontal
       dyzoo evaluate --data DIR --model runs/mine --against runs/other
+      dyzoo evaluate --data DIR --model runs/mine --precision bf16 \\
+        --against runs/mine
     """
     from dyzoo.data import open_dataset
     from dyzoo.evaluation import compare
@@ -88,7 +99,7 @@ def evaluate(
         note(line)
     if against is not None:
         load_detector(against, "cpu")  # a mistyped name should not cost an evaluation
-    evaluation = _measure(model, device, dataset, out, options)
+    evaluation = _measure(model, device, dataset, out, {**options, "precision": precision})
     if json_path is not None:
         write_json(json_path, evaluation.to_dict())
     if against is None:
@@ -98,7 +109,8 @@ def evaluate(
         comparison = None
     else:
         other = _measure(against, device, dataset, out / AGAINST_NAME, options)
-        comparison = compare(evaluation, other, dataset, draws, names=(name, _called(against)))
+        first = name if precision is None else f"{name} in {precision}"
+        comparison = compare(evaluation, other, dataset, draws, names=(first, _called(against)))
         for line in comparison.notes:
             note(line)
         comparison.save(out / COMPARISON_NAME)

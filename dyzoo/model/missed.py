@@ -14,12 +14,19 @@ class MissedWarning(DyzooWarning):
     """Something in a picture may not have been found; `Detections.notes` says so of each picture."""
 
 
-def note_on_limit(full: int, looks: int, max_detections: int) -> str | None:
-    """A line where in so many of the looks as many objects were found as may come out of one; None: in none."""
-    if not full:
+def note_on_limit(max_detections: int, full: int, tiles: int, is_picture_full: bool) -> str | None:
+    """A line where as many objects were found as are kept; None where there were fewer.
+
+    Args:
+        max_detections: how many are kept.
+        full: looks at the picture in which so many were found.
+        tiles: looks at it as tiles; 0 without.
+        is_picture_full: whether there were more in the picture, with all tiles.
+    """
+    if not full and not is_picture_full:
         return None
-    where = f"in {full} of {looks} tiles " if looks > 1 else ""
-    ways_out = "raise max_detections=" + ("" if looks > 1 else ", or set tiles='auto'")
+    where = f"in {full} of {tiles} tiles " if tiles and not is_picture_full else ""
+    ways_out = "raise max_detections=" + ("" if tiles else ", or set tiles='auto'")
     return f"{where}{max_detections} objects are kept, the most that are, there may be more: {ways_out}"
 
 

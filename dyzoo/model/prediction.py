@@ -217,12 +217,15 @@ class PredictingModel(PretrainedModel):
         merged = given.looks.merge(found, self.head.inclusive_corners, limits)
         kept = merged["scores"] >= settings.threshold
         full = sum(int((f["scores"] >= settings.threshold).sum()) >= limits.max_detections for f in found)
-        if given.looks.grid is not None and settings.max_detections is not None:
-            kept = kept.nonzero()[: settings.max_detections, 0]
+        tiles = 0 if given.looks.grid is None else len(found) - 1
+        limit = settings.max_detections if tiles else None
+        too_many = limit is not None and int(kept.sum()) > limit
+        note = note_on_limit(limits.max_detections, full, tiles, too_many)
         notes = {
-            "limit": note_on_limit(full, len(found), limits.max_detections) if settings.threshold > 0 else None,
+            "limit": note if settings.threshold > 0 else None,
             "shrinking": note_on_shrinking(self.config.preprocess, given.picture.size, given.looks.zoom),
         }
+        kept = kept.nonzero()[:limit, 0]
         for reason, note in notes.items():
             if note is not None:
                 settings.missed.setdefault(reason, f"{given.picture.source or 'a picture'}: {note}")

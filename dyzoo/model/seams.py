@@ -1,4 +1,4 @@
-"""What was found in overlapping tiles, as one: each object once, and none of it cut by a seam.
+"""Detections of overlapping tiles as those of one picture: each object once, and none of it cut by a seam.
 
 Slicers of other packages merge boxes by overlap alone: an object and its half, or two cells that touch, are then told
 apart by one threshold. Here it counts who saw more. A box that ends at an inner edge of its tile may be a part of an
@@ -27,7 +27,7 @@ _INSIDE = 0.8  # share of a box that lies in another which is around it
 
 
 class _Found(NamedTuple):
-    """What was found in all looks at a picture, in pixels of the picture."""
+    """Boxes of all looks at a picture, in pixels of the picture."""
 
     boxes: Tensor  # (M, 4)
     scores: Tensor  # (M,)

@@ -31,7 +31,7 @@ MOST_CANDIDATES = 10_000  # of a level or an image: NMS compares each with each
 
 @dataclass(frozen=True)
 class Limits:
-    """What of all that a head finds in an image becomes detections.
+    """The bounds within which candidates of a head become detections of an image.
 
     Attributes:
         nms_threshold: IoU above which, of two boxes of a class, the one of the lower score goes.
