@@ -75,12 +75,15 @@ def at_joint(found: Detections, shift: int) -> torch.Tensor:
 
 
 def contained(found: Detections) -> int:
-    """Number of pairs of a class of which most of one lies in the other: doubles, halves, boxes around several."""
+    """Number of pairs of a class of which most of one lies in the other: doubles, halves, boxes around several.
+
+    Cells that lie on each other, which the detector tells apart in single pictures too, share up to three quarters.
+    """
     first, second = found.boxes_xyxy[:, None], found.boxes_xyxy[None]
     sides = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
     areas = box_areas(found.boxes_xyxy)
     share = sides.clamp(min=0).prod(dim=2) / torch.minimum(areas[:, None], areas)
-    return int(((share > 0.6) & (found.labels[:, None] == found.labels)).triu(1).sum())
+    return int(((share > 0.8) & (found.labels[:, None] == found.labels)).triu(1).sum())
 
 
 def check(detector: Detector, pictures: Sequence[Image.Image], across: int, shift: int) -> None:
@@ -100,7 +103,7 @@ def check(detector: Detector, pictures: Sequence[Image.Image], across: int, shif
     within = found[~at_joint(found, shift)]
     known = matches(within, moved(alone, across, shift))
     assert known >= 0.95 * len(within)
-    assert contained(found) <= max(len(found) // 100, 1)
+    assert contained(found) == 0
 
 
 @pytest.mark.parametrize("shift", [0, 137])
