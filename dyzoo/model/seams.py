@@ -125,7 +125,7 @@ def _agreeing(found: _Found, first: Tensor, second: Tensor, area: Tensor, other:
 
 
 def _choose(found: _Found, pairs: Tensor) -> Detected:
-    """The best of the boxes of one object that is not cut; where all are, the box around them, with the best's score."""
+    """The best box of each object that is not cut; where all are, the box around them, with the best one's score."""
     same: dict[int, list[int]] = {}
     for one, other in pairs.tolist():
         same.setdefault(one, []).append(other)
