@@ -56,6 +56,15 @@ def evaluate(
     device: DeviceOption = None,
     size: SizeOption = None,
     flip: FlipOption = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(
+            "--precision",
+            help="What --model computes in; --against stays as its weights are, so that the same detector there shows "
+            "what less precision costs.",
+            show_default="as its weights are",
+        ),
+    ] = None,
 ) -> None:
     """Measure a detector on a dataset.
 
@@ -76,6 +85,8 @@ def evaluate(
       dyzoo evaluate --data DIR --model runs/mine --flip horizontal
       dyzoo evaluate --data DIR --model runs/mine --against runs/other
       dyzoo evaluate --data DIR --model folder --card folder/README.md
+      dyzoo evaluate --data DIR --model runs/mine --precision bf16 \\
+        --against runs/mine
     """
     from dyzoo.cli.cards import card_name, write_card
     from dyzoo.data import open_dataset
@@ -99,7 +110,7 @@ def evaluate(
         note(line)
     if against is not None:
         load_detector(against, "cpu")  # a mistyped name should not cost an evaluation
-    evaluation, card_text = _measure(model, device, dataset, out, options)
+    evaluation, card_text = _measure(model, device, dataset, out, {**options, "precision": precision})
     if card is not None and carded is not None:
         write_card(card, card_text, carded, evaluation, data, split)
     if json_path is not None:
@@ -111,7 +122,8 @@ def evaluate(
         comparison = None
     else:
         other, _ = _measure(against, device, dataset, out / AGAINST_NAME, options)
-        comparison = compare(evaluation, other, dataset, draws, names=(name, _called(against)))
+        first = name if precision is None else f"{name} in {precision}"
+        comparison = compare(evaluation, other, dataset, draws, names=(first, _called(against)))
         for line in comparison.notes:
             note(line)
         comparison.save(out / COMPARISON_NAME)

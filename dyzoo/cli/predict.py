@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,20 +92,22 @@ def predict(
       dyzoo predict photos/ --model runs/mine --save coco,csv --save-crops
       dyzoo predict photos/ --out seen --resume
     """
+    from dyzoo.model.missed import MissedWarning
     from dyzoo.prediction import Job
     from dyzoo.zoo.catalog import sample_image
     from dyzoo.zoo.names import DEFAULT_MODEL
 
     config = replace(config, size=parse_size(size), tiles=_parse_tiles(tiles), flips=tuple(parse_flips(flips)))
     thresholds, formats = parse_thresholds(threshold), _parse_formats(save, json_path)
-    make_folder(out)
-    if "json" in formats:
-        _check_json_path(json_path or out / "detections.json", out)
     if config.max_pixels is not None:
         _lift_limit(config.max_pixels)
     screen = _open_screen() if show else None
     detector, kept = load_for_classes(model, device, classes)
+    make_folder(out)
+    if "json" in formats:
+        _check_json_path(json_path or out / "detections.json", out)
     config = replace(config, classes=kept, threshold=thresholds.for_classes(detector.labels))
+    warnings.simplefilter("ignore", MissedWarning)  # the notes say the same of each picture
     with Job(
         detector, images or [sample_image()], out, formats=formats, pictures=not no_pictures, crops=save_crops,
         resume=resume, model_name=model or DEFAULT_MODEL, json_path=json_path, outputs=[screen] if screen else [],

@@ -10,9 +10,9 @@ from dyzoo.config.detector import (
     FPNConfig,
     GroundedATSSConfig,
     HeadConfig,
-    PreprocessConfig,
     RetinaNetConfig,
 )
+from dyzoo.config.preprocess import PreprocessConfig, TrainingScale
 from dyzoo.config.training import TrainConfig, TransformConfig
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "PreprocessConfig",
     "RetinaNetConfig",
     "TrainConfig",
+    "TrainingScale",
     "TransformConfig",
 ]

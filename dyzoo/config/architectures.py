@@ -18,6 +18,7 @@ from dyzoo.config import (
     GroundedATSSConfig,
     PreprocessConfig,
     RetinaNetConfig,
+    TrainingScale,
 )
 from dyzoo.config.labels import COCO_LABELS
 
@@ -63,10 +64,15 @@ def published(ap: float, where: str, weights_url: str | None = None) -> Callable
     return note
 
 
+# most pictures are of this size; the median side of an object is 0.106 of the picture's (Singh & Davis, CVPR 2018)
+COCO_SCALE = TrainingScale(image_size=(480, 640), object_px=59.0)
+
+
 def _detector(architecture: str, backbone: str | BackboneConfig, **changes: Any) -> DetectorConfig:
     if isinstance(backbone, str):
         backbone = BackboneConfig(backbone)
-    return DetectorConfig(architecture=architecture, labels=COCO_LABELS, backbone=backbone, **changes)
+    preprocess = replace(changes.pop("preprocess", PreprocessConfig()), training_scale=COCO_SCALE)
+    return DetectorConfig(architecture, COCO_LABELS, backbone, preprocess=preprocess, **changes)
 
 
 PAPER = "Dai et al., CVPR 2021"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dyzoo.config.preprocess import PreprocessConfig, Scale
 from dyzoo.config.values import Range, build, shown
 from dyzoo.errors import CheckpointError
 
@@ -22,15 +23,12 @@ MAX_LABEL_LENGTH = 200  # characters
 Text = Annotated[str, Range(0, MAX_LABEL_LENGTH)]
 Channels = Annotated[int, Range(1, 4096)]
 Blocks = Annotated[int, Range(0, 64)]
-EdgePx = Annotated[int, Range(1, 16_384)]
 Count = Annotated[int, Range(1, 10_000)]  # candidates and detections: NMS compares each with each
 Fraction = Annotated[float, Range(0, 1)]
 Probability = Annotated[float, Range(1e-9, 1 - 1e-9)]  # its logit is taken
-Scale = Annotated[float, Range(1e-3, 1e4)]
 Weight = Annotated[float, Range(0, 1e4)]
 Offset = Annotated[float, Range(-100, 100)]
 AspectRatios = Annotated[tuple[Annotated[float, Range(0.01, 100)], ...], Range(1, 16)]
-Mean = Annotated[float, Range(-1e4, 1e4)]
 BoxCodeWeights = tuple[Scale, Scale, Scale, Scale]
 
 
@@ -212,26 +210,6 @@ class FasterRCNNConfig:
 
 
 HeadConfig = ATSSConfig | RetinaNetConfig | FCOSConfig | FasterRCNNConfig | GroundedATSSConfig
-
-
-@dataclass(frozen=True)
-class PreprocessConfig:
-    """How an image becomes network input. Mean and std are on the 0..255 scale, in `channel_order`."""
-
-    shortest_edge: EdgePx = 800
-    longest_edge: EdgePx = 1333
-    channel_order: Literal["RGB", "BGR"] = "RGB"
-    mean: tuple[Mean, Mean, Mean] = (123.675, 116.28, 103.53)
-    std: tuple[Scale, Scale, Scale] = (58.395, 57.12, 57.375)
-    size_divisor: Annotated[int, Range(1, 512)] = 128
-
-    def at(self, shortest_edge: int) -> PreprocessConfig:
-        """The same with another shortest edge; the longest keeps its proportion to it."""
-        return replace(
-            self,
-            shortest_edge=shortest_edge,
-            longest_edge=round(self.longest_edge * shortest_edge / self.shortest_edge),
-        )
 
 
 @dataclass(frozen=True)

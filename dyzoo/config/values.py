@@ -88,7 +88,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(item_hints) == len(value):
             return tuple(_convert(item, v, where) for item, v in zip(item_hints, value, strict=True))
     if origin in (types.UnionType, typing.Union):
-        return _convert(_member(get_args(hint), value, where), value, where)
+        members = tuple(member for member in get_args(hint) if member is not types.NoneType)
+        if value is None and len(members) < len(get_args(hint)):
+            return None
+        return _convert(members[0] if len(members) == 1 else _member(members, value, where), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) > 1 << 53 else float(value)  # so large that it may be no float, and in no range
     if hint is str and isinstance(value, str):

@@ -34,10 +34,11 @@ class Evaluation:
         precision: (2, 101, K) at the IoUs of `PR_IOUS` and recalls of `RECALLS`; NaN for a class without ground truth.
         detections: all that was found, as entries of a COCO results file.
         num_images: images in the dataset.
-        notes: one line for each image that could not be read and for labels that do not match.
+        notes: one line for each image that could not be read, for labels that do not match, and for images seen so
+            small that objects may be missed.
         cost: time, size and memory; under `evaluate_together` those of the main process.
         unknown: classes of the dataset that the model does not know, whose objects all count as not found.
-        settings: settings of the measurement: "scorer", "batch_size", "size" and "flips".
+        settings: settings of the measurement: "scorer", "batch_size", "size", "flips" and "precision".
         reported: what others report of the same weights, as `metrics`; on the images that `reported_by` names.
         reported_by: who does.
     """

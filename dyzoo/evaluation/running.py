@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,7 +21,10 @@ from dyzoo.evaluation.result import Evaluation
 from dyzoo.evaluation.scorers import ScorerName, load_scorer
 from dyzoo.images.detections import Detections
 from dyzoo.images.reading import read_image
+from dyzoo.model.missed import MissedWarning
 from dyzoo.text import printable
+
+_MOST_NOTES = 5  # on what may be missing
 
 
 class Predictor(Protocol):
@@ -40,6 +45,7 @@ def evaluate(
     progress: bool = True,
     scorer: ScorerName = "pycocotools",
     flips: Sequence[str] = (),
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
 ) -> Evaluation:
     """Run the model over every image and compare with the ground truth.
 
@@ -54,12 +60,15 @@ def evaluate(
         progress: show a bar on stderr if that is a terminal.
         scorer: the package that computes the metrics; the numbers are the same, faster-coco-eval is optional.
         flips: as for `Detector.predict`; other predictors are asked for it only where it is not empty.
+        precision: as for `Detector.predict`; other predictors are asked for it only where it is not None.
 
     Raises:
         DatasetError: model and dataset have no class in common, or there is no image, or none that can be read.
         DyzooError: the scorer is not installed.
     """
-    evaluation = _evaluate(model, dataset, _ALONE, progress, _Settings(scorer, batch_size, size, tuple(flips)))
+    evaluation = _evaluate(
+        model, dataset, _ALONE, progress, _Settings(scorer, batch_size, size, tuple(flips), precision)
+    )
     assert evaluation is not None  # alone, this is the main process
     return evaluation
 
@@ -72,6 +81,7 @@ def evaluate_together(
     progress: bool = True,
     scorer: ScorerName = "pycocotools",
     flips: Sequence[str] = (),
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
 ) -> Evaluation | None:
     """`evaluate` with the work divided among the processes of a distributed training, which all have to call it.
 
@@ -80,7 +90,7 @@ def evaluate_together(
     Args:
         model: the detector, with the same weights on every process.
         dataset: the whole of it, on every process.
-        batch_size, size, progress, scorer, flips: as for `evaluate`; the bar is the main process's.
+        batch_size, size, progress, scorer, flips, precision: as for `evaluate`; the bar is the main process's.
 
     Returns:
         The evaluation on the main process, with the cost of that process's share; None on the others.
@@ -89,7 +99,7 @@ def evaluate_together(
         DatasetError, DyzooError: as for `evaluate`, on every process.
     """
     group = _Group(process_index(), process_count(), gather_everywhere, gather_on_main)
-    return _evaluate(model, dataset, group, progress, _Settings(scorer, batch_size, size, tuple(flips)))
+    return _evaluate(model, dataset, group, progress, _Settings(scorer, batch_size, size, tuple(flips), precision))
 
 
 class _Settings(NamedTuple):
@@ -97,6 +107,7 @@ class _Settings(NamedTuple):
     batch_size: int
     size: int | Literal["native"] | None
     flips: tuple[str, ...]
+    precision: Literal["fp32", "bf16", "fp16"] | None
 
     def to_dict(self) -> dict[str, Any]:
         return {**self._asdict(), "flips": list(self.flips)}
@@ -116,10 +127,11 @@ _ALONE = _Group(MAIN, 1, lambda value: [value], lambda value: [value])
 
 
 class _Found(NamedTuple):
-    """Detections in one batch, and its images that could not be read."""
+    """Detections in one batch, its images that could not be read, and why something may be missing in others."""
 
     results: list[dict[str, Any]]
     unreadable: list[str]
+    missed: list[str]
 
 
 def _batches_of_one_size(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
@@ -152,6 +164,7 @@ def _evaluate(
     if len(unreadable) == len(dataset):
         raise DatasetError(f"none of the {len(dataset)} images can be read: {unreadable[0]}")
     results = _interleave(group.on_main([batch.results for batch in batches]))
+    missed = Counter(_interleave(group.on_main([batch.missed for batch in batches])))
     if group.index != MAIN:
         return None
     places = {sample.image_id: place for place, sample in enumerate(dataset.samples)}
@@ -163,7 +176,7 @@ def _evaluate(
         precision,
         results,
         len(dataset),
-        (*notes, *unreadable),
+        (*notes, *unreadable, *(f"{count} images: {note}" for note, count in missed.most_common(_MOST_NOTES))),
         cost,
         unknown,
         settings.to_dict(),
@@ -184,15 +197,17 @@ def _detect(
             readable.append(sample)
         except ImageError as error:
             unreadable.append(printable(f"{error}; its objects count as not found"))
-    flips: dict[str, Any] = {"flips": settings.flips} if settings.flips else {}
-    with stopwatch.batch(len(pictures)):
-        found = model.predict(pictures, threshold=0.0, size=settings.size, batch_size=len(samples), **flips)
+    options = {"flips": settings.flips, "precision": settings.precision}
+    asked: dict[str, Any] = {name: value for name, value in options.items() if value}
+    with stopwatch.batch(len(pictures)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissedWarning)  # said once, in the evaluation's notes
+        found = model.predict(pictures, threshold=0.0, size=settings.size, batch_size=len(samples), **asked)
     known = torch.tensor([id_ is not None for id_ in category_ids])
     coco_ids = [id_ or 0 for id_ in category_ids]
     results: list[dict[str, Any]] = []
     for sample, detections in zip(readable, found, strict=True):
         results += detections[known[detections.labels]].to_coco(sample.image_id, coco_ids)
-    return _Found(results, unreadable)
+    return _Found(results, unreadable, [note for detections in found for note in detections.notes])
 
 
 def _interleave(dealt: Sequence[Sequence[list[Any]]]) -> list[Any]:

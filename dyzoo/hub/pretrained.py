@@ -191,6 +191,9 @@ class PretrainedModel(nn.Module):
     ) -> ModelT:
         """Load what `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
+        Weights of any type become float32, so that a file of half the size predicts as its original; `half()` or
+        `to(torch.bfloat16)` on the result takes them back.
+
         From the Hub only `config.json` and `model.safetensors` are fetched, both of one commit, into huggingface_hub's
         cache; without network what the cache holds is used.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 DEFAULT_THRESHOLD = 0.3
 
 
-def class_limits(
+def class_thresholds(
     labels: Sequence[str], threshold: float | Mapping[str, float], classes: Sequence[str] | None
 ) -> Tensor:
     """The least score of each class.

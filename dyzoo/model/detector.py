@@ -14,7 +14,7 @@ from dyzoo.dyhead import build_dyhead
 from dyzoo.model.backbones import Backbone
 from dyzoo.model.fpn import FPN
 from dyzoo.model.heads import build_head
-from dyzoo.model.heads.base import Raw
+from dyzoo.model.heads.base import Limits, Raw
 from dyzoo.model.prediction import PredictingModel
 from dyzoo.model.preprocess import batch_images
 from dyzoo.model.targets import Target, check_targets
@@ -51,13 +51,21 @@ class Detector(PredictingModel):
         """Device of the parameters."""
         return next(self.parameters()).device
 
-    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Any:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters: float32, or what `half()` or `to(torch.bfloat16)` have made of them."""
+        return next(self.parameters()).dtype
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, *, limits: Limits | None = None
+    ) -> Any:
         """Losses in training mode, detections in evaluation mode; images are not resized.
 
         Args:
             images: (3, H, W) each, RGB, uint8 or floating point in 0..1; sizes may differ.
             targets: ground truth of every image, needed in training mode and nowhere else. Boxes may stick out of
                 their image, but have to reach into it.
+            limits: NMS threshold and number of detections in the place of the head's own, in evaluation mode.
 
         Returns:
             training: `{"loss_cls", "loss_box", ...}`, scalars, weighted and normalised; their sum is to be minimised.
@@ -72,10 +80,10 @@ class Detector(PredictingModel):
                 "targets are given in evaluation mode, where nothing but detections comes out: call train() first to "
                 "get losses (create_model and from_pretrained give models in evaluation mode), or leave them out"
             )
-        batch, image_sizes = batch_images(images, self.config.preprocess, self.device)
+        batch, image_sizes = batch_images(images, self.config.preprocess, self.device, self.dtype)
         if not self.training:
             raw = self.forward_head(self.forward_features(batch))
-            return self.head.decode(raw, image_sizes)
+            return self.head.decode(raw, image_sizes, limits)
         if targets is None:
             raise ValueError("targets is None, expected one target per image in training mode (or call eval() first)")
         if len(targets) != len(images):

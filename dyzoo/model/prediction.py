@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
-import torch
 from PIL import Image
-from torch import Tensor
 
-from dyzoo.config import PreprocessConfig
+from dyzoo.config import HeadConfig
 from dyzoo.errors import ImageError
 from dyzoo.hub.pretrained import PretrainedModel
 from dyzoo.images.detections import Detections
@@ -20,20 +15,16 @@ from dyzoo.images.reading import Picture
 from dyzoo.images.sources.ahead import default_workers, read_all
 from dyzoo.images.sources.base import Reading
 from dyzoo.images.sources.given import Given, given_sources
-from dyzoo.model.batches import in_batches
-from dyzoo.model.classes import DEFAULT_THRESHOLD, class_limits
-from dyzoo.model.heads.base import Detected, Head
-from dyzoo.model.looks import Look, make_looks, merge_looks
-from dyzoo.model.mode import evaluating
-from dyzoo.model.sizes import Size, network_size, padded_size
-from dyzoo.model.views import Flip, check_flips, detect_in_views
+from dyzoo.model.classes import DEFAULT_THRESHOLD, class_thresholds
+from dyzoo.model.heads.base import MOST_CANDIDATES, Head, Limits
+from dyzoo.model.pipeline import Pipeline, Settings
+from dyzoo.model.precision import Precision, check_precision
+from dyzoo.model.sizes import Size, network_size
+from dyzoo.model.tiles import Tiles, check_tiles
+from dyzoo.model.views import Flip, check_flips
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-_WINDOW = 4  # batches among whose pictures equally large ones are looked for
-_NO_IMAGE = Image.new("RGB", (1, 1))
 
 
 class PredictSettings(TypedDict, total=False):
@@ -43,6 +34,10 @@ class PredictSettings(TypedDict, total=False):
     batch_size: int
     flips: Sequence[Flip]
     classes: Sequence[str] | None
+    iou: float | None
+    max_detections: int | None
+    tiles: Tiles
+    precision: Precision | None
     workers: int | None
     frame_stride: int
     keep_pictures: bool
@@ -103,6 +98,10 @@ class PredictingModel(PretrainedModel):
         flips: Sequence[Flip] = (),
         *,
         classes: Sequence[str] | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        tiles: Tiles = "off",
+        precision: Precision | None = None,
         workers: int | None = None,
         frame_stride: int = 1,
         keep_pictures: bool = False,
@@ -128,8 +127,18 @@ class PredictingModel(PretrainedModel):
                 more than `dyzoo.model.sizes.MAX_BATCH_PIXELS`, its images go one by one.
             flips: further views to detect in, "horizontal" or "vertical" or both, each for the time of one more
                 forward pass. What is found in all views is merged as mmdetection's `DetTTAModel` does it: NMS per
-                class at the head's own IoU threshold, then the head's limit of detections.
+                class, then the limit of detections.
             classes: names of the classes to keep; None keeps all.
+            iou: IoU above which, of two boxes of a class, the one of the lower score goes; None for the head's own.
+            max_detections: most detections of a picture; None for the head's own number (100 in most), with tiles in
+                each of them and no limit for the picture.
+            tiles: see a large picture in parts. "auto" cuts it into overlapping tiles as large as the pictures that the
+                detector was trained on, but only where it would see the whole at less than half of the scale of the
+                training, `config.preprocess.training_scale`; a number N cuts every picture into N x N. `size` is
+                that of a tile then, and `batch_size` tiles are seen at a time. The whole is looked at too, for
+                objects larger than the tiles. An object at a seam is found once, see `dyzoo.model.seams`.
+            precision: "bf16" or "fp16" computes in less than float32, by autocast; boxes and scores are float32 all the
+                same. None: as the weights are.
             workers: threads that read, decode and resize the next pictures while the network is busy; 0 reads each
                 when it is needed, None takes up to four. A generator or other iterator is asked ahead of need only
                 where a number is given. The answers are the same.
@@ -141,115 +150,45 @@ class PredictingModel(PretrainedModel):
             max_pixels: an image file of more is not decoded; None for `dyzoo.images.reading.MAX_PIXELS`.
 
         Returns:
-            One `Detections` per image or frame, in order, boxes in pixels of the image given.
+            One `Detections` per image or frame, in order, boxes in pixels of the image given. Their `notes` say where
+            something may be missing: objects are as many as `max_detections` allows (nothing is said where the
+            threshold is 0, which asks for the best ones), or the picture is seen so small that those of the training's
+            size would hardly be. The first of either kind is a `MissedWarning` too.
 
         Raises:
             ImageError: an image cannot be read, or is too large.
-            ValueError: there is no such size, flip, class, threshold, number of workers, stride or `on_error`.
+            ValueError: there is no such size, flip, class, threshold, precision, number of workers, stride or
+                `on_error`; `tiles`, `iou` or `max_detections` is out of range, or `tiles` is "auto" and the training
+                scale is not known.
         """
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
         network_size(self.config.preprocess, (1, 1), size)  # a size that is none is said at once
-        settings = _Settings(
-            class_limits(self.labels, threshold, classes), size, check_flips(flips), max(batch_size, 1), keep_pictures
-        )
         for name, value, least in (("workers", workers, 0), ("frame_stride", frame_stride, 1)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"{name} is {value!r}, expected a number of at least {least}")
-        reading = Reading(
-            lambda image_size: network_size(self.config.preprocess, image_size, size),
-            max_pixels,
-            frame_stride,
-            takes_endless=stream,
+        settings = Settings(
+            class_thresholds(self.labels, threshold, classes),
+            size,
+            max(batch_size, 1),
+            check_flips(flips),
+            _limits(self.config.head, iou, max_detections),
+            max_detections,
+            check_tiles(tiles, self.config.preprocess),
+            check_precision(precision, next(self.parameters()).dtype),
+            keep_pictures,
         )
+        pipeline = Pipeline(self, settings)
         is_asked_ahead = workers is not None or not isinstance(images, Iterator)
         inputs = read_all(
             given_sources(images),
-            reading,
-            lambda picture: self._prepare(picture, settings),
+            Reading(pipeline.least_size, max_pixels, frame_stride, takes_endless=stream),
+            pipeline.prepare,
             _workers(images) if workers is None else workers,
             is_asked_ahead,
         )
-        answers = self._predict_all(inputs, settings, is_asked_ahead, on_error == "raise")
+        answers = pipeline.answers(inputs, is_asked_ahead, on_error == "raise", stacklevel=2 if stream else 3)
         return answers if stream else list(answers)
-
-    def _predict_all(
-        self, inputs: Generator[_Input | ImageError], settings: _Settings, is_asked_ahead: bool, raises: bool
-    ) -> Iterator[Detections | ImageError]:
-        within = settings.batch_size * (_WINDOW if is_asked_ahead and settings.batch_size > 1 else 1)
-        divisor = self.config.preprocess.size_divisor
-        with closing(inputs):
-            for answer in in_batches(
-                inputs,
-                lambda given: given.padded(divisor),
-                lambda batch: self._predict_batch(batch, settings),
-                settings.batch_size,
-                within,
-            ):
-                if raises and isinstance(answer, ImageError):
-                    raise answer
-                yield answer
-
-    @torch.inference_mode()
-    def _predict_batch(self, inputs: Sequence[_Input], settings: _Settings) -> list[Detections]:
-        looks = [look for given in inputs for look in given.looks]
-        found = iter(list(self._look(looks, settings.batch_size, settings.flips)))
-        return [self._detections(given, list(islice(found, len(given.looks))), settings) for given in inputs]
-
-    def _look(self, looks: Sequence[Look], batch_size: int, flips: Sequence[Flip]) -> Iterator[Detected]:
-        """Detections in each look, in its pixels."""
-        for start in range(0, len(looks), batch_size):
-            pictures = [look.pixels for look in looks[start : start + batch_size]]
-            batches = [pictures] if _fits(pictures, self.config.preprocess) else [[picture] for picture in pictures]
-            for batch in batches:
-                with evaluating(self):
-                    found = detect_in_views(self, batch, flips, self.config.head)
-                yield from found
-
-    def _prepare(self, picture: Picture, settings: _Settings) -> _Input:
-        """One picture as the network is to see it. Raises `ImageError`."""
-        looks = make_looks(picture, self.config.preprocess, settings.size)
-        return _Input(looks, picture if settings.keep_pictures else replace(picture, image=_NO_IMAGE))
-
-    def _detections(self, given: _Input, found: Sequence[Detected], settings: _Settings) -> Detections:
-        merged = merge_looks(given.looks, found, self.head.inclusive_corners)
-        scores, labels = merged["scores"].float().cpu(), merged["labels"].cpu()
-        kept = scores >= settings.limits[labels]
-        return Detections(
-            boxes_xyxy=merged["boxes"].float().cpu()[kept],
-            scores=scores[kept],
-            labels=labels[kept],
-            names=self.labels,
-            image_size=given.picture.size,
-            path=given.picture.path,
-            source=given.picture.source,
-            frame=given.picture.frame,
-            time_s=given.picture.time_s,
-            picture=given.picture if settings.keep_pictures else None,
-        )
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """Settings of one call of `predict`; `limits` has the least score of each class (C,)."""
-
-    limits: Tensor
-    size: Size
-    flips: tuple[Flip, ...]
-    batch_size: int
-    keep_pictures: bool
-
-
-class _Input(NamedTuple):
-    """How the network looks at a picture, and the picture, without its pixels unless they are to be kept."""
-
-    looks: list[Look]
-    picture: Picture
-
-    def padded(self, divisor: int) -> object:
-        """The key that pictures of one batch share: their size in the network; its own where looks differ."""
-        sizes = {padded_size([(look.pixels.shape[1], look.pixels.shape[2])], divisor) for look in self.looks}
-        return sizes.pop() if len(sizes) == 1 else object()
 
 
 def _workers(images: Given) -> int:
@@ -257,9 +196,12 @@ def _workers(images: Given) -> int:
     return 0 if isinstance(images, Picture | Image.Image) else default_workers()
 
 
-def _fits(pictures: Sequence[Tensor], config: PreprocessConfig) -> bool:
-    try:
-        padded_size([(p.shape[1], p.shape[2]) for p in pictures], config.size_divisor)
-    except ImageError:
-        return False
-    return True
+def _limits(config: HeadConfig, iou: float | None, max_detections: int | None) -> Limits | None:
+    if iou is not None and (isinstance(iou, bool) or not isinstance(iou, int | float) or not 0 <= iou <= 1):
+        raise ValueError(f"iou is {iou!r}, expected a number in 0..1")
+    if max_detections is not None and (type(max_detections) is not int or not 1 <= max_detections <= MOST_CANDIDATES):
+        raise ValueError(f"max_detections is {max_detections!r}, expected 1 to {MOST_CANDIDATES}")
+    if iou is None and max_detections is None:
+        return None
+    own = Limits.of(config)
+    return Limits(own.nms_threshold if iou is None else iou, max_detections or own.max_detections)

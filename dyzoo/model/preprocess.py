@@ -25,7 +25,10 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def batch_images(
-    images: Sequence[Tensor], config: PreprocessConfig, device: torch.device
+    images: Sequence[Tensor],
+    config: PreprocessConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Normalise and pad images into one batch.
 
@@ -33,9 +36,10 @@ def batch_images(
         images: (3, H, W) each, RGB, uint8 in 0..255 or floating point in 0..1; sizes may differ.
         config: mean, std, channel order and the divisor of the padded size.
         device: device of the batch.
+        dtype: type of the batch; pixels are normalised in float32 whatever it is.
 
     Returns:
-        batch: (N, 3, H, W) float32 in channels-last memory, padded at the right and the bottom with zeros, which is
+        batch: (N, 3, H, W) in channels-last memory, padded at the right and the bottom with zeros, which is
             the mean colour (detectron2's `ImageList.from_tensors` after normalisation).
         image_sizes: (H, W) of every image before padding.
 
@@ -54,7 +58,7 @@ def batch_images(
         pixels = pixels * 255.0 if pixels.is_floating_point() else pixels.float()
         if config.channel_order == "BGR":
             pixels = pixels.flip(0)
-        normalised = (pixels - mean) / std
+        normalised = ((pixels - mean) / std).to(dtype)
         padded.append(F.pad(normalised, (0, width - image.shape[2], 0, height - image.shape[1])))
     return torch.stack(padded).contiguous(memory_format=torch.channels_last), sizes
 
@@ -84,7 +88,10 @@ def _kind(given: Any) -> str:
 
 
 def map_to_image(
-    boxes_xyxy: Tensor, network_size: tuple[int, int], image_size: tuple[int, int], inclusive_corners: bool = False
+    boxes_xyxy: Tensor,
+    network_size: tuple[int, int],
+    image_size: tuple[float, float],
+    inclusive_corners: bool = False,
 ) -> Tensor:
     """Boxes (M, 4) in pixels of the resized image -> pixels of the original, both sizes (H, W).
 

@@ -54,3 +54,11 @@ def network_size(config: PreprocessConfig, image_size: tuple[int, int], size: Si
     if shortest * shortest > MAX_BATCH_PIXELS:
         raise ValueError(f"size is {shortest}, expected at most {int(MAX_BATCH_PIXELS**0.5)} pixels")
     return resized_size(*image_size, shortest, config.at(shortest).longest_edge)
+
+
+def zoom(config: PreprocessConfig, image_size: tuple[int, int], size: Size) -> float:
+    """Pixels of the network's input for one of an image of that (H, W), before rounding, for `predict(size=size)`."""
+    if size == "native":
+        return 1.0
+    seen = config if size is None else config.at(size)
+    return min(seen.shortest_edge / min(image_size), seen.longest_edge / max(image_size))

@@ -8,8 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from dyzoo.config.detector import HeadConfig
-from dyzoo.model.heads.base import Detected
+from dyzoo.model.heads.base import Detected, Limits
 from dyzoo.model.heads.dense import suppress
 
 Flip = Literal["horizontal", "vertical"]
@@ -27,11 +26,11 @@ def check_flips(flips: Any) -> tuple[Flip, ...]:
 
 
 def detect_in_views(
-    network: Network, pictures: Sequence[Tensor], flips: Sequence[Flip], head: HeadConfig
+    network: Network, pictures: Sequence[Tensor], flips: Sequence[Flip], limits: Limits
 ) -> list[Detected]:
     """Detections in pictures (3, h, w) and their flips, in pixels of the pictures as they are.
 
-    Those of several views are merged by NMS per class at the head's threshold, up to the head's limit of detections.
+    Those of several views are merged by NMS per class within the limits, which the network keeps in each of them.
     """
     of_views = [network(pictures), *(_detect_in_flipped(network, pictures, flip) for flip in flips)]
     if len(of_views) == 1:
@@ -46,8 +45,8 @@ def detect_in_views(
                 labels,
                 (picture.shape[1], picture.shape[2]),
                 clip_before_nms=True,  # changes nothing: the head has clipped them
-                nms_threshold=head.nms_threshold,
-                max_detections=head.max_detections,
+                nms_threshold=limits.nms_threshold,
+                max_detections=limits.max_detections,
             )
         )
     return merged

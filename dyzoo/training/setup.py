@@ -11,6 +11,7 @@ from dyzoo.config.training import ResolvedConfig, TrainConfig
 from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.data.loader import EpochLoader, build_loader
 from dyzoo.data.mixing import Mixing
+from dyzoo.data.scale import training_scale
 from dyzoo.data.transforms import train_transform
 from dyzoo.errors import TrainingError
 from dyzoo.model.detector import Detector
@@ -60,7 +61,9 @@ def set_up(config: TrainConfig, processes: Processes) -> Setup:
     source = starting_detector(config, train_set.labels)
     detector = detector_config(config, train_set.labels, source)
     chosen = chosen_settings(config, train_set, detector, processes)
-    detector = replace(detector, preprocess=detector.preprocess.at(chosen.size_px))
+    preprocess = detector.preprocess.at(chosen.size_px)
+    preprocess = replace(preprocess, training_scale=training_scale(train_set, preprocess))
+    detector = replace(detector, preprocess=preprocess)
     model = starting_model(chosen, detector, source, processes)
     frozen = FrozenStages(model.backbone, chosen.freeze)
     loader = training_loader(chosen, train_set, detector, processes)

@@ -53,6 +53,15 @@ def test_flips_reach_the_detector(cli: Cli, tiny_model: Path, voc: Path, picture
     assert written["images"][0]["detections"] == found.to_dict()["detections"]
 
 
+def test_the_same_detector_twice_shows_what_less_precision_costs(cli: Cli, tiny_model: Path, voc: Path) -> None:
+    against = ("--precision", "bf16", "--against", tiny_model, "--draws", 0)
+    assert cli("evaluate", "--data", voc, "--model", tiny_model, *against).code == 0
+    both = [json.loads(Path(f"evaluation/{name}metrics.json").read_text()) for name in ("", "against/")]
+    assert [report["settings"].get("precision") for report in both] == ["bf16", None]
+    found = [Path(f"evaluation/{name}detections.json").read_text() for name in ("", "against/")]
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_an_unknown_flip_is_one_line(cli: Cli, voc: Path, command: str) -> None:
     outcome = cli(command, *(("--data", voc) if command == "evaluate" else ()), "--flip", "diagonal")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dyzoo.model.classes import class_limits
+from dyzoo.model.classes import class_thresholds
 
 LABELS = ("RBC", "WBC", "Platelets")
 
@@ -25,7 +25,7 @@ LABELS = ("RBC", "WBC", "Platelets")
     ids=["one", "one class", "by class", "both", "no class"],
 )
 def test_each_class_has_its_limit(threshold: Any, classes: Any, limits: list[float]) -> None:
-    torch.testing.assert_close(class_limits(LABELS, threshold, classes), torch.tensor(limits))
+    torch.testing.assert_close(class_thresholds(LABELS, threshold, classes), torch.tensor(limits))
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,5 @@ def test_each_class_has_its_limit(threshold: Any, classes: Any, limits: list[flo
 )
 def test_a_wrong_choice_is_one_line(threshold: Any, classes: Any, said: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        class_limits(LABELS, threshold, classes)
+        class_thresholds(LABELS, threshold, classes)
     assert str(caught.value) == said

@@ -13,7 +13,7 @@ from dyzoo.distributed import joint_normalizer
 from dyzoo.model.boxes import box_centers, centerness, decode_boxes
 from dyzoo.model.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.model.heads.assignment import assign_atss
-from dyzoo.model.heads.base import ImageSizes, Raw, Targets, prediction_conv, prior_bias
+from dyzoo.model.heads.base import ImageSizes, Limits, Raw, Targets, prediction_conv, prior_bias
 from dyzoo.model.heads.dense import Candidates, DenseHead, flatten_levels, gather_positives, strongest_candidates
 from dyzoo.model.heads.losses import focal_loss, giou_loss
 
@@ -102,7 +102,7 @@ class ATSSHead(DenseHead):
     def clip_before_nms(self) -> bool:
         return self.config.clip_before_nms
 
-    def candidates(self, raw: Raw) -> Candidates:
+    def candidates(self, raw: Raw, limits: Limits | None = None) -> Candidates:
         """Candidates of every image; `score` says what a score is."""
         deltas, centerness_logits = (flatten_levels(raw[name]) for name in ("box", "centerness"))
         config, grids = self.config, self.anchor_grids(raw)
@@ -116,7 +116,7 @@ class ATSSHead(DenseHead):
             ranks,
             lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
             level_sizes=[len(grid) for grid in grids],
-            candidates_per_level=config.candidates_per_level,
+            candidates_per_level=self.candidates_per_level(limits),
         )
 
     def anchor_grids(self, raw: Raw) -> list[AnchorGrid]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from dyzoo.config import HeadConfig
 
 Raw = dict[str, list[Tensor]]
 """Predictions of a head for N images: a list over the levels for each kind of prediction."""
@@ -21,6 +24,33 @@ predictions; M may be 0."""
 
 ImageSizes = Sequence[tuple[int, int]]
 """(H, W) of each image without the padding of the batch, in pixels."""
+
+
+MOST_CANDIDATES = 10_000  # of a level or an image: NMS compares each with each
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds within which candidates of a head become detections of an image.
+
+    Attributes:
+        nms_threshold: IoU above which, of two boxes of a class, the one of the lower score goes.
+        max_detections: most detections of an image.
+    """
+
+    nms_threshold: float
+    max_detections: int
+
+    @classmethod
+    def of(cls, config: HeadConfig) -> Limits:
+        """A head's own."""
+        return cls(config.nms_threshold, config.max_detections)
+
+    def candidates(self, config: HeadConfig, count: int) -> int:
+        """How many candidates take part in the place of the head's own `count`: as many times more as detections may
+        come out, and never fewer."""
+        more = self.max_detections / config.max_detections
+        return max(count, min(round(count * more), MOST_CANDIDATES))
 
 
 class Head(nn.Module):
@@ -58,12 +88,13 @@ class Head(nn.Module):
         """
 
     @abstractmethod
-    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
+    def decode(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
         """Detections of every image.
 
         Args:
             raw: the predictions of `forward` for N images.
             image_sizes: sizes of the N images; none for an empty batch.
+            limits: in the place of the configuration's.
         """
 
     def check_levels(self, features: Sequence[Tensor]) -> None:

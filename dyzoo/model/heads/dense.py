@@ -13,7 +13,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from dyzoo.config import ATSSConfig, FCOSConfig, RetinaNetConfig
 from dyzoo.model.boxes import add_to_ends
-from dyzoo.model.heads.base import Detected, Head, ImageSizes, Raw, Targets
+from dyzoo.model.heads.base import Detected, Head, ImageSizes, Limits, Raw, Targets
 
 
 def flatten_levels(maps: Sequence[Tensor], anchors_per_position: int = 1) -> Tensor:
@@ -70,22 +70,28 @@ class DenseHead(Head):
         """Whether overlaps are measured inside the image, see `suppress`."""
 
     @abstractmethod
-    def candidates(self, raw: Raw) -> Candidates:
+    def candidates(self, raw: Raw, limits: Limits | None = None) -> Candidates:
         """Pairs of anchor and class that take part in suppression, of the N images that `forward` has seen."""
 
     @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
+    def decode(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
         """Detections of every image; `candidates` says what a score is."""
         if not image_sizes:
             return []
+        limits = limits or Limits.of(self.config)
         return suppress_batch(
-            self.candidates(raw),
+            self.candidates(raw, limits),
             image_sizes,
             inclusive_corners=self.inclusive_corners,
             clip_before_nms=self.clip_before_nms,
-            nms_threshold=self.config.nms_threshold,
-            max_detections=self.config.max_detections,
+            nms_threshold=limits.nms_threshold,
+            max_detections=limits.max_detections,
         )
+
+    def candidates_per_level(self, limits: Limits | None) -> int:
+        """The highest-ranking pairs of a level that take part."""
+        count = self.config.candidates_per_level
+        return count if limits is None else limits.candidates(self.config, count)
 
 
 def strongest_candidates(

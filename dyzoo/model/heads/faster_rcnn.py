@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import FasterRCNNConfig
-from dyzoo.model.heads.base import Detected, Head, ImageSizes, Raw, Targets
+from dyzoo.model.heads.base import Detected, Head, ImageSizes, Limits, Raw, Targets
 from dyzoo.model.heads.roi import RegionClassifier
 from dyzoo.model.heads.rpn import Proposals, RegionProposals
 
@@ -61,13 +61,22 @@ class FasterRCNNHead(Head):
         }
 
     @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes) -> list[Detected]:
+    def decode(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
         """Detections of every image; a score is the softmax probability of the class."""
         if not image_sizes:
             return []
-        proposals = self.propose(raw, image_sizes, self.config.rpn_candidates_test)
-        return self.roi.decode(raw["features"], [boxes for boxes, _ in proposals], image_sizes)
+        config = self.config
+        limits = limits or Limits.of(config)
+        proposals = self.propose(
+            raw,
+            image_sizes,
+            limits.candidates(config, config.rpn_candidates_test),
+            limits.candidates(config, config.num_proposals),
+        )
+        return self.roi.decode(raw["features"], [boxes for boxes, _ in proposals], image_sizes, limits)
 
-    def propose(self, raw: Raw, image_sizes: ImageSizes, candidates_per_level: int) -> list[Proposals]:
+    def propose(
+        self, raw: Raw, image_sizes: ImageSizes, candidates_per_level: int, num_proposals: int | None = None
+    ) -> list[Proposals]:
         """The first stage's boxes of each image, the likeliest first; no gradient flows through them."""
-        return self.rpn.propose(raw["objectness"], raw["box"], image_sizes, candidates_per_level)
+        return self.rpn.propose(raw["objectness"], raw["box"], image_sizes, candidates_per_level, num_proposals)

@@ -13,7 +13,7 @@ from dyzoo.distributed import joint_normalizer
 from dyzoo.model.boxes import box_centers, boxes_from_distances, centerness
 from dyzoo.model.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.model.heads.assignment import assign_fcos
-from dyzoo.model.heads.base import ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
+from dyzoo.model.heads.base import ImageSizes, Limits, Raw, Targets, conv_tower, prediction_conv, prior_bias
 from dyzoo.model.heads.dense import Candidates, DenseHead, flatten_levels, gather_positives, strongest_candidates
 from dyzoo.model.heads.losses import focal_loss, giou_loss
 
@@ -81,7 +81,7 @@ class FCOSHead(DenseHead):
             "loss_centerness": loss_centerness / num_positives,
         }
 
-    def candidates(self, raw: Raw) -> Candidates:
+    def candidates(self, raw: Raw, limits: Limits | None = None) -> Candidates:
         """Candidates of every image; a score is the square root of class probability times centerness."""
         cls, distances_px, centerness_logits, points = self._flatten(raw)
         config = self.config
@@ -91,7 +91,7 @@ class FCOSHead(DenseHead):
             torch.where(score > config.score_threshold, score, -1.0),
             lambda image, position: boxes_from_distances(points[position], distances_px[image, position]),
             level_sizes=[len(grid) for grid in self.grids(raw)],
-            candidates_per_level=config.candidates_per_level,
+            candidates_per_level=self.candidates_per_level(limits),
         )
 
     def grids(self, raw: Raw) -> list[AnchorGrid]:

@@ -12,7 +12,7 @@ from dyzoo.config import RetinaNetConfig
 from dyzoo.distributed import joint_normalizer, process_count
 from dyzoo.model.boxes import decode_boxes, encode_boxes
 from dyzoo.model.heads.anchors import AnchorGrid, all_boxes, anchor_grids
-from dyzoo.model.heads.base import ImageSizes, Raw, Targets, conv_tower, prediction_conv, prior_bias
+from dyzoo.model.heads.base import ImageSizes, Limits, Raw, Targets, conv_tower, prediction_conv, prior_bias
 from dyzoo.model.heads.dense import Candidates, DenseHead, flatten_levels, gather_positives, strongest_candidates
 from dyzoo.model.heads.losses import IGNORED, focal_loss
 from dyzoo.model.heads.matching import assign_by_iou
@@ -99,7 +99,7 @@ class RetinaNetHead(DenseHead):
         normalizer = self._normalizer(len(anchor))
         return {"loss_cls": loss_cls / normalizer, "loss_box": loss_box / normalizer}
 
-    def candidates(self, raw: Raw) -> Candidates:
+    def candidates(self, raw: Raw, limits: Limits | None = None) -> Candidates:
         """Candidates of every image; a score is the class probability.
 
         Of the pairs of anchor and class above the threshold, the highest `candidates_per_level` of each level take
@@ -114,7 +114,7 @@ class RetinaNetHead(DenseHead):
             torch.where(probability > config.score_threshold, probability, -1.0),
             lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
             level_sizes=[len(grid) for grid in grids],
-            candidates_per_level=config.candidates_per_level,
+            candidates_per_level=self.candidates_per_level(limits),
         )
 
     def anchor_grids(self, raw: Raw) -> list[AnchorGrid]:

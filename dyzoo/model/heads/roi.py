@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 from dyzoo.config import FasterRCNNConfig
 from dyzoo.distributed import joint_normalizer
 from dyzoo.model.boxes import box_areas, decode_boxes, encode_boxes
-from dyzoo.model.heads.base import Detected, ImageSizes, Targets
+from dyzoo.model.heads.base import Detected, ImageSizes, Limits, Targets
 from dyzoo.model.heads.dense import suppress
 from dyzoo.model.heads.matching import assign_by_iou, sample_balanced
 
@@ -113,7 +113,11 @@ class RegionClassifier(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, features: Sequence[Tensor], proposals_xyxy: Sequence[Tensor], image_sizes: ImageSizes
+        self,
+        features: Sequence[Tensor],
+        proposals_xyxy: Sequence[Tensor],
+        image_sizes: ImageSizes,
+        limits: Limits | None = None,
     ) -> list[Detected]:
         """Detections of every image; a score is the probability of the class, boxes are clipped before suppression.
 
@@ -121,8 +125,10 @@ class RegionClassifier(nn.Module):
             features: maps (N, C, H, W) of the levels, finest first.
             proposals_xyxy: (R_i, 4) float32 pixels of each image.
             image_sizes: (H, W) of each image without the padding of the batch, in pixels.
+            limits: in the place of the configuration's.
         """
         config = self.config
+        limits = limits or Limits.of(config)
         logits, deltas = self(features, proposals_xyxy)
         counts = [len(boxes) for boxes in proposals_xyxy]
         detections = []
@@ -137,8 +143,8 @@ class RegionClassifier(nn.Module):
                     label,
                     image_size,
                     clip_before_nms=True,
-                    nms_threshold=config.nms_threshold,
-                    max_detections=config.max_detections,
+                    nms_threshold=limits.nms_threshold,
+                    max_detections=limits.max_detections,
                 )
             )
         return detections

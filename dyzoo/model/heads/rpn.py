@@ -84,9 +84,14 @@ class RegionProposals(nn.Module):
 
     @torch.no_grad()
     def propose(
-        self, objectness: Sequence[Tensor], box: Sequence[Tensor], image_sizes: ImageSizes, candidates_per_level: int
+        self,
+        objectness: Sequence[Tensor],
+        box: Sequence[Tensor],
+        image_sizes: ImageSizes,
+        candidates_per_level: int,
+        num_proposals: int | None = None,
     ) -> list[Proposals]:
-        """Boxes that may hold an object, `config.num_proposals` of each image at most.
+        """Boxes that may hold an object.
 
         Every level's likeliest anchors are decoded, clipped to the image, and suppressed within their level. Boxes
         that are empty or not finite are dropped.
@@ -95,6 +100,7 @@ class RegionProposals(nn.Module):
             objectness, box: what `forward` returned for N images.
             image_sizes: (H, W) of each image without the padding of the batch, in pixels.
             candidates_per_level: anchors of each level that take part.
+            num_proposals: most boxes of an image; None for the configuration's.
         """
         logits, deltas = self._flatten(objectness, box)
         grids = self.anchor_grids(objectness)
@@ -115,7 +121,7 @@ class RegionProposals(nn.Module):
             usable = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & scores.isfinite()
             boxes, scores = boxes[usable], scores[usable]
             kept = batched_nms(boxes, scores, level_of[usable], self.config.rpn_nms_threshold)
-            kept = kept[: self.config.num_proposals]
+            kept = kept[: num_proposals or self.config.num_proposals]
             proposals.append(Proposals(boxes[kept], scores[kept]))
         return proposals
 
