@@ -14,7 +14,7 @@ import torch
 from dyhead_kernels import BlockParameters
 from dyhead_kernels.deform_conv.packed import triton as deform_conv
 from dyhead_kernels.dyhead_block.attention import triton as attention
-from dyhead_kernels.dyhead_block.attention.triton import Attention
+from dyhead_kernels.dyhead_block.attention.arguments import Attention
 from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.mix import triton as mix
 from dyhead_kernels.dyhead_block.offsets import triton as offsets
@@ -28,7 +28,6 @@ from ..work import NORM_GROUPS, TAPS
 
 OFFSET_MODE: OffsetMode = "resize"  # the one that launches every kernel
 OFFSET_PX = 1.5  # standard deviation of offsets
-SUFFIX = "_kernel"
 
 
 class Problem:
@@ -262,12 +261,7 @@ def record(operation: Operation, problem: Problem, wanted: Sequence[str]) -> Run
     with recording() as launches, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         operation.run(problem)
-    return Run(tuple(each for each in launches if kernel_name(each) in wanted))
-
-
-def kernel_name(each: Launch) -> str:
-    """`deform_conv_forward` of `_deform_conv_forward_kernel`."""
-    return str(each.kernel.fn.__name__).removeprefix("_").removesuffix(SUFFIX)
+    return Run(tuple(each for each in launches if each.name in wanted))
 
 
 def results(operation: Operation, problem: Problem) -> Results:

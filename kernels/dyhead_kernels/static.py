@@ -43,6 +43,9 @@ _POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
+Place = tuple[int, ...]
+"""An argument of a kernel, (index,), or a field of one, (index, field)."""
+
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 _MATRIX_INSTRUCTIONS = ("wgmma", "tcgen05.mma", "mma.sync", "v_mfma")
 
@@ -74,16 +77,22 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel to compile: enough to do it in another process."""
+    """One kernel to compile: enough to do it in another process.
+
+    Attributes:
+        signature: each argument's name and type; the type of a tuple is the tuple of its fields' types.
+        constants: where in the arguments, as (index,) or (index, field), and the value.
+        divisible: where multiples of 16 are.
+    """
 
     module: str
     name: str
     dtype: str
     channels: int
     target: str
-    signature: tuple[tuple[str, str], ...]
-    constants: tuple[tuple[int, Any], ...]
-    divisible: tuple[int, ...]
+    signature: tuple[tuple[str, Any], ...]
+    constants: tuple[tuple[Place, Any], ...]
+    divisible: tuple[Place, ...]
     options: tuple[tuple[str, int], ...]
 
 
@@ -125,25 +134,33 @@ def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Jo
 def job_of(launch: Launch, dtype: str, channels: int, target: str) -> Job:
     """The compilation that a recorded launch needs."""
     kernel, arguments, constants, _ = launch
-    names = list(kernel.arg_names)
-    signature, values, divisible = [], [], []
-    for index, name in enumerate(names):
-        value = arguments[index] if index < len(arguments) else constants[name]
-        if index >= len(arguments):
-            if name == "PRECISION" and target.startswith("gfx"):
-                value = "ieee"  # see launching.dot_precision
-            signature.append((name, "constexpr"))
-            values.append((index, value))
-        elif isinstance(value, torch.Tensor):
-            signature.append((name, _POINTERS[value.dtype]))
-            divisible.append(index)  # PyTorch's memory is aligned
-        elif value == 1:  # Triton turns a one into a constant
-            signature.append((name, "constexpr"))
-            values.append((index, 1))
-        else:
-            signature.append((name, "i32"))
-            if value % 16 == 0:
-                divisible.append(index)
+    signature: list[tuple[str, Any]] = []
+    values: list[tuple[Place, Any]] = []
+    divisible: list[Place] = []
+
+    def type_of(value: Any, place: Place) -> Any:
+        if isinstance(value, tuple):
+            fields = [type_of(each, (*place, index)) for index, each in enumerate(value)]
+            return type(value)(*fields)  # a kernel reads fields by the names that the type's class has
+        if isinstance(value, torch.Tensor):
+            divisible.append(place)  # PyTorch's memory is aligned
+            return _POINTERS[value.dtype]
+        if value == 1:  # Triton turns a one into a constant
+            values.append((place, 1))
+            return "constexpr"
+        if value % 16 == 0:
+            divisible.append(place)
+        return "i32"
+
+    for index, name in enumerate(kernel.arg_names):
+        if index < len(arguments):
+            signature.append((name, type_of(arguments[index], (index,))))
+            continue
+        value = constants[name]
+        if name == "PRECISION" and target.startswith("gfx"):
+            value = "ieee"  # see launching.dot_precision
+        signature.append((name, "constexpr"))
+        values.append(((index,), value))
     options = tuple((name, constants[name]) for name in OPTIONS if name in constants)
     return Job(
         kernel.fn.__module__,
@@ -158,28 +175,28 @@ def job_of(launch: Launch, dtype: str, channels: int, target: str) -> Job:
     )
 
 
+def source_of(job: Job) -> Any:
+    """The kernel with all that Triton compiles it for, a `triton.compiler.ASTSource`."""
+    from importlib import import_module
+
+    from triton.compiler import ASTSource
+
+    kernel = getattr(import_module(job.module), job.name)
+    return ASTSource(kernel, dict(job.signature), dict(job.constants), _attributes(job))
+
+
 def compile_job(job: Job) -> Resources:
     """Compile for a device that need not be there.
 
     Raises:
         Exception: whatever Triton says of a kernel that does not compile.
     """
-    from importlib import import_module
-
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    kernel = getattr(import_module(job.module), job.name)
     amd = job.target.startswith("gfx")
     target = GPUTarget("hip", job.target, 64) if amd else GPUTarget("cuda", int(job.target.removeprefix("sm_")), 32)
-    source = ASTSource(
-        kernel,
-        dict(job.signature),
-        {(index,): value for index, value in job.constants},
-        _attributes(job),
-    )
-    compiled = triton.compile(source, target=target, options=dict(job.options))
+    compiled = triton.compile(source_of(job), target=target, options=dict(job.options))
     warps = compiled.metadata.num_warps
     if amd:
         text = compiled.asm["amdgcn"]
@@ -218,23 +235,25 @@ def compile_or_reason(job: Job) -> Resources | str:
         return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _attributes(job: Job) -> dict[tuple[int], list[list[Any]]]:
+def _attributes(job: Job) -> dict[Place, list[list[Any]]]:
     """Attributes of each argument, spelled as a launch spells them, so that a launch finds the kernel in the cache."""
     import triton
 
-    all_have_one = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
-    constants, found = dict(job.constants), {}
-    for index in range(len(job.signature)):
-        if index in job.divisible:
-            found[index,] = [["tt.divisibility", 16]]
-        elif all_have_one or index not in constants or isinstance(constants[index], str):
-            found[index,] = []
+    all_have_one = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)  # but for constants among fields
+    constants = dict(job.constants)
+    found: dict[Place, list[list[Any]]] = {}
+    for index, (_, type_) in enumerate(job.signature):
+        for place in [(index, field) for field in range(len(type_))] if isinstance(type_, tuple) else [(index,)]:
+            if place in job.divisible:
+                found[place] = [["tt.divisibility", 16]]
+            elif place not in constants or isinstance(constants[place], str) or (all_have_one and len(place) == 1):
+                found[place] = []
     return found
 
 
 def _fixed(job: Job) -> bool:
     names = [name for name, _ in job.signature]
-    return bool(dict(job.constants)[names.index("FIXED_POINT")])
+    return bool(dict(job.constants)[names.index("FIXED_POINT"),])
 
 
 def _cubin_resources(cubin: bytes) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.tables import BlockTables
 from dyhead_kernels.launch import launching, tuning
 
+from tests.kernels.launch_cases import recorded_launches
+
 CPU = torch.device("cpu")
 
 
@@ -107,17 +109,6 @@ def test_tables_for_an_architecture_lie_over_the_defaults() -> None:
 
 
 def test_the_package_s_diagram_shows_every_launch_in_order() -> None:
-    from dyhead_kernels import BlockParameters
-    from dyhead_kernels.dyhead_block import triton as form
-    from dyhead_kernels.dyhead_block.parameters import parameter_shapes
-
-    layout = BranchLayout(((9, 6), (5, 3), (3, 2)))
-    values = torch.empty(1, layout.starts[-1], 16, device="meta")
-    shapes = parameter_shapes(16, 16, 4)
-    parameters = BlockParameters(**{name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
-    with launching.recording() as launches:
-        output, state = form.forward(values, parameters, layout, "resize", 4)
-        form.backward(output, values, parameters, layout, "resize", 4, state, (True, True))
-    launched = [each.kernel.fn.__name__.strip("_").removesuffix("_kernel") for each in launches]
+    launched = [each.name for each in recorded_launches()]
     diagram = str(importlib.import_module("dyhead_kernels.dyhead_block").__doc__)
     assert re.findall(r"^\[?((?:offsets|deform_conv|attention|mix)_\w+)", diagram, re.MULTILINE) == launched

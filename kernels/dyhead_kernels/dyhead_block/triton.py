@@ -11,7 +11,7 @@ from torch import Tensor
 from ..deform_conv.packed import triton as deform_conv
 from ..deform_conv.packed.triton import Convolution, Operands
 from .attention import triton as attention
-from .attention.triton import Attention
+from .attention.arguments import Attention
 from .layout import BranchLayout
 from .mix import triton as mix
 from .offsets import triton as offsets

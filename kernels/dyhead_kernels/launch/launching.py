@@ -52,12 +52,17 @@ def dot_precision(exact: bool = False) -> str:
 
 
 class Launch(NamedTuple):
-    """A launch that was asked for."""
+    """A launch that was asked for. Arguments are tensors, integers and named tuples of those."""
 
     kernel: Any
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     grid: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """`mix_forward` of `_mix_forward_kernel`."""
+        return str(self.kernel.fn.__name__).removeprefix("_").removesuffix("_kernel")
 
 
 _recorded: list[Launch] | None = None
@@ -75,7 +80,7 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run `kernel` on the device of its first argument; nothing for an empty grid."""
+    """Run `kernel` on the device of its first argument, a tensor; nothing for an empty grid."""
     if 0 in grid:
         return
     if _recorded is not None:

@@ -5,8 +5,8 @@
 with x bilinear. No column buffer exists: a program blends a block of columns in registers and multiplies it at once.
 The map is channels last, so that a corner is one contiguous read.
 
-Channels of one weight group and one offset group form a run; DyHead has a single run of all channels. CONV is a
-`triton.Constants`.
+Channels of one weight group and one offset group form a run; DyHead has a single run of all channels. CONV is an
+`arguments.Constants`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ...launch.columns import (
     tile_positions,
 )
 from ...launch.products import add_product
+from .arguments import Sampling
 from .corners import blend, find_corners
 
 
@@ -36,17 +37,10 @@ from .corners import blend, find_corners
 def _deform_conv_forward_kernel(
     output_ptr,
     statistics_ptr,
-    values_ptr,
-    offset_ptr,
-    mask_ptr,
     weight_ptr,
     bias_ptr,
-    tiles_ptr,
-    segments_ptr,
     mean_weights_ptr,
-    values_image,
-    offset_image,
-    mask_image,
+    sampling: Sampling,
     CONV: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_STATISTICS: tl.constexpr,
@@ -74,16 +68,16 @@ def _deform_conv_forward_kernel(
     group = tl.program_id(1) // OUT_BLOCKS
     image = tl.program_id(2).to(tl.int64)
     segment_ptr, y, x, position, inside = tile_positions(
-        tiles_ptr, segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
+        sampling.tiles_ptr, sampling.segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
     )
     group_output = tl.program_id(1) % OUT_BLOCKS * BLOCK_O + tl.arange(0, BLOCK_O)
     output_exists = group_output < GROUP_OUT
     output_channel = group * GROUP_OUT + group_output
     weight_type = weight_ptr.dtype.element_ty
     weight_ptr += (column(segment_ptr, WEIGHT) * C_OUT + output_channel).to(tl.int64)[None, :] * (TAPS * GROUP_IN)
-    values_ptr += image * values_image
-    offset_ptr += image * offset_image
-    mask_ptr += image * mask_image
+    values_ptr = sampling.values_ptr + image * sampling.values_image
+    offset_ptr = sampling.offset_ptr + image * sampling.offset_image
+    mask_ptr = sampling.mask_ptr + image * sampling.mask_image
 
     source_width = column(segment_ptr, SOURCE_WIDTH)
 

@@ -22,6 +22,7 @@ from ...launch.columns import (
     tile_positions,
 )
 from ...launch.products import add_product
+from .arguments import Gradients, Sampling
 from .corners import blend, find_corners, load_rows
 
 
@@ -38,22 +39,10 @@ def _add_rows(
 
 @triton.jit
 def _deform_conv_backward_kernel(
-    grad_values_ptr,
-    grad_offset_ptr,
-    grad_mask_ptr,
-    scale_ptr,
     grad_output_ptr,
-    values_ptr,
-    offset_ptr,
-    mask_ptr,
     weight_ptr,
-    tiles_ptr,
-    segments_ptr,
-    values_image,
-    offset_image,
-    mask_image,
-    grad_offset_image,
-    grad_mask_image,
+    sampling: Sampling,
+    gradients: Gradients,
     CONV: tl.constexpr,
     NEEDS_VALUES: tl.constexpr,
     NEEDS_OFFSET: tl.constexpr,
@@ -85,15 +74,15 @@ def _deform_conv_backward_kernel(
     tile = tl.program_id(0) // (TAPS * CONV.offset_groups)
     image = tl.program_id(2).to(tl.int64)
     segment_ptr, y, x, position, inside = tile_positions(
-        tiles_ptr, segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
+        sampling.tiles_ptr, sampling.segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
     )
     output_row = first_row(segment_ptr, image, tl.num_programs(2)) + position
     weight_ptr += column(segment_ptr, WEIGHT).to(tl.int64) * (C_OUT * TAPS * GROUP_IN) + tap * GROUP_IN
-    values_ptr += image * values_image
-    grad_values_ptr += image * values_image
+    values_ptr = sampling.values_ptr + image * sampling.values_image
+    grad_values_ptr = gradients.values_ptr + image * sampling.values_image
     corners = find_corners(
-        offset_ptr + image * offset_image,
-        mask_ptr + image * mask_image,
+        sampling.offset_ptr + image * sampling.offset_image,
+        sampling.mask_ptr + image * sampling.mask_image,
         segment_ptr,
         y,
         x,
@@ -105,7 +94,7 @@ def _deform_conv_backward_kernel(
     row, next_line = corners.row, corners.next_line
     below, right = corners.below, corners.right
     above, left = 1 - below, 1 - right
-    scale = tl.load(scale_ptr) if FIXED_POINT else 1.0
+    scale = tl.load(gradients.scale_ptr) if FIXED_POINT else 1.0
 
     sum_top_left = tl.zeros((BLOCK_P,), tl.float32)
     sum_top_right = tl.zeros((BLOCK_P,), tl.float32)
@@ -169,14 +158,14 @@ def _deform_conv_backward_kernel(
         grad_x = above * (sum_top_right - sum_top_left) + below * (sum_bottom_right - sum_bottom_left)
         channel_step = column(segment_ptr, HEIGHT) * column(segment_ptr, WIDTH)
         tap_channel = (offset_group * TAPS + tap).to(tl.int64)
-        at = grad_offset_ptr + image * grad_offset_image + column(segment_ptr, GRAD_OFFSET_START)
+        at = gradients.offset_ptr + image * gradients.offset_image + column(segment_ptr, GRAD_OFFSET_START)
         at += 2 * tap_channel * channel_step + position
         tl.store(at, grad_y * corners.modulation, mask=inside)
         tl.store(at + channel_step, grad_x * corners.modulation, mask=inside)
         if CONV.has_mask:
             grad_mask = above * (left * sum_top_left + right * sum_top_right)
             grad_mask += below * (left * sum_bottom_left + right * sum_bottom_right)
-            at = grad_mask_ptr + image * grad_mask_image + column(segment_ptr, GRAD_MASK_START)
+            at = gradients.mask_ptr + image * gradients.mask_image + column(segment_ptr, GRAD_MASK_START)
             tl.store(at + tap_channel * channel_step + position, grad_mask, mask=inside)
 
 
@@ -184,16 +173,9 @@ def _deform_conv_backward_kernel(
 def _deform_conv_weight_backward_kernel(
     grad_weight_ptr,
     grad_output_ptr,
-    values_ptr,
-    offset_ptr,
-    mask_ptr,
     parts_ptr,
-    tiles_ptr,
-    segments_ptr,
+    sampling: Sampling,
     images,
-    values_image,
-    offset_image,
-    mask_image,
     CONV: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -231,11 +213,11 @@ def _deform_conv_weight_backward_kernel(
         image = (index // tile_count).to(tl.int64)
         tile = first_tile + index % tile_count
         segment_ptr, y, x, position, inside = tile_positions(
-            tiles_ptr, segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
+            sampling.tiles_ptr, sampling.segments_ptr, tile, SEGMENT_COLUMNS, BLOCK_P, TILE_W
         )
         corners = find_corners(
-            offset_ptr + image * offset_image,
-            mask_ptr + image * mask_image,
+            sampling.offset_ptr + image * sampling.offset_image,
+            sampling.mask_ptr + image * sampling.mask_image,
             segment_ptr,
             y,
             x,
@@ -245,7 +227,7 @@ def _deform_conv_weight_backward_kernel(
             CONV,
         )
         columns = blend(
-            values_ptr + image * values_image,
+            sampling.values_ptr + image * sampling.values_image,
             corners,
             channel,
             channel_exists,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,30 +12,7 @@ from torch import Tensor
 from ...launch.launching import block_size, dot_precision, launch, parameters, parts_table
 from ...launch.tables import STATISTICS, Maps, Tables
 from . import kernels, kernels_backward
-
-
-class Constants(NamedTuple):
-    """Numbers that every kernel is compiled for.
-
-    Attributes:
-        group_in, group_out: input and output channels of a weight group.
-        run: channels that share a weight group and an offset group.
-    """
-
-    in_channels: int
-    out_channels: int
-    groups: int
-    group_in: int
-    group_out: int
-    offset_groups: int
-    run: int
-    taps: int
-    kernel_width: int
-    padding_y: int
-    padding_x: int
-    dilation_y: int
-    dilation_x: int
-    has_mask: bool
+from .arguments import Constants, Gradients, Sampling
 
 
 @dataclass(frozen=True)
@@ -98,10 +74,18 @@ class Operands:
     weight: Tensor
     segments: Maps
 
-    @property
-    def image_strides(self) -> tuple[int, int, int]:
-        """Elements from one image to the next: values, offsets, masks."""
-        return (*(math.prod(tensor.shape[1:]) for tensor in (self.values, self.offset, self.mask)),)  # type: ignore[return-value]
+    def sampling(self, tables: Tables) -> Sampling:
+        """The argument of a kernel whose programs take the tiles of `tables`."""
+        return Sampling(
+            values_ptr=self.values,
+            offset_ptr=self.offset,
+            mask_ptr=self.mask,
+            tiles_ptr=tables.tiles,
+            segments_ptr=tables.maps,
+            values_image=_image_step(self.values),
+            offset_image=_image_step(self.offset),
+            mask_image=_image_step(self.mask),
+        )
 
 
 def forward(
@@ -123,15 +107,10 @@ def forward(
         (table.tile_count, conv.groups * blocks, len(values)),
         output,
         statistics,
-        values,
-        operands.offset,
-        operands.mask,
         operands.weight,
         output if bias is None else bias,
-        table.tiles,
-        table.maps,
         table.maps if mean_weights is None else mean_weights,
-        *operands.image_strides,
+        operands.sampling(table),
         CONV=conv.constants,
         HAS_BIAS=bias is not None,
         HAS_STATISTICS=mean_weights is not None,
@@ -198,20 +177,17 @@ def backward(
     launch(
         kernels_backward._deform_conv_backward_kernel,
         (table.tile_count * conv.offset_groups * conv.taps, 1, len(values)),
-        values if total is None else total.buffer,
-        values if grad_offset is None else grad_offset,
-        values if grad_mask is None else grad_mask,
-        values if total is None or total.scale is None else total.scale,
         grad_output,
-        values,
-        operands.offset,
-        operands.mask,
         operands.weight,
-        table.tiles,
-        table.maps,
-        *operands.image_strides,
-        0 if grad_offset is None else math.prod(grad_offset.shape[1:]),
-        0 if grad_mask is None else math.prod(grad_mask.shape[1:]),
+        operands.sampling(table),
+        Gradients(
+            values_ptr=values if total is None else total.buffer,
+            offset_ptr=values if grad_offset is None else grad_offset,
+            mask_ptr=values if grad_mask is None else grad_mask,
+            scale_ptr=values if total is None or total.scale is None else total.scale,
+            offset_image=0 if grad_offset is None else _image_step(grad_offset),
+            mask_image=0 if grad_mask is None else _image_step(grad_mask),
+        ),
         CONV=conv.constants,
         NEEDS_VALUES=total is not None,
         NEEDS_OFFSET=grad_offset is not None,
@@ -235,19 +211,19 @@ def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) 
         (len(sums), conv.taps * blocks, -(-conv.out_channels // conv.groups // options["BLOCK_O"])),
         sums,
         grad_output,
-        values,
-        operands.offset,
-        operands.mask,
         parts.table,
-        table.tiles,
-        table.maps,
+        operands.sampling(table),
         len(values),
-        *operands.image_strides,
         CONV=conv.constants,
         PRECISION=dot_precision(),
         **options,
     )
     return torch.stack([sums[part].sum(dim=0) for part in parts.of_group])
+
+
+def _image_step(tensor: Tensor) -> int:
+    """Elements from one image of a contiguous tensor to the next."""
+    return math.prod(tensor.shape[1:])
 
 
 def _largest(tensor: Tensor) -> Tensor:

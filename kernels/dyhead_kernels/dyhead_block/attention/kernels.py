@@ -1,7 +1,8 @@
 """Coefficients of one image and level from its moments, and their gradients.
 
 The formulas are those of `quantities.py`. One program has all channels of an image and level; moments, (N, L, 3
-branches, 3, C), and coefficients, (N, L, 8, C), are float32 rows that `rows.py` names. SIZES is a `triton.Sizes`.
+branches, 3, C), and coefficients, (N, L, 8, C), are float32 rows that `rows.py` names. SIZES is an
+`arguments.Sizes`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .arguments import Attention, ParameterPointers
 from .reference import GROUP_NORM_EPS
 from .rows import (
     BRANCHES,
@@ -79,19 +81,9 @@ def _group_norm(mean, variance, bias, channel, C: tl.constexpr, GROUPS: tl.const
 
 @triton.jit
 def _attention_forward_kernel(
-    coefficients_ptr,
-    hidden_ptr,
-    moments_ptr,
     merges_ptr,
-    norm_weight_ptr,
-    norm_bias_ptr,
-    conv_bias_ptr,
-    scale_weight_ptr,
-    scale_bias_ptr,
-    weight1_ptr,
-    bias1_ptr,
-    weight2_ptr,
-    bias2_ptr,
+    found: Attention,
+    parameters: ParameterPointers,
     SIZES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -104,9 +96,9 @@ def _attention_forward_kernel(
     GROUPS: tl.constexpr = SIZES.norm_groups
     level = tl.program_id(0)
     place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
-    coefficients_ptr += place * (COEFFICIENTS * C)
-    moments_ptr += place * (BRANCHES * MOMENTS * C)
-    hidden_ptr += place * HIDDEN
+    coefficients_ptr = found.coefficients + place * (COEFFICIENTS * C)
+    moments_ptr = found.moments + place * (BRANCHES * MOMENTS * C)
+    hidden_ptr = found.hidden + place * HIDDEN
     channel = tl.arange(0, BLOCK_C)
     exists = channel < C
 
@@ -119,13 +111,17 @@ def _attention_forward_kernel(
             mean = _vector(moments_ptr + (branch * MOMENTS + MEAN) * C, channel, exists)
             variance = _vector(moments_ptr + (branch * MOMENTS + VARIANCE) * C, channel, exists)
             mean_change = _vector(moments_ptr + (branch * MOMENTS + MEAN_CHANGE) * C, channel, exists)
-            bias = _vector(conv_bias_ptr + branch * C, channel, exists) if SIZES.has_conv_bias else tl.zeros_like(mean)
+            bias = (
+                _vector(parameters.conv_bias_ptr + branch * C, channel, exists)
+                if SIZES.has_conv_bias
+                else tl.zeros_like(mean)
+            )
             deviation, inverse_std = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
-            scale = _vector(norm_weight_ptr + branch * C, channel, exists) * inverse_std
-            at_mean = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * deviation
+            scale = _vector(parameters.norm_weight_ptr + branch * C, channel, exists) * inverse_std
+            at_mean = _vector(parameters.norm_bias_ptr + branch * C, channel, exists) + scale * deviation
             normed = scale * mean_change + at_mean
-            logit = tl.sum(normed * _vector(scale_weight_ptr, channel, exists), axis=0)
-            logit += tl.load(scale_bias_ptr).to(tl.float32)
+            logit = tl.sum(normed * _vector(parameters.scale_weight_ptr, channel, exists), axis=0)
+            logit += tl.load(parameters.scale_bias_ptr).to(tl.float32)
             kappa = _hard_sigmoid(tl.maximum(logit, 0.0)) / count
             gain = kappa * scale
             shift += kappa * at_mean
@@ -136,8 +132,10 @@ def _attention_forward_kernel(
     for start in range(0, HIDDEN, MATRIX_ROWS):
         row = start + tl.arange(0, MATRIX_ROWS)
         here = (row < HIDDEN)[:, None] & exists[None, :]
-        matrix = tl.load(weight1_ptr + row[:, None] * C + channel[None, :], mask=here, other=0.0).to(tl.float32)
-        activation = tl.sum(matrix * pooled[None, :], axis=1) + _vector(bias1_ptr, row, row < HIDDEN)
+        matrix = tl.load(parameters.relu_weight1_ptr + row[:, None] * C + channel[None, :], mask=here, other=0.0).to(
+            tl.float32
+        )
+        activation = tl.sum(matrix * pooled[None, :], axis=1) + _vector(parameters.relu_bias1_ptr, row, row < HIDDEN)
         tl.store(hidden_ptr + row, tl.maximum(activation, 0.0), mask=row < HIDDEN)
     tl.debug_barrier()  # every thread reads what all have written
     unit = tl.arange(0, BLOCK_H)
@@ -145,8 +143,12 @@ def _attention_forward_kernel(
     for start in range(0, 4 * C, MATRIX_ROWS):
         row = start + tl.arange(0, MATRIX_ROWS)
         here = (row < 4 * C)[:, None] & (unit < HIDDEN)[None, :]
-        matrix = tl.load(weight2_ptr + row[:, None] * HIDDEN + unit[None, :], mask=here, other=0.0).to(tl.float32)
-        theta = _hard_sigmoid(tl.sum(matrix * hidden[None, :], axis=1) + _vector(bias2_ptr, row, row < 4 * C))
+        matrix = tl.load(parameters.relu_weight2_ptr + row[:, None] * HIDDEN + unit[None, :], mask=here, other=0.0).to(
+            tl.float32
+        )
+        theta = _hard_sigmoid(
+            tl.sum(matrix * hidden[None, :], axis=1) + _vector(parameters.relu_bias2_ptr, row, row < 4 * C)
+        )
         which = row // C  # slope1, shift1, slope2, shift2
         value = tl.where(which % 2 == 1, theta - 0.5, tl.where(which == 0, 2 * theta, 2 * theta - 1))
         tl.store(coefficients_ptr + SLOPE1 * C + row, value, mask=row < 4 * C)
@@ -164,17 +166,9 @@ def _attention_backward_kernel(
     rows_ptr,
     pooled_ptr,
     sums_ptr,
-    coefficients_ptr,
-    moments_ptr,
-    hidden_ptr,
     merges_ptr,
-    norm_weight_ptr,
-    norm_bias_ptr,
-    conv_bias_ptr,
-    scale_weight_ptr,
-    scale_bias_ptr,
-    weight1_ptr,
-    weight2_ptr,
+    found: Attention,
+    parameters: ParameterPointers,
     SIZES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -194,10 +188,10 @@ def _attention_backward_kernel(
     level = tl.program_id(0)
     place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
     sums_ptr += place * (COEFFICIENTS * C)
-    coefficients_ptr += place * (COEFFICIENTS * C)
-    moments_ptr += place * (BRANCHES * MOMENTS * C)
+    coefficients_ptr = found.coefficients + place * (COEFFICIENTS * C)
+    moments_ptr = found.moments + place * (BRANCHES * MOMENTS * C)
     grad_moments_ptr += place * (BRANCHES * MOMENTS * C)
-    hidden_ptr += place * HIDDEN
+    hidden_ptr = found.hidden + place * HIDDEN
     rows_ptr += place * (GRADIENTS * C + HIDDEN + 1)
     channel = tl.arange(0, BLOCK_C)
     exists = channel < C
@@ -220,7 +214,7 @@ def _attention_backward_kernel(
         unit = start + tl.arange(0, MATRIX_ROWS)
         known = unit < HIDDEN
         here = known[:, None] & exists[None, :]
-        at = weight2_ptr + channel[None, :] * HIDDEN + unit[:, None]
+        at = parameters.relu_weight2_ptr + channel[None, :] * HIDDEN + unit[:, None]
         step = C * HIDDEN
         sums = tl.load(at, mask=here, other=0.0).to(tl.float32) * grad_slope1[None, :]
         sums += tl.load(at + step, mask=here, other=0.0).to(tl.float32) * grad_shift1[None, :]
@@ -228,14 +222,16 @@ def _attention_backward_kernel(
         sums += tl.load(at + 3 * step, mask=here, other=0.0).to(tl.float32) * grad_shift2[None, :]
         grad_unit = tl.where(_vector(hidden_ptr, unit, known) > 0.0, tl.sum(sums, axis=1), 0.0)
         tl.store(rows_ptr + GRADIENTS * C + unit, grad_unit, mask=known)
-        matrix = tl.load(weight1_ptr + unit[:, None] * C + channel[None, :], mask=here, other=0.0).to(tl.float32)
+        matrix = tl.load(parameters.relu_weight1_ptr + unit[:, None] * C + channel[None, :], mask=here, other=0.0).to(
+            tl.float32
+        )
         grad_pooled += tl.sum(matrix * grad_unit[:, None], axis=0)
 
     # Scale attention and GroupNorm, branch by branch.
     count = _present(merges_ptr, level, 0) + _present(merges_ptr, level, 1) + _present(merges_ptr, level, 2)
     grad_shift = _vector(sums_ptr + SHIFT * C, channel, exists) + grad_pooled
     pooled = _vector(coefficients_ptr + SHIFT * C, channel, exists)
-    scale_weight = _vector(scale_weight_ptr, channel, exists)
+    scale_weight = _vector(parameters.scale_weight_ptr, channel, exists)
     grad_scale_weight = tl.zeros((BLOCK_C,), tl.float32)
     grad_scale_bias = 0.0
     for branch in tl.static_range(BRANCHES):
@@ -243,14 +239,18 @@ def _attention_backward_kernel(
         variance = _vector(moments_ptr + (branch * MOMENTS + VARIANCE) * C, channel, exists)
         mean_change = _vector(moments_ptr + (branch * MOMENTS + MEAN_CHANGE) * C, channel, exists)
         gain = _vector(coefficients_ptr + (GAIN + branch) * C, channel, exists)
-        bias = _vector(conv_bias_ptr + branch * C, channel, exists) if SIZES.has_conv_bias else tl.zeros_like(mean)
+        bias = (
+            _vector(parameters.conv_bias_ptr + branch * C, channel, exists)
+            if SIZES.has_conv_bias
+            else tl.zeros_like(mean)
+        )
         present = _present(merges_ptr, level, branch).to(tl.float32)
         deviation, inverse_std = _group_norm(mean, variance, bias, channel, C, GROUPS, BLOCK_G)
-        norm_weight = _vector(norm_weight_ptr + branch * C, channel, exists)
+        norm_weight = _vector(parameters.norm_weight_ptr + branch * C, channel, exists)
         scale = norm_weight * inverse_std
-        at_mean = _vector(norm_bias_ptr + branch * C, channel, exists) + scale * deviation
+        at_mean = _vector(parameters.norm_bias_ptr + branch * C, channel, exists) + scale * deviation
         normed = scale * mean_change + at_mean
-        logit = tl.sum(normed * scale_weight, axis=0) + tl.load(scale_bias_ptr).to(tl.float32)
+        logit = tl.sum(normed * scale_weight, axis=0) + tl.load(parameters.scale_bias_ptr).to(tl.float32)
         attention = _hard_sigmoid(tl.maximum(logit, 0.0))
         pooled += gain * mean_change
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,44 +13,11 @@ from ..layout import BRANCHES
 from ..parameters import BlockParameters
 from ..tables import BlockTables
 from . import kernels, tile_kernels
-from .quantities import COEFFICIENT_ROWS, GRADIENT_ROWS, Moments
+from .arguments import Attention, ParameterPointers, Sizes
+from .quantities import COEFFICIENT_ROWS, GRADIENT_ROWS
 
 MEMBERS = 4096  # elements of the matrix that says which channel is in which group
 MATRIX_VALUES = 16384  # of a weight matrix that a program holds at a time: 64 for each thread of eight warps
-
-
-class Sizes(NamedTuple):
-    """Constants that both kernels of coefficients are compiled for."""
-
-    channels: int
-    hidden: int
-    norm_groups: int
-    has_conv_bias: bool
-
-
-class Attention(NamedTuple):
-    """Results of the attention, float32: what the mix reads and the way back needs.
-
-    Attributes:
-        coefficients: (N, L, 8, C), rows `COEFFICIENT_ROWS`.
-        moments: (N, L, 3, 3, C), of high, mid and low, rows the fields of `Moments`.
-        hidden: (N, L, hidden units), the dynamic ReLU's.
-    """
-
-    coefficients: Tensor
-    moments: Tensor
-    hidden: Tensor
-
-    @classmethod
-    def empty(cls, values: Tensor, levels: int, channels: int, hidden: int) -> Attention:
-        """Allocated for as many images and on the device of `values`, and not filled."""
-        return cls(
-            values.new_empty(values.shape[0], levels, len(COEFFICIENT_ROWS), channels, dtype=torch.float32),
-            values.new_empty(
-                values.shape[0], levels, len(BRANCHES), len(Moments._fields), channels, dtype=torch.float32
-            ),
-            values.new_empty(values.shape[0], levels, hidden, dtype=torch.float32),
-        )
 
 
 def forward(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockParameters, norm_groups: int) -> Attention:
@@ -78,19 +45,9 @@ def forward(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockPar
     launch(
         kernels._attention_forward_kernel,
         (levels, images),
-        found.coefficients,
-        found.hidden,
-        found.moments,
         merges,
-        p.norm_weight,
-        p.norm_bias,
-        p.norm_bias if p.conv_bias is None else p.conv_bias,
-        p.scale_weight,
-        p.scale_bias,
-        p.relu_weight1,
-        p.relu_bias1,
-        p.relu_weight2,
-        p.relu_bias2,
+        found,
+        ParameterPointers.of(p),
         BLOCK_H=power_of_two(len(p.relu_bias1)),
         **_constants(p, channels, norm_groups),
         **_matrix_options("attention_forward", partial, channels, 4 * channels),
@@ -137,15 +94,9 @@ def backward(
         rows,
         pooled,
         sums,
-        *found,
         plan.merges(conv_tables),
-        p.norm_weight,
-        p.norm_bias,
-        p.norm_bias if p.conv_bias is None else p.conv_bias,
-        p.scale_weight,
-        p.scale_bias,
-        p.relu_weight1,
-        p.relu_weight2,
+        found,
+        ParameterPointers.of(p),
         **_constants(p, channels, norm_groups),
         **_matrix_options("attention_backward", sums, channels, hidden),
     )

@@ -47,7 +47,7 @@ from ..attention.rows import (
 )
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Arguments that all kernels here share: maps and coefficients of all images, tables, sizes of the pyramid."""
 
     convolved_ptr: Any
@@ -124,7 +124,7 @@ def _row(rows_ptr, row: tl.constexpr, channel, C: tl.constexpr):
 
 
 @triton.jit
-def _mix(block, channel, C: tl.constexpr, BLOCK_P: tl.constexpr, TILE_W: tl.constexpr):
+def _mix(block: Block, channel, C: tl.constexpr, BLOCK_P: tl.constexpr, TILE_W: tl.constexpr):
     """The program's tile (axis 0) of its image (axis 2), as `_Mixed`."""
     image = tl.program_id(2).to(tl.int64)
     tile = tl.program_id(0)
@@ -170,14 +170,7 @@ def _mix(block, channel, C: tl.constexpr, BLOCK_P: tl.constexpr, TILE_W: tl.cons
 @triton.jit
 def _mix_forward_kernel(
     output_ptr,
-    convolved_ptr,
-    coefficients_ptr,
-    moments_ptr,
-    tiles_ptr,
-    levels_ptr,
-    packed_rows,
-    coarse_rows,
-    level_count,
+    block: Block,
     C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -185,9 +178,6 @@ def _mix_forward_kernel(
 ):
     """Grid: (tiles, blocks of channels, images)."""
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    block = _Block(
-        convolved_ptr, coefficients_ptr, moments_ptr, tiles_ptr, levels_ptr, packed_rows, coarse_rows, level_count
-    )
     tile = _mix(block, channel, C, BLOCK_P, TILE_W)
     tl.store(
         output_ptr + tile.row[:, None] * C + channel[None, :],
@@ -206,14 +196,7 @@ def _mix_backward_kernel(
     grad_mixed_ptr,
     sums_ptr,
     grad_output_ptr,
-    convolved_ptr,
-    coefficients_ptr,
-    moments_ptr,
-    tiles_ptr,
-    levels_ptr,
-    packed_rows,
-    coarse_rows,
-    level_count,
+    block: Block,
     C: tl.constexpr,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -224,9 +207,6 @@ def _mix_backward_kernel(
     Grid: (tiles, blocks of channels, images).
     """
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    block = _Block(
-        convolved_ptr, coefficients_ptr, moments_ptr, tiles_ptr, levels_ptr, packed_rows, coarse_rows, level_count
-    )
     tile = _mix(block, channel, C, BLOCK_P, TILE_W)
     grad = _load(grad_output_ptr, tile.row, tile.inside, channel, C)
     grad1 = tl.where(tile.line1 >= tile.line2, grad, 0.0)
@@ -280,14 +260,7 @@ def _mix_branches_backward_kernel(
     grad_convolved_ptr,
     grad_mixed_ptr,
     grad_moments_ptr,
-    convolved_ptr,
-    coefficients_ptr,
-    moments_ptr,
-    tiles_ptr,
-    levels_ptr,
-    packed_rows,
-    coarse_rows,
-    level_count,
+    block: Block,
     C: tl.constexpr,
     WINDOW: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -303,13 +276,15 @@ def _mix_branches_backward_kernel(
     """
     image = tl.program_id(2).to(tl.int64)
     tile = tl.program_id(0)
-    branch, block = tl.program_id(1) % BRANCHES, tl.program_id(1) // BRANCHES
-    level_ptr, y, x, position, inside = tile_positions(tiles_ptr, levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W)
+    branch, channel_block = tl.program_id(1) % BRANCHES, tl.program_id(1) // BRANCHES
+    level_ptr, y, x, position, inside = tile_positions(
+        block.tiles_ptr, block.levels_ptr, tile, LEVEL_COLUMNS, BLOCK_P, TILE_W
+    )
     height, width, row = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START) + position
-    level = tl.load(tiles_ptr + tile * TILE_COLUMNS + TILE_MAP)
+    level = tl.load(block.tiles_ptr + tile * TILE_COLUMNS + TILE_MAP)
     if branch == MID or level > 0:
-        channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
-        grad_mixed_ptr += image * packed_rows * C
+        channel = channel_block * BLOCK_C + tl.arange(0, BLOCK_C)
+        grad_mixed_ptr += image * block.packed_rows * C
         if branch == HIGH:
             grad, weight = _upsampled_backward(
                 grad_mixed_ptr, level_ptr - LEVEL_COLUMNS, y, x, inside, height, width, channel, C, WINDOW
@@ -318,16 +293,16 @@ def _mix_branches_backward_kernel(
             grad = _load(grad_mixed_ptr, row, inside, channel, C)
             weight = tl.full((BLOCK_P,), 1.0, tl.float32) / (height * width).to(tl.float32)
         if branch != MID:
-            row -= column(levels_ptr, HEIGHT) * column(levels_ptr, WIDTH)
-        first = _branch_start(branch, image, packed_rows, coarse_rows)
-        rows = _load(convolved_ptr + first * C, row, inside, channel, C)
+            row -= column(block.levels_ptr, HEIGHT) * column(block.levels_ptr, WIDTH)
+        first = _branch_start(branch, image, block.packed_rows, block.coarse_rows)
+        rows = _load(block.convolved_ptr + first * C, row, inside, channel, C)
 
         # What a high branch computes on this level's grid contributes to the finer level.
-        owner = image * level_count + (level - 1 if branch == HIGH else level)
-        coefficients_ptr += owner * (COEFFICIENTS * C) + branch * C
+        owner = image * block.level_count + (level - 1 if branch == HIGH else level)
+        coefficients_ptr = block.coefficients_ptr + owner * (COEFFICIENTS * C) + branch * C
         at = (owner * BRANCHES + branch) * (MOMENTS * C)
         grad *= _row(coefficients_ptr, GAIN, channel, C)
-        mean = _row(moments_ptr + at, MEAN, channel, C)
+        mean = _row(block.moments_ptr + at, MEAN, channel, C)
         grad_mean = _row(grad_moments_ptr + at, MEAN, channel, C)
         grad_variance = _row(grad_moments_ptr + at, VARIANCE, channel, C)
         area = (height * width).to(tl.float32)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ...launch.launching import launch
 from ...launch.tables import Tables
+from ..attention.arguments import Attention
 from ..attention.quantities import COEFFICIENT_ROWS
-from ..attention.triton import Attention
 from ..layout import BRANCHES
 from ..tables import BlockTables
 from . import kernels
@@ -21,7 +21,7 @@ def forward(plan: BlockTables, convolved: Tensor, attention: Attention, output: 
         kernels._mix_forward_kernel,
         (table.tile_count, -(-output.shape[2] // options["BLOCK_C"]), len(output)),
         output,
-        *_block_arguments(plan, convolved, attention, table),
+        _block(plan, convolved, attention, table),
         C=output.shape[2],
         **options,
     )
@@ -41,7 +41,7 @@ def backward(
         grad_mixed,
         sums,
         grad_output,
-        *_block_arguments(plan, convolved, attention, table),
+        _block(plan, convolved, attention, table),
         C=channels,
         **options,
     )
@@ -61,7 +61,7 @@ def branches_backward(
         grad_convolved,
         grad_mixed,
         grad_moments,
-        *_block_arguments(plan, convolved, attention, table),
+        _block(plan, convolved, attention, table),
         C=channels,
         WINDOW=plan.window,
         **options,
@@ -69,17 +69,14 @@ def branches_backward(
     return grad_convolved
 
 
-def _block_arguments(
-    plan: BlockTables, convolved: Tensor, attention: Attention, table: Tables
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, int]:
-    """Arguments that all three kernels share, in the order of `kernels._Block`."""
-    return (
-        convolved,
-        attention.coefficients,
-        attention.moments,
-        table.tiles,
-        table.maps,
-        plan.packed_rows,
-        plan.coarse_rows,
-        len(plan.layout.shapes),
+def _block(plan: BlockTables, convolved: Tensor, attention: Attention, table: Tables) -> kernels.Block:
+    return kernels.Block(
+        convolved_ptr=convolved,
+        coefficients_ptr=attention.coefficients,
+        moments_ptr=attention.moments,
+        tiles_ptr=table.tiles,
+        levels_ptr=table.maps,
+        packed_rows=plan.packed_rows,
+        coarse_rows=plan.coarse_rows,
+        level_count=len(plan.layout.shapes),
     )
