@@ -15,7 +15,7 @@ from tests.model.narrow_detectors import eager_detector
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a detector of "red" and "blue" that has random weights and finds something everywhere."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    eager_detector().save_pretrained(folder)
+    eager_detector(max_detections=1000).save_pretrained(folder)
     return folder
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dyzoo.images.sources import single
 from tests.cli.cli_helpers import Cli, write_picture
 
 JSONL, JSON = Path("predictions/detections.jsonl"), Path("predictions/detections.json")
@@ -31,16 +32,14 @@ def names_in_json(path: Path = JSON) -> list[str]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
     """Let reading that picture end the command."""
-    import dyzoo.images.reading
-
-    read = dyzoo.images.reading.read_picture
+    read = single.read_picture
 
     def stopping(path: Path, *arguments: Any) -> Any:
         if Path(path).name == name:
             raise error
         return read(path, *arguments)
 
-    monkeypatch.setattr("dyzoo.images.reading.read_picture", stopping)
+    monkeypatch.setattr(single, "read_picture", stopping)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_each_line_stands_alone_and_the_json_is_made_of_them(cli: Cli, tiny_mode
     assert cli("predict", photos, "-m", tiny_model, "-t", 0.01).code == 0
     whole = json.loads(JSON.read_text())
     assert JSON.read_text() == json.dumps(whole, indent=2) + "\n"
-    settings = {name: whole[name] for name in ("model", "threshold", "flips", "size", "classes")}
+    settings = {name: whole[name] for name in ("model", "threshold", "flips", "size")}
     pictures = [f"{name}.png" for name in "abcd"]
     assert rows() == [
         {**settings, **image, "stem": Path(picture).stem, "picture": picture}
@@ -86,11 +85,11 @@ def test_a_stopped_run_keeps_what_is_done_and_resumes_to_the_same_answers(
 
 def test_a_killed_process_leaves_what_is_done(tmp_path: Path, tiny_model: Path, photos: Path) -> None:
     code = (
-        "import os, signal, dyzoo.images.reading, dyzoo.cli\nread = dyzoo.images.reading.read_picture\n"
-        "def kill(path, *rest):\n"
-        "    if path.name == 'c.png':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return read(path, *rest)\n"
-        "dyzoo.images.reading.read_picture = kill\n"
+        "import os, signal, dyzoo.cli\nfrom PIL import Image\nsave = Image.Image.save\n"
+        "def kill(image, path, **options):\n"
+        "    if 'c.png' in str(path):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    save(image, path, **options)\n"
+        "Image.Image.save = kill\n"
         f"dyzoo.cli.run(['predict', 'photos', '--model', {str(tiny_model)!r}])"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)

@@ -33,7 +33,7 @@ def narrow_detector(sizes_px: tuple[int, int] | None = None, **changes: Any) -> 
     return Detector(narrow_config(sizes_px, **changes)).eval()
 
 
-def eager_detector() -> Detector:
-    """A small detector of "red" and "blue" that finds five things everywhere."""
-    head = ATSSConfig(prior_probability=0.9, max_detections=5)
+def eager_detector(max_detections: int = 5) -> Detector:
+    """A small detector of "red" and "blue" that finds things everywhere, and keeps so many."""
+    head = ATSSConfig(prior_probability=0.9, max_detections=max_detections)
     return narrow_detector((64, 128), labels=("red", "blue"), head=head)
