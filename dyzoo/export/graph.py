@@ -14,6 +14,7 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 from torch.export import Dim
 
+from dyzoo.errors import ExportError, first_line
 from dyzoo.dyhead.levelwise import DEFORM_CONV, levelwise_block
 from dyzoo.export.networks import detections_network, map_names, maps_network
 from dyzoo.export.options import ExportOptions
@@ -21,6 +22,7 @@ from dyzoo.export.preparation import prepend_preparation
 from dyzoo.export.regions import pool_regions, pool_regions_translation
 from dyzoo.export.suppression import suppress
 from dyzoo.export.translation import block_translation, deform_conv_translation
+from dyzoo.export.windows import window_attention, window_attention_translation
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.fixed_size import suppress_to_fixed_size
 
@@ -45,7 +47,7 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
     if options.decode:
         inputs.append(torch.tensor([[tiles[0] * divisor, tiles[1] * divisor]] * 2))
         shapes["image_sizes"] = {0: number}
-    with _quiet(), torch.no_grad():
+    with _quiet(), _one_line(model), torch.no_grad():
         # not strict: the graph is made by running the model, whose Python needs no interpreter of its own
         program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
         onnx_program = torch.onnx.export(
@@ -61,6 +63,7 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
                 DEFORM_CONV: deform_conv_translation(options.deform_conv),
                 suppress_to_fixed_size._opoverload: suppress,
                 pool_regions._opoverload: pool_regions_translation,
+                window_attention._opoverload: window_attention_translation,
             },
         )
         assert onnx_program is not None
@@ -107,6 +110,18 @@ class _AllOutputs(nn.Module):
         raw = self.detections.predict(batch)
         maps = (level for levels in raw.values() for level in levels)
         return (*self.detections.decode(raw, image_sizes), *maps)
+
+
+@contextmanager
+def _one_line(model: Detector) -> Iterator[None]:
+    """What the exporter says of a backbone that cannot be traced, on one line."""
+    try:
+        yield
+    except Exception as error:  # each backbone has a way of its own
+        raise ExportError(
+            f"{model.config.architecture} on {model.config.backbone.name} cannot be traced at sizes that are not known: "
+            f"{first_line(error)}"
+        ) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead
 from dyzoo.export.regions import pool_regions
+from dyzoo.export.windows import has_windows, use_operators
 from dyzoo.model.boxes import decode_boxes
 from dyzoo.model.detector import Detector
 from dyzoo.model.fixed_size import FixedSizeDetector
@@ -114,4 +115,7 @@ def _levelwise(model: Detector) -> Detector:
     own._modules = dict(model._modules)
     if isinstance(model.dyhead, DyHead):
         own.dyhead = LevelwiseDyHead(model.dyhead)  # type: ignore[assignment]
+    if has_windows(model.backbone):
+        own.backbone = copy.deepcopy(model.backbone)
+        use_operators(own.backbone)
     return own
