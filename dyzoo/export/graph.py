@@ -14,8 +14,8 @@ from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 from torch.export import Dim
 
-from dyzoo.errors import ExportError, first_line
 from dyzoo.dyhead.levelwise import DEFORM_CONV, levelwise_block
+from dyzoo.errors import ExportError, first_line
 from dyzoo.export.networks import detections_network, map_names, maps_network
 from dyzoo.export.options import ExportOptions
 from dyzoo.export.preparation import prepend_preparation
@@ -114,12 +114,12 @@ class _AllOutputs(nn.Module):
 
 @contextmanager
 def _one_line(model: Detector) -> Iterator[None]:
-    """What the exporter says of a backbone that cannot be traced, on one line."""
+    """Say on one line that a backbone cannot be traced."""
     try:
         yield
     except Exception as error:  # each backbone has a way of its own
         raise ExportError(
-            f"{model.config.architecture} on {model.config.backbone.name} cannot be traced at sizes that are not known: "
+            f"{model.config.architecture} on {model.config.backbone.name} cannot be traced at unknown sizes: "
             f"{first_line(error)}"
         ) from error
 

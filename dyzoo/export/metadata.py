@@ -1,4 +1,4 @@
-"""What an exported file says of itself."""
+"""Facts that an exported file carries about itself."""
 
 from __future__ import annotations
 

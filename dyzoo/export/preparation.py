@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-
-
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from dyzoo.config import PreprocessConfig
 from dyzoo.export.options import InputType
-
 
 INPUT_NAME = "images"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export has made and how it was found to agree.
+    """File that an export has made, and how it was found to agree.
 
     Attributes:
         path: the file.

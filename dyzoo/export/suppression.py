@@ -1,4 +1,4 @@
-"""Suppression in ONNX: what `dyzoo::suppress` becomes, which is NMS with outputs of a fixed size."""
+"""Suppression in ONNX: the translation of `dyzoo::suppress`, which is NMS with outputs of a fixed size."""
 
 from __future__ import annotations
 

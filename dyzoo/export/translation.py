@@ -10,9 +10,6 @@ from onnxscript import opset20 as op
 from dyzoo.dyhead.levelwise import NORM_GROUPS, Branch, LevelwiseParameters
 from dyzoo.export.options import DeformConv
 
-
-
-
 TAPS, KERNEL = 9, 3
 OFFSETS = 2 * TAPS
 GROUP_NORM_EPS = 1e-5
@@ -30,7 +27,7 @@ def convolution(form: DeformConv) -> _Convolve:
 
 
 def block_translation(form: DeformConv) -> Any:
-    """What `dyzoo::dyhead_block` becomes: the chain of `dyhead_kernels.dyhead_block.reference`, node by node."""
+    """Translation of `dyzoo::dyhead_block`: the chain of `dyhead_kernels.dyhead_block.reference`, node by node."""
     convolve = convolution(form)
 
     def dyhead_block(levels, parameters, offset_mode):  # type: ignore[no-untyped-def] # annotations would be read
@@ -58,7 +55,7 @@ def block_translation(form: DeformConv) -> Any:
 
 
 def deform_conv_translation(form: DeformConv) -> Any:
-    """What `dyhead_kernels::deform_conv` becomes as the tensor form calls it: 3x3, a padding of one, no stride."""
+    """Translation of `dyhead_kernels::deform_conv` as the tensor form calls it: 3x3, a padding of one, no stride."""
     convolve = convolution(form)
 
     def deform_conv(input, offset, weight, bias, mask, stride, padding, dilation, backend):  # type: ignore[no-untyped-def]

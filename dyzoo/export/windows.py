@@ -38,7 +38,7 @@ def window_attention(
         window: height and width.
         shift: how far windows are moved down and to the right; 0 and 0 for not at all.
     """
-    _, height, width, channels = x.shape
+    _, height, width, _ = x.shape
     padded = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
     rows, columns = padded.shape[1] // window[0], padded.shape[2] // window[1]
 
@@ -61,7 +61,8 @@ def window_attention(
         ]
         region = windows_of((3 * regions[0][:, None] + regions[1])[None, :, :, None])[0, ..., 0]
         mask = mask + APART * (region[..., None] != region[..., None, :])[:, :, None].to(x.dtype)
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(len(x), rows, columns, *mask.shape[-3:]))
+    mask = mask.expand(len(x), rows, columns, *mask.shape[-3:])
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     output = F.linear(attended.transpose(3, 4).flatten(4), proj_weight, proj_bias)
     merged = output.unflatten(3, tuple(window)).transpose(2, 3).reshape(padded.shape)
     return merged.roll(tuple(shift), dims=(1, 2))[:, :height, :width].contiguous()

@@ -134,7 +134,7 @@ def test_a_file_whose_answers_differ_is_not_written(
 
 def test_maps_that_differ_are_an_error(exported_maps: Exported) -> None:
     other = small_detector("retinanet", offset_mode="crop")
-    with pytest.raises(ExportError, match="exported maps differ by .* of a level's largest value"):
+    with pytest.raises(ExportError, match=r"exported maps differ by .* of a level's largest value"):
         Comparison(other, exported_maps.options, random_picture(90, 70)).run(exported_maps.report.path)
 
 
