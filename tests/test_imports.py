@@ -27,7 +27,7 @@ ORDER = (
     ("config", "images"),
     ("hub", "dyhead", "grounding"),
     ("model",),
-    ("data", "checkpoints"),
+    ("data", "checkpoints", "runtime"),
     ("zoo", "evaluation"),
     ("export",),
     ("training",),

@@ -13,10 +13,10 @@ from torchvision.ops import box_iou
 
 from dyzoo.errors import ExportError
 from dyzoo.export.options import ExportOptions
-from dyzoo.export.runtime import open_session
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.base import Detected
 from dyzoo.model.preprocess import batch_images, resize_image
+from dyzoo.runtime.sessions import open_session
 
 MOST_MAP_DIFFERENCE = 1e-4  # of a level's largest value
 LEAST_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way

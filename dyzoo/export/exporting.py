@@ -14,10 +14,10 @@ from torchvision.transforms.v2 import functional as TF
 from dyzoo.errors import ExportError
 from dyzoo.export.options import ExportOptions
 from dyzoo.export.report import ExportReport
-from dyzoo.export.runtime import check_installed
 from dyzoo.files import replacing
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.detector import Detector
+from dyzoo.runtime.sessions import TO_EXPORT, check_deform_conv, check_installed
 from dyzoo.zoo.catalog import sample_image
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def export_onnx(
 
 def check_before_loading(options: ExportOptions) -> None:
     """Raise an `ExportError` where something is not installed that exporting so needs."""
-    check_installed(options.deform_conv)
+    check_installed(TO_EXPORT, ExportError, "exporting")
+    if options.deform_conv == "node":
+        check_deform_conv(ExportError, "or choose the form grid-sample")
 
 
 def check_exportable(model: Any) -> None:

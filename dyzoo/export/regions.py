@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from onnxscript import opset20 as op
 from torch import Tensor
 
+from dyzoo.export.nodes import INT64, Value, op, scalar, vector
 from dyzoo.model.heads.roi import CANONICAL_LEVEL, CANONICAL_SIDE_PX, pool_levels
-
-Value = Any  # a value of the graph that is being built
 
 
 @torch.library.custom_op("dyzoo::pool_regions", mutates_args=())
@@ -35,21 +31,21 @@ def _(features: list[Tensor], boxes_xyxy: Tensor, strides_px: list[int], roi_siz
 def pool_regions_translation(features, boxes, strides_px, roi_size):  # type: ignore[no-untyped-def]
     """`dyzoo.model.heads.roi.pool_levels`, node by node; annotations would be read, and are left out."""
     count = op.Shape(boxes, start=1, end=2)
-    flat = op.Reshape(boxes, _ints(-1, 4))
+    flat = op.Reshape(boxes, vector(-1, 4))
     number = op.Shape(flat, end=1)
-    image = op.Div(op.Range(_int(0), op.Squeeze(number), _int(1)), count)
+    image = op.Div(op.Range(scalar(0), op.Squeeze(number), scalar(1)), count)
     sides = op.Sub(_slice(flat, 2, 4), _slice(flat, 0, 2))
-    area = op.ReduceProd(sides, _ints(1), keepdims=0)
-    side = op.Sqrt(op.Max(area, op.Constant(value_float=0.0)))
-    scale = op.Add(op.Div(side, op.Constant(value_float=float(CANONICAL_SIDE_PX))), op.Constant(value_float=1e-8))
-    octave = op.Div(op.Log(scale), op.Log(op.Constant(value_float=2.0)))
-    level = op.Floor(op.Add(octave, op.Constant(value_float=float(CANONICAL_LEVEL))))
+    area = op.ReduceProd(sides, vector(1), keepdims=0)
+    side = op.Sqrt(op.Max(area, scalar(0.0)))
+    scale = op.Add(op.Div(side, scalar(float(CANONICAL_SIDE_PX))), scalar(1e-8))
+    octave = op.Div(op.Log(scale), op.Log(scalar(2.0)))
+    level = op.Floor(op.Add(octave, scalar(float(CANONICAL_LEVEL))))
     finest = strides_px[0].bit_length() - 1
-    bounds = (op.Constant(value_float=float(stride.bit_length() - 1)) for stride in (strides_px[0], strides_px[-1]))
-    level = op.Sub(op.Cast(op.Clip(level, *bounds), to=7), _int(finest))
+    bounds = (scalar(float(stride.bit_length() - 1)) for stride in (strides_px[0], strides_px[-1]))
+    level = op.Sub(op.Cast(op.Clip(level, *bounds), to=INT64), scalar(finest))
     order, pooled = [], []
     for index, (maps, stride) in enumerate(zip(features, strides_px, strict=True)):
-        own = op.Reshape(op.NonZero(op.Equal(level, _int(index))), _ints(-1))
+        own = op.Reshape(op.NonZero(op.Equal(level, scalar(index))), vector(-1))
         order.append(own)
         regions, images = op.Gather(flat, own, axis=0), op.Gather(image, own, axis=0)
         pooled.append(
@@ -65,17 +61,9 @@ def pool_regions_translation(features, boxes, strides_px, roi_size):  # type: ig
             )
         )
     places = op.Concat(*order, axis=0)
-    back = op.ScatterElements(places, places, op.Range(_int(0), op.Squeeze(number), _int(1)), axis=0)
+    back = op.ScatterElements(places, places, op.Range(scalar(0), op.Squeeze(number), scalar(1)), axis=0)
     return op.Gather(op.Concat(*pooled, axis=0), back, axis=0)
 
 
 def _slice(boxes: Value, first: int, end: int) -> Value:
-    return op.Slice(boxes, _ints(first), _ints(end), _ints(1))
-
-
-def _int(value: int) -> Value:
-    return op.Constant(value_int=value)
-
-
-def _ints(*values: int) -> Value:
-    return op.Constant(value_ints=list(values))
+    return op.Slice(boxes, vector(first), vector(end), vector(1))

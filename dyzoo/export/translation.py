@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from onnxscript import opset20 as op
-
 from dyzoo.dyhead.levelwise import NORM_GROUPS, Branch, LevelwiseParameters
+from dyzoo.export.nodes import FLOAT, Value, op, scalar, scalar_like, vector
 from dyzoo.export.options import DeformConv
 
 TAPS, KERNEL = 9, 3
 OFFSETS = 2 * TAPS
 GROUP_NORM_EPS = 1e-5
-
-Value = Any  # a value of the graph that is being built
 
 
 class _Convolve(Protocol):
@@ -32,7 +29,7 @@ def block_translation(form: DeformConv) -> Any:
 
     def dyhead_block(levels, parameters, offset_mode):  # type: ignore[no-untyped-def] # annotations would be read
         own = LevelwiseParameters.from_list(parameters)
-        scale_weight = op.Reshape(own.scale_weight, op.Constant(value_ints=[1, -1, 1, 1]))
+        scale_weight = op.Reshape(own.scale_weight, vector(1, -1, 1, 1))
         outputs = []
         for index, level in enumerate(levels):
             offset, mask = _offsets(level, own)
@@ -47,7 +44,7 @@ def block_translation(form: DeformConv) -> Any:
             for each in maps[1:]:
                 mixed = op.Add(mixed, op.Mul(each, _scale_attention(each, scale_weight, own.scale_bias)))
             if len(maps) > 1:
-                mixed = op.Mul(mixed, _scalar(1 / len(maps), mixed))
+                mixed = op.Mul(mixed, scalar_like(1 / len(maps), mixed))
             outputs.append(_dynamic_relu(mixed, own))
         return outputs
 
@@ -70,7 +67,7 @@ def _offsets(level: Value, own: LevelwiseParameters) -> tuple[Value, Value]:
 
 
 def _channels(maps: Value, first: int, end: int) -> Value:
-    bounds = (op.Constant(value_ints=[value]) for value in (first, end, 1))
+    bounds = (vector(value) for value in (first, end, 1))
     return op.Slice(maps, *bounds)
 
 
@@ -81,34 +78,34 @@ def _high_branch_offsets(offset: Value, mask: Value, coarser: Value, mode: str) 
     if mode == "crop":
         return _crop(offset, size), _crop(mask, size)
     large, small = op.Shape(offset, start=2), size
-    scale = op.Div(op.Cast(small, to=1), op.Cast(large, to=1))  # (h/H, w/W)
-    scale = op.Reshape(op.Tile(scale, op.Constant(value_ints=[TAPS])), op.Constant(value_ints=[1, OFFSETS, 1, 1]))
+    scale = op.Div(op.Cast(small, to=FLOAT), op.Cast(large, to=FLOAT))  # (h/H, w/W)
+    scale = op.Reshape(op.Tile(scale, vector(TAPS)), vector(1, OFFSETS, 1, 1))
     return op.Mul(_resize(offset, coarser), op.CastLike(scale, offset)), _resize(mask, coarser)
 
 
 def _read_flat(maps: Value, size: Value, channels: int) -> Value:
     rows = op.Flatten(maps, axis=1)
-    count = op.Mul(op.ReduceProd(size, keepdims=1), op.Constant(value_ints=[channels]))
-    rows = op.Slice(rows, op.Constant(value_ints=[0]), count, op.Constant(value_ints=[1]))
-    return op.Reshape(rows, op.Concat(op.Constant(value_ints=[-1, channels]), size, axis=0))
+    count = op.Mul(op.ReduceProd(size, keepdims=1), vector(channels))
+    rows = op.Slice(rows, vector(0), count, vector(1))
+    return op.Reshape(rows, op.Concat(vector(-1, channels), size, axis=0))
 
 
 def _crop(maps: Value, size: Value) -> Value:
-    return op.Slice(maps, op.Constant(value_ints=[0, 0]), size, op.Constant(value_ints=[2, 3]))
+    return op.Slice(maps, vector(0, 0), size, vector(2, 3))
 
 
 def _branch(convolve: _Convolve, input: Value, offset: Value, mask: Value, branch: Branch, stride: int) -> Value:
     convolved = convolve(input, offset, mask, branch.weight, branch.bias, stride)
-    groups = op.Reshape(convolved, op.Constant(value_ints=[0, NORM_GROUPS, -1]))
+    groups = op.Reshape(convolved, vector(0, NORM_GROUPS, -1))
     ones, zeros = ([value] * NORM_GROUPS for value in (1.0, 0.0))
-    scale, shift = (op.CastLike(op.Constant(value_floats=values), convolved) for values in (ones, zeros))
+    scale, shift = (op.CastLike(vector(*values), convolved) for values in (ones, zeros))
     normed = op.InstanceNormalization(groups, scale, shift, epsilon=GROUP_NORM_EPS)
     normed = op.Reshape(normed, op.Shape(convolved))
     return op.Add(op.Mul(normed, _of_channels(branch.norm_weight)), _of_channels(branch.norm_bias))
 
 
-def _of_channels(vector: Value) -> Value:
-    return op.Reshape(vector, op.Constant(value_ints=[1, -1, 1, 1]))
+def _of_channels(values: Value) -> Value:
+    return op.Reshape(values, vector(1, -1, 1, 1))
 
 
 def _resize(maps: Value, like: Value) -> Value:
@@ -125,16 +122,12 @@ def _dynamic_relu(features: Value, own: LevelwiseParameters) -> Value:
     pooled = op.Flatten(op.GlobalAveragePool(features), axis=1)
     hidden = op.Relu(op.Gemm(pooled, own.relu_weight1, own.relu_bias1, transB=1))
     theta = op.HardSigmoid(op.Gemm(hidden, own.relu_weight2, own.relu_bias2, transB=1), alpha=1 / 6, beta=0.5)
-    theta = op.Unsqueeze(theta, op.Constant(value_ints=[2, 3]))
+    theta = op.Unsqueeze(theta, vector(2, 3))
     a1, b1, a2, b2 = op.Split(theta, axis=1, num_outputs=4)
-    two, half, one = (_scalar(value, features) for value in (2.0, 0.5, 1.0))
+    two, half, one = (scalar_like(value, features) for value in (2.0, 0.5, 1.0))
     first = op.Add(op.Mul(op.Mul(a1, two), features), op.Sub(b1, half))
     second = op.Add(op.Mul(op.Sub(op.Mul(a2, two), one), features), op.Sub(b2, half))
     return op.Max(first, second)
-
-
-def _scalar(value: float, like: Value) -> Value:
-    return op.CastLike(op.Constant(value_float=value), like)
 
 
 def _deform_conv_node(input: Value, offset: Value, mask: Value, weight: Value, bias: Value, stride: int) -> Value:
@@ -151,33 +144,33 @@ def _deform_conv_of_samples(input: Value, offset: Value, mask: Value, weight: Va
     size = op.Shape(offset, start=2)
     height, width = op.Split(size, axis=0, num_outputs=2)
     in_height, in_width = op.Split(op.Shape(input, start=2), axis=0, num_outputs=2)
-    pairs = op.Reshape(offset, op.Concat(op.Constant(value_ints=[0, TAPS, 2]), size, axis=0))
+    pairs = op.Reshape(offset, op.Concat(vector(0, TAPS, 2), size, axis=0))
     down, right = op.Split(pairs, axis=2, num_outputs=2)  # (N, 9, 1, H, W)
     of_rows, of_columns = [-1.0] * 3 + [0.0] * 3 + [1.0] * 3, [-1.0, 0.0, 1.0] * 3
     y = _positions(height, of_rows, [1, -1, 1], stride, down)
     x = _positions(width, of_columns, [1, 1, -1], stride, right)
     grid = op.Concat(_between(x, in_width), _between(y, in_height), axis=4)  # (N, 9, H, W, 2)
-    tall = op.Concat(op.Constant(value_ints=[0, -1]), width, op.Constant(value_ints=[2]), axis=0)
+    tall = op.Concat(vector(0, -1), width, vector(2), axis=0)
     samples = op.GridSample(input, op.Reshape(grid, tall), mode="linear", padding_mode="zeros", align_corners=0)
-    taps = op.Concat(op.Constant(value_ints=[0, 0, TAPS]), size, axis=0)
-    weighted = op.Mul(op.Reshape(samples, taps), op.Unsqueeze(mask, op.Constant(value_ints=[1])))
-    flat = op.Concat(op.Shape(offset, end=1), op.Constant(value_ints=[-1]), size, axis=0)
+    taps = op.Concat(vector(0, 0, TAPS), size, axis=0)
+    weighted = op.Mul(op.Reshape(samples, taps), op.Unsqueeze(mask, vector(1)))
+    flat = op.Concat(op.Shape(offset, end=1), vector(-1), size, axis=0)
     channels = op.Reshape(weighted, flat)
-    kernel = op.Reshape(weight, op.Constant(value_ints=[0, -1, 1, 1]))
+    kernel = op.Reshape(weight, vector(0, -1, 1, 1))
     return op.Conv(channels, kernel, bias)
 
 
 def _positions(length: Value, taps: Sequence[float], shape: Sequence[int], stride: int, moved: Value) -> Value:
     """Pixel coordinates of the taps along one axis, (N, 9, H, W, 1)."""
-    steps = op.Range(op.Constant(value_int=0), op.Squeeze(length), op.Constant(value_int=1))
-    steps = op.Mul(op.CastLike(steps, moved), _scalar(float(stride), moved))
-    steps = op.Reshape(steps, op.Constant(value_ints=list(shape)))
-    tap = op.Reshape(op.CastLike(op.Constant(value_floats=list(taps)), moved), op.Constant(value_ints=[TAPS, 1, 1]))
-    moved = op.Squeeze(moved, op.Constant(value_ints=[2]))
-    return op.Unsqueeze(op.Add(moved, op.Add(steps, tap)), op.Constant(value_ints=[4]))
+    steps = op.Range(scalar(0), op.Squeeze(length), scalar(1))
+    steps = op.Mul(op.CastLike(steps, moved), scalar_like(float(stride), moved))
+    steps = op.Reshape(steps, vector(*shape))
+    tap = op.Reshape(op.CastLike(vector(*taps), moved), vector(TAPS, 1, 1))
+    moved = op.Squeeze(moved, vector(2))
+    return op.Unsqueeze(op.Add(moved, op.Add(steps, tap)), vector(4))
 
 
 def _between(position: Value, length: Value) -> Value:
     """Pixels -> -1 at the first pixel's outer edge to 1 at the last one's."""
-    doubled = op.Add(op.Mul(position, _scalar(2.0, position)), _scalar(1.0, position))
-    return op.Sub(op.Div(doubled, op.CastLike(length, position)), _scalar(1.0, position))
+    doubled = op.Add(op.Mul(position, scalar_like(2.0, position)), scalar_like(1.0, position))
+    return op.Sub(op.Div(doubled, op.CastLike(length, position)), scalar_like(1.0, position))

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from onnxscript import opset20 as op
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-APART = -100.0  # added to the logits of positions that the shift has brought together, as timm does
+from dyzoo.export.nodes import INT64, Value, op, scalar, scalar_like, vector
 
-Value = Any  # a value of the graph that is being built
+APART = -100.0  # added to the logits of positions that the shift has brought together, as timm does
 
 
 @torch.library.custom_op("dyzoo::window_attention", mutates_args=())
@@ -110,56 +109,53 @@ def window_attention_translation(  # type: ignore[no-untyped-def] # annotations 
     heads = int(position_bias.shape[1])
     channels = int(x.shape[3])
     size = op.Shape(x, start=1, end=3)
-    missing = op.Mod(op.Neg(size), _ints(*window))
-    padded = op.Pad(x, op.Concat(_ints(0, 0, 0, 0, 0), missing, _ints(0), axis=0))
-    counts = op.Div(op.Add(size, missing), _ints(*window))
+    missing = op.Mod(op.Neg(size), vector(*window))
+    padded = op.Pad(x, op.Concat(vector(0, 0, 0, 0, 0), missing, vector(0), axis=0))
+    counts = op.Div(op.Add(size, missing), vector(*window))
     shifted = _roll(padded, shift)
     tokens = _windows(shifted, counts, window, channels)  # (N * rows * columns, T, C)
     qkv = op.Add(op.MatMul(tokens, op.Transpose(qkv_weight, perm=[1, 0])), qkv_bias)
     area = window[0] * window[1]
-    parts = op.Transpose(op.Reshape(qkv, _ints(-1, area, 3, heads, channels // heads)), perm=[2, 0, 3, 1, 4])
-    query, key, value = (op.Gather(parts, op.Constant(value_int=index), axis=0) for index in range(3))
-    scale = op.CastLike(op.Constant(value_float=(channels // heads) ** -0.5), query)
+    parts = op.Transpose(op.Reshape(qkv, vector(-1, area, 3, heads, channels // heads)), perm=[2, 0, 3, 1, 4])
+    query, key, value = (op.Gather(parts, scalar(index), axis=0) for index in range(3))
+    scale = scalar_like((channels // heads) ** -0.5, query)
     logits = op.MatMul(op.Mul(query, scale), op.Transpose(key, perm=[0, 1, 3, 2]))
     logits = op.Add(logits, position_bias)
     if any(shift):
         lengths = op.Add(size, missing)
-        row, column = (
-            _regions(op.Gather(lengths, op.Constant(value_int=axis), axis=0), window[axis], shift[axis])
-            for axis in (0, 1)
-        )
-        region = op.Add(op.Unsqueeze(op.Mul(row, op.Constant(value_int=3)), _ints(1)), op.Unsqueeze(column, _ints(0)))
-        region = op.Reshape(_windows(op.Unsqueeze(region, _ints(0, 3)), counts, window, 1), _ints(-1, area))
-        same = op.Equal(op.Unsqueeze(region, _ints(1)), op.Unsqueeze(region, _ints(2)))  # (windows, T, T)
-        apart, none = (op.CastLike(op.Constant(value_float=v), logits) for v in (APART, 0.0))
-        mask = op.Unsqueeze(op.Where(same, none, apart), _ints(1))
+        row, column = (_regions(op.Gather(lengths, scalar(axis), axis=0), window[axis], shift[axis]) for axis in (0, 1))
+        region = op.Add(op.Unsqueeze(op.Mul(row, scalar(3)), vector(1)), op.Unsqueeze(column, vector(0)))
+        region = op.Reshape(_windows(op.Unsqueeze(region, vector(0, 3)), counts, window, 1), vector(-1, area))
+        same = op.Equal(op.Unsqueeze(region, vector(1)), op.Unsqueeze(region, vector(2)))  # (windows, T, T)
+        apart, none = (scalar_like(v, logits) for v in (APART, 0.0))
+        mask = op.Unsqueeze(op.Where(same, none, apart), vector(1))
         number = op.Shape(mask, start=0, end=1)
-        of_windows = op.Reshape(logits, op.Concat(_ints(-1), number, _ints(heads, area, area), axis=0))
-        logits = op.Reshape(op.Add(of_windows, mask), _ints(-1, heads, area, area))
+        of_windows = op.Reshape(logits, op.Concat(vector(-1), number, vector(heads, area, area), axis=0))
+        logits = op.Reshape(op.Add(of_windows, mask), vector(-1, heads, area, area))
     attended = op.Transpose(op.MatMul(op.Softmax(logits, axis=-1), value), perm=[0, 2, 1, 3])
-    attended = op.Reshape(attended, _ints(-1, area, channels))
+    attended = op.Reshape(attended, vector(-1, area, channels))
     output = op.Add(op.MatMul(attended, op.Transpose(proj_weight, perm=[1, 0])), proj_bias)
-    grid = op.Concat(_ints(-1), counts, _ints(*window, channels), axis=0)
+    grid = op.Concat(vector(-1), counts, vector(*window, channels), axis=0)
     merged = op.Transpose(op.Reshape(output, grid), perm=[0, 1, 3, 2, 4, 5])
     merged = _roll(op.Reshape(merged, op.Shape(padded)), [-step for step in shift])
-    return op.Slice(merged, _ints(0, 0), size, _ints(1, 2))
+    return op.Slice(merged, vector(0, 0), size, vector(1, 2))
 
 
 def _windows(maps: Value, counts: Value, window: Sequence[int], channels: int) -> Value:
-    rows, columns = (op.Gather(counts, _ints(axis), axis=0) for axis in (0, 1))
-    split = op.Concat(_ints(-1), rows, _ints(window[0]), columns, _ints(window[1], channels), axis=0)
+    rows, columns = (op.Gather(counts, vector(axis), axis=0) for axis in (0, 1))
+    split = op.Concat(vector(-1), rows, vector(window[0]), columns, vector(window[1], channels), axis=0)
     parts = op.Transpose(op.Reshape(maps, split), perm=[0, 1, 3, 2, 4, 5])
-    return op.Reshape(parts, _ints(-1, window[0] * window[1], channels))
+    return op.Reshape(parts, vector(-1, window[0] * window[1], channels))
 
 
 def _roll(maps: Value, shift: Sequence[int]) -> Value:
     """Up and to the left by so many pixels; negative ones the other way."""
     for axis, step in zip((1, 2), shift, strict=True):
         if step:
-            end = _ints(2**62)
+            end = vector(2**62)
             rest, first = (
-                op.Slice(maps, _ints(step), end, _ints(axis)),
-                op.Slice(maps, _ints(0), _ints(step), _ints(axis)),
+                op.Slice(maps, vector(step), end, vector(axis)),
+                op.Slice(maps, vector(0), vector(step), vector(axis)),
             )
             maps = op.Concat(rest, first, axis=axis)
     return maps
@@ -167,11 +163,7 @@ def _roll(maps: Value, shift: Sequence[int]) -> Value:
 
 def _regions(length: Value, window: int, step: int) -> Value:
     """For each position along an axis 0, and from the last window on 1, and from its shifted part on 2."""
-    places = op.Range(op.Constant(value_int=0), length, op.Constant(value_int=1))
-    bounds = (op.Sub(length, op.Constant(value_int=back)) for back in (window, step))
-    first, second = (op.Cast(op.GreaterOrEqual(places, bound), to=7) for bound in bounds)
+    places = op.Range(scalar(0), length, scalar(1))
+    bounds = (op.Sub(length, scalar(back)) for back in (window, step))
+    first, second = (op.Cast(op.GreaterOrEqual(places, bound), to=INT64) for bound in bounds)
     return op.Add(first, second)
-
-
-def _ints(*values: int) -> Value:
-    return op.Constant(value_ints=list(values))

@@ -17,11 +17,14 @@ import onnx
 import onnx_ir
 import onnxruntime
 
+import dyzoo
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import ExportError
-from dyzoo.export import ExportOptions, comparison, exporting, graph, runtime
+from dyzoo.export import ExportOptions, comparison, exporting, graph
 from dyzoo.export.comparison import Comparison
 from dyzoo.export.metadata import weights_digest
+from dyzoo.runtime import sessions
+from dyzoo.runtime.onnx_detector import OnnxDetector
 from tests.export.conftest import Exported, export_small
 from tests.export.detectors import small_detector
 
@@ -60,6 +63,23 @@ def test_atss_finds_the_same_objects_in_pictures_of_every_size(exported_atss: Ex
         assert (labels[0, :count] == want["labels"].numpy()).all()
         assert (labels[0, count:] == -1).all()
         assert not scores[0, count:].any()
+
+
+def test_a_file_that_is_loaded_predicts_as_the_detector(exported_atss: Exported) -> None:
+    model, path = exported_atss.model, exported_atss.report.path
+    loaded = dyzoo.load(path)
+    assert isinstance(loaded, OnnxDetector)
+    assert loaded.labels == model.labels
+    generator = np.random.default_rng(0)
+    pictures = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((90, 70), (90, 70), (61, 130))]
+    wanted = model.predict(pictures, 0.001, size=96)
+    for batch_size in (1, 3):
+        found = loaded.predict(pictures, 0.001, size=96, batch_size=batch_size)
+        for want, got in zip(wanted, found, strict=True):
+            assert len(want) == len(got) > 0
+            torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-5)
+            torch.testing.assert_close(got.boxes_xyxy, want.boxes_xyxy, rtol=0, atol=2e-2)
+            assert got.labels.tolist() == want.labels.tolist()
 
 
 def test_raw_maps_are_the_detectors(exported_maps: Exported) -> None:
@@ -139,7 +159,7 @@ def test_maps_that_differ_are_an_error(exported_maps: Exported) -> None:
 
 
 def test_what_is_not_installed_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    monkeypatch.setattr(sessions, "find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"onnx, onnxscript, onnxruntime not installed.*pip install 'dyzoo\[onnx\]'"):
         small_detector("atss").export(tmp_path / "none.onnx")
 
