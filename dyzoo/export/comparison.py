@@ -53,6 +53,7 @@ class Comparison:
         Raises:
             ExportError: a difference is larger than it may be.
         """
+        self.detections = self.same = 0
         session = open_session(path)
         names = [output.name for output in session.get_outputs()]
         for number, picture in enumerate(self.pictures, start=1):

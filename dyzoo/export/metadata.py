@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+import torch
+
 from dyzoo._version import __version__
 from dyzoo.export.options import ExportOptions
 from dyzoo.model.detector import Detector
@@ -40,5 +42,6 @@ def weights_digest(model: Detector) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        in_bytes = value.detach().cpu().contiguous().flatten().view(torch.uint8)  # bfloat16 is no type of numpy's
+        digest.update(in_bytes.numpy().tobytes())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ import onnx_ir
 import onnxruntime
 
 import dyzoo
+from dyzoo.cli import run
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import ExportError
 from dyzoo.export import ExportOptions, comparison, exporting, graph
@@ -127,6 +128,13 @@ def test_a_file_says_what_it_is(exported_atss: Exported) -> None:
     assert json.loads(told["mean"]) == list(model.config.preprocess.mean)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_of_every_type_have_a_digest(dtype: torch.dtype) -> None:
+    model = small_detector("retinanet")
+    as_they_are = weights_digest(model)
+    assert weights_digest(model.to(dtype)) != as_they_are
+
+
 def test_the_detector_stays_as_it_is(exported_atss: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stored = onnx_ir.load(exported_atss.report.path)
     monkeypatch.setattr(graph, "detections_and_maps", lambda *_: stored)
@@ -150,6 +158,21 @@ def test_a_file_whose_answers_differ_is_not_written(
         other.export(target)
     assert target.read_bytes() == b"kept"
     assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]
+
+
+def test_the_command_says_how_well_a_file_agrees(
+    exported_atss: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    stored = onnx_ir.load(exported_atss.report.path)
+    monkeypatch.setattr(graph, "detections_and_maps", lambda *_: stored)
+    exported_atss.model.save_pretrained(tmp_path / "small")
+    target = tmp_path / "small.onnx"
+    assert run(["export", str(tmp_path / "small"), "--out", str(target)]) == 0
+    said = capsys.readouterr().out
+    assert "160 x 224, 300 x 200, 97 x 331" in said
+    assert "detections: 100.0% the same" in said
+    assert said.splitlines()[-1].endswith(f"-> {target}")
+    assert target.is_file()
 
 
 def test_maps_that_differ_are_an_error(exported_maps: Exported) -> None:

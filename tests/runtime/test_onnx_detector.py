@@ -115,11 +115,23 @@ def broken_graph(model: onnx.ModelProto, path: Path) -> None:
         (changed("output", "maps"), "gives 'maps', expected pictures and detections"),
         (changed("config", "{"), "has a configuration that cannot be used"),
         (changed("config", '{"labels": 3}'), "has a configuration that cannot be used"),
+        (changed("config", "[" * 100_000), "has a configuration that cannot be used"),
         (other_input, "takes pictures and gives"),
         (no_graph, "it has no graph"),
         (broken_graph, "onnxruntime cannot run"),
     ],
-    ids=["external", "domain", "metadata", "output", "no_json", "wrong_config", "input", "graph", "operator"],
+    ids=[
+        "external",
+        "domain",
+        "metadata",
+        "output",
+        "no_json",
+        "wrong_config",
+        "deep_config",
+        "input",
+        "graph",
+        "operator",
+    ],
 )
 def test_a_file_that_is_something_else_is_refused_on_one_line(spoil: Any, message: str, tmp_path: Path) -> None:
     model = constant_model()
