@@ -37,6 +37,10 @@ class TrainingError(DyzooError, RuntimeError):
     """Training that cannot start or go on."""
 
 
+class ExportError(DyzooError, ValueError):
+    """A detector that cannot be exported, or whose exported form answers otherwise."""
+
+
 class DyzooWarning(UserWarning):
     """Something worth knowing that is no error; the command line prints it as a note of one line."""
 

@@ -27,8 +27,9 @@ ORDER = (
     ("config", "images"),
     ("hub", "dyhead", "grounding"),
     ("model",),
-    ("data", "checkpoints"),
+    ("data", "checkpoints", "runtime"),
     ("zoo", "evaluation", "prediction"),
+    ("export",),
     ("training",),
     ("cli",),
     ("__main__",),
@@ -39,7 +40,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
-    "tensorboard", "jinja2", "wandb",
+    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 
@@ -139,7 +140,7 @@ def test_modules_that_are_named_in_strings_are_known() -> None:
     """Names of a package that are loaded when they are used, and the benchmarks, which lie elsewhere in a checkout."""
     dynamic = {"importlib.import_module", "importlib.util.spec_from_file_location", "importlib"}
     users = {module for module, path in MODULES.items() if dynamic & set(imported_names(path))}
-    assert users == {"dyzoo", "dyzoo.data", "dyzoo.cli.bench"}
+    assert users == {"dyzoo", "dyzoo.data", "dyzoo.cli.bench", "dyzoo.model.detector"}
     for package in (dyzoo, dyzoo.data):
         for name, module in package._HOMES.items():
             assert module in MODULES, name

@@ -15,6 +15,7 @@ from dyzoo.cli.cache import cache
 from dyzoo.cli.convert import convert
 from dyzoo.cli.data import app as data
 from dyzoo.cli.evaluate import evaluate
+from dyzoo.cli.export import export
 from dyzoo.cli.fetch import fetch
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
@@ -38,6 +39,7 @@ app.command()(fetch)
 app.command()(cache)
 app.command()(convert)
 app.command()(push)
+app.command()(export)
 app.add_typer(data, name="data")
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
@@ -68,6 +70,7 @@ def _dyzoo(
       dyzoo predict --model mmdet_atss_r50.coco   as published, fetched once
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
+      dyzoo export runs/mine --out mine.onnx   for other runtimes
       dyzoo bench                            the attention chain's speed here
     """
 

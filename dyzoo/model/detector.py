@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ class Detector(PredictingModel):
         raw = self.forward_head(self.forward_features(batch))
         on_device = [{key: target[key].to(self.device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
         return self.head.losses(raw, on_device, image_sizes)
+
+    def export(self, path: str | Path, **options: Any) -> Any:
+        """Write the detector as an ONNX file, after it has been compared with the detector; see docs/export.md.
+
+        Args:
+            path: the file, written aside and renamed.
+            options: fields of `dyzoo.export.ExportOptions` (`decode`, `preprocess`, `input_type`, `deform_conv`), and
+                `picture`, which the comparison is made on in place of the sample image.
+
+        Returns:
+            The `dyzoo.export.ExportReport`: the file and the largest differences.
+
+        Raises:
+            ExportError: what is needed is not installed, or the exported graph answers otherwise.
+        """
+        exporting = import_module("dyzoo.export.exporting")  # which stands above
+        picture = options.pop("picture", None)
+        return exporting.export_onnx(self, path, exporting.ExportOptions(**options), picture)
 
     def forward_features(self, batch: Tensor) -> list[Tensor]:
         """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dyzoo.model.detector import Detector
+from dyzoo.model.heads.base import Raw
 from dyzoo.model.heads.dense import DenseHead
 from dyzoo.model.heads.fixed_size import FixedDetections, suppress_to_fixed_size
 
@@ -48,8 +49,16 @@ class FixedSizeDetector(nn.Module):
                 `config.preprocess.size_divisor`.
             image_sizes: (N, 2) int64, (H, W) of each image without the padding, in pixels.
         """
+        return self.decode(self.predict(batch), image_sizes)
+
+    def predict(self, batch: Tensor) -> Raw:
+        """The head's predictions, see `Detector.forward_head`."""
+        return self.head(self.model.forward_features(batch))
+
+    def decode(self, raw: Raw, image_sizes: Tensor) -> FixedDetections:
+        """Detections from the head's predictions, the rest as for `forward`."""
         config = self.head.config
-        candidates = self.head.candidates(self.head(self.model.forward_features(batch)))
+        candidates = self.head.candidates(raw)
         return FixedDetections(
             *suppress_to_fixed_size(
                 *candidates,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import ImageError
@@ -40,8 +40,11 @@ class Network(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
     def __call__(self, pictures: Sequence[Tensor], *, limits: Limits = ...) -> Any: ...
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 @dataclass(frozen=True)
@@ -131,13 +134,13 @@ class Pipeline:
 
     def _look(self, looks: Sequence[Look]) -> Iterator[Detected]:
         """Detections in each look, in its pixels; a batch is made of neighbours that are equally large."""
-        limits, weights = self.settings.limits, next(self.model.parameters())
+        limits, precision = self.settings.limits, self.settings.precision
         network = self.model if limits is None else partial(self.model, limits=limits)
         limits = limits or Limits.of(self.model.config.head)
         for size, alike in groupby(looks, self._padded_size):
             most = min(self.settings.batch_size, most_images(size))
             while batch := [look.pixels() for look in islice(alike, most)]:
-                with evaluating(self.model), computing_in(self.settings.precision, weights.dtype, weights.device):  # type: ignore[arg-type]
+                with evaluating(self.model), computing_in(precision, self.model.dtype, self.model.device):  # type: ignore[arg-type]
                     found = detect_in_views(network, batch, self.settings.flips, limits)
                 yield from found
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
+import torch
 from PIL import Image
 
 from dyzoo.config import HeadConfig
@@ -48,6 +50,16 @@ class PredictingModel(PretrainedModel):
     """A model that is called in evaluation mode with pictures (3, H, W) and answers with a `Detected` for each."""
 
     head: Head
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Device of the network."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
 
     @overload
     def predict(
@@ -175,7 +187,7 @@ class PredictingModel(PretrainedModel):
             _limits(self.config.head, iou, max_detections),
             max_detections,
             check_tiles(tiles, self.config.preprocess),
-            check_precision(precision, next(self.parameters()).dtype),
+            check_precision(precision, self.dtype),
             keep_pictures,
         )
         pipeline = Pipeline(self, settings)

@@ -34,6 +34,11 @@ class AnchorGrid:
     aspect_ratios: tuple[float, ...] = (1.0,)
 
     def __len__(self) -> int:
+        return self.number
+
+    @property
+    def number(self) -> int:
+        """Number of anchors, as `len` has it, which Python wants as a plain number where a traced graph has none."""
         return self.height * self.width * self.anchors_per_position
 
     @property

@@ -115,7 +115,7 @@ class ATSSHead(DenseHead):
             score,
             ranks,
             lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
-            level_sizes=[len(grid) for grid in grids],
+            level_sizes=[grid.number for grid in grids],
             candidates_per_level=self.candidates_per_level(limits),
         )
 

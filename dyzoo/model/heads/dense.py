@@ -113,7 +113,7 @@ def strongest_candidates(
     """
     chosen = strongest_per_level(ranks, level_sizes, candidates_per_level)  # (N, T)
     anchor = chosen // scores.shape[2]
-    image = torch.arange(len(scores), device=scores.device)[:, None]
+    image = torch.arange(scores.shape[0], device=scores.device)[:, None]
     return Candidates(
         boxes_of(image, anchor),
         scores.flatten(1).gather(1, chosen),
@@ -136,7 +136,7 @@ def strongest_per_level(ranks: Tensor, level_sizes: Sequence[int], count: int) -
     chosen, start = [], 0
     for level in ranks.split(list(level_sizes), dim=1):
         pairs = level.flatten(1)
-        chosen.append(start + pairs.topk(min(count, pairs.shape[1]), dim=1, sorted=False).indices)
+        chosen.append(start + pairs.topk(torch.sym_min(count, pairs.shape[1]), dim=1, sorted=False).indices)
         start += pairs.shape[1]
     return torch.cat(chosen, dim=1)
 

@@ -90,7 +90,7 @@ class FCOSHead(DenseHead):
             score,
             torch.where(score > config.score_threshold, score, -1.0),
             lambda image, position: boxes_from_distances(points[position], distances_px[image, position]),
-            level_sizes=[len(grid) for grid in self.grids(raw)],
+            level_sizes=[grid.number for grid in self.grids(raw)],
             candidates_per_level=self.candidates_per_level(limits),
         )
 

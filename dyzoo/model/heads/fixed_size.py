@@ -68,7 +68,7 @@ def _(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, *rest: Any) -> tuple[T
 
 def _places(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Memory for `FixedDetections`, not filled."""
-    images = len(boxes_xyxy)
+    images = boxes_xyxy.shape[0]
     return (
         boxes_xyxy.new_empty(images, count, 4),
         scores.new_empty(images, count),

@@ -113,7 +113,7 @@ class RetinaNetHead(DenseHead):
             probability,
             torch.where(probability > config.score_threshold, probability, -1.0),
             lambda image, anchor: decode_boxes(deltas[image, anchor], anchors[anchor], config.box_code_weights),
-            level_sizes=[len(grid) for grid in grids],
+            level_sizes=[grid.number for grid in grids],
             candidates_per_level=self.candidates_per_level(limits),
         )
 

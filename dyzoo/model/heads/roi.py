@@ -69,7 +69,11 @@ class RegionClassifier(nn.Module):
         Returns:
             Class logits (R, K + 1), background last, and deltas (R, K, 4), float32.
         """
-        pooled = self.pool(features, boxes_xyxy).to(self.fc1.weight.dtype)
+        return self.predict(self.pool(features, boxes_xyxy))
+
+    def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1) and deltas (R, K, 4) of features (R, C, roi_size, roi_size) inside boxes."""
+        pooled = pooled.to(self.fc1.weight.dtype)
         hidden = self.fc2(self.fc1(pooled.flatten(1)).relu()).relu()
         return self.cls(hidden).float(), self.box(hidden).float().unflatten(1, (self.num_classes, 4))
 
@@ -151,23 +155,37 @@ class RegionClassifier(nn.Module):
 
     def pool(self, features: Sequence[Tensor], boxes_xyxy: Sequence[Tensor]) -> Tensor:
         """Features inside the boxes: (R, C, roi_size, roi_size) float32, each from the level of its size."""
-        images = [torch.full_like(boxes[:, :1], index) for index, boxes in enumerate(boxes_xyxy)]
-        rois = torch.cat([torch.cat(images), torch.cat(list(boxes_xyxy))], dim=1)  # (R, 5)
-        levels = assign_levels(rois[:, 1:], self.strides_px)
-        order, pooled = [], []
-        for level, stride_px in enumerate(self.strides_px):
-            order.append((levels == level).nonzero()[:, 0])
-            pooled.append(
-                roi_align(
-                    features[level].float(),
-                    rois[order[-1]],
-                    self.config.roi_size,
-                    spatial_scale=1 / stride_px,
-                    sampling_ratio=0,  # as many samples as a bin has positions in each direction, rounded up
-                    aligned=True,
-                )
+        return pool_levels(features, boxes_xyxy, self.strides_px, self.config.roi_size)
+
+
+def pool_levels(
+    features: Sequence[Tensor], boxes_xyxy: Sequence[Tensor], strides_px: Sequence[int], roi_size: int
+) -> Tensor:
+    """Features inside the boxes (R_i, 4) of each image: (R, C, roi_size, roi_size) float32, detectron2's `ROIPooler`.
+
+    Args:
+        features: maps (N, C, H, W) of the levels, finest first; those without a stride are not looked at.
+        boxes_xyxy: float32 pixels of each image.
+        strides_px: stride of each level that is pooled from.
+        roi_size: positions of a region along each axis.
+    """
+    images = [torch.full_like(boxes[:, :1], index) for index, boxes in enumerate(boxes_xyxy)]
+    rois = torch.cat([torch.cat(images), torch.cat(list(boxes_xyxy))], dim=1)  # (R, 5)
+    levels = assign_levels(rois[:, 1:], strides_px)
+    order, pooled = [], []
+    for level, stride_px in enumerate(strides_px):
+        order.append((levels == level).nonzero()[:, 0])
+        pooled.append(
+            roi_align(
+                features[level].float(),
+                rois[order[-1]],
+                roi_size,
+                spatial_scale=1 / stride_px,
+                sampling_ratio=0,  # as many samples as a bin has positions in each direction, rounded up
+                aligned=True,
             )
-        return torch.cat(pooled)[torch.cat(order).argsort()]
+        )
+    return torch.cat(pooled)[torch.cat(order).argsort()]
 
 
 def assign_levels(boxes_xyxy: Tensor, strides_px: Sequence[int]) -> Tensor:

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from dyzoo.config import FasterRCNNConfig
 from dyzoo.model.boxes import decode_boxes, encode_boxes
 from dyzoo.model.heads.anchors import AnchorGrid, all_boxes, anchor_grids
 from dyzoo.model.heads.base import ImageSizes, Targets, prediction_conv
-from dyzoo.model.heads.dense import flatten_levels
+from dyzoo.model.heads.dense import Candidates, flatten_levels, suppress_batch
 from dyzoo.model.heads.matching import assign_by_iou, sample_balanced
 
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -102,28 +101,41 @@ class RegionProposals(nn.Module):
             candidates_per_level: anchors of each level that take part.
             num_proposals: most boxes of an image; None for the configuration's.
         """
+        return [
+            Proposals(found["boxes"], found["scores"])
+            for found in suppress_batch(
+                self.candidates(objectness, box, candidates_per_level),
+                image_sizes,
+                inclusive_corners=False,
+                clip_before_nms=True,
+                nms_threshold=self.config.rpn_nms_threshold,
+                max_detections=num_proposals or self.config.num_proposals,
+            )
+        ]
+
+    @torch.no_grad()
+    def candidates(self, objectness: Sequence[Tensor], box: Sequence[Tensor], candidates_per_level: int) -> Candidates:
+        """The likeliest anchors of every level: boxes, logits as scores, and levels as labels.
+
+        Args:
+            objectness, box: what `forward` returned for N images.
+            candidates_per_level: anchors of each level that take part.
+        """
         logits, deltas = self._flatten(objectness, box)
         grids = self.anchor_grids(objectness)
         anchors = all_boxes(grids, logits.device)
         chosen, levels, start = [], [], 0
         for level, grid in enumerate(grids):
-            count = min(candidates_per_level, len(grid))
-            chosen.append(start + logits[:, start : start + len(grid)].topk(count, dim=1).indices)
-            levels.append(torch.full((count,), level, device=logits.device))
-            start += len(grid)
-        candidates, level_of = torch.cat(chosen, dim=1), torch.cat(levels)
-
-        proposals = []
-        for image, image_size in enumerate(image_sizes):
-            anchor = candidates[image]
-            boxes = clip_boxes_to_image(decode_boxes(deltas[image, anchor], anchors[anchor], DELTA_WEIGHTS), image_size)
-            scores = logits[image, anchor]
-            usable = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & scores.isfinite()
-            boxes, scores = boxes[usable], scores[usable]
-            kept = batched_nms(boxes, scores, level_of[usable], self.config.rpn_nms_threshold)
-            kept = kept[: num_proposals or self.config.num_proposals]
-            proposals.append(Proposals(boxes[kept], scores[kept]))
-        return proposals
+            count = torch.sym_min(candidates_per_level, grid.number)
+            best = logits[:, start : start + grid.number].topk(count, dim=1).indices
+            chosen.append(start + best)
+            levels.append(torch.full_like(best, level))
+            start += grid.number
+        anchor, level_of = torch.cat(chosen, dim=1), torch.cat(levels, dim=1)
+        image = torch.arange(logits.shape[0], device=logits.device)[:, None]
+        scores = logits.gather(1, anchor)
+        boxes = decode_boxes(deltas[image, anchor], anchors[anchor], DELTA_WEIGHTS)
+        return Candidates(boxes, scores, level_of, scores.isfinite())
 
     def anchor_grids(self, objectness: Sequence[Tensor]) -> list[AnchorGrid]:
         """The anchors of each level, from the sizes of its prediction maps."""

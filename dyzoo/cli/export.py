@@ -1,0 +1,75 @@
+"""`dyzoo export`: a detector for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dyzoo.cli.options import load_detector
+from dyzoo.cli.terminal import megabytes, note, progress_bar, say
+
+
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="As for --model of `dyzoo predict`: a name, a folder, a repository.",
+            show_default="the embedded one",
+        ),
+    ] = None,
+    to: Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where it goes.", show_default="ARCHITECTURE.onnx"),
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode/--no-decode", help="Boxes, scores and labels, or the raw maps of the head.")
+    ] = True,
+    preprocess: Annotated[
+        bool,
+        typer.Option("--preprocess/--no-preprocess", help="RGB pictures of any size, or normalised, padded batches."),
+    ] = True,
+    input_type: Annotated[
+        Literal["uint8", "float32"],
+        typer.Option("--input-type", help="Pictures' pixels: 0..255, or 0..1."),
+    ] = "uint8",
+    deform_conv: Annotated[
+        Literal["node", "grid-sample"],
+        typer.Option(
+            "--deform-conv",
+            help="ONNX's DeformConv, or GridSample for runtimes without it (OpenVINO, browsers); slower.",
+        ),
+    ] = "node",
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", metavar="FILE", help="Picture to compare on.", show_default="a sample image"),
+    ] = None,
+) -> None:
+    """Write a detector for other runtimes, compared with the detector before it is done.
+
+    Needs `pip install 'dyzoo[onnx]'`. The file takes batches of any number and size, is plain ONNX, and says in its
+    metadata what it is. A file whose answers differ is not written.
+
+    \b
+    Examples:
+      dyzoo export --out cells.onnx
+      dyzoo export runs/mine --out mine.onnx --deform-conv grid-sample
+      dyzoo export runs/mine --no-decode --no-preprocess --out maps.onnx
+    """
+    from dyzoo.export.exporting import check_before_loading, export_onnx
+    from dyzoo.export.options import ExportOptions
+
+    options = ExportOptions(decode, preprocess, input_type, deform_conv)
+    check_before_loading(options)
+    detector = load_detector(model, "cpu")
+    path = out or Path(f"{detector.config.architecture}.{to}")
+    note("tracing takes half a minute to two")
+    with progress_bar() as bar:
+        bar.add_task(f"exporting to {to}", total=None)
+        report = export_onnx(detector, path, options, image)
+    for line in report.lines():
+        say(line)
+    say(f"{megabytes(path.stat().st_size)} after {report.seconds:.0f} s -> {path}")

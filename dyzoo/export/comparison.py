@@ -1,0 +1,114 @@
+"""An exported graph compared with its detector, on real pictures of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from dyzoo.errors import ExportError
+from dyzoo.export.options import ExportOptions
+from dyzoo.model.detector import Detector
+from dyzoo.model.heads.base import Detected
+from dyzoo.model.preprocess import batch_images, resize_image
+from dyzoo.runtime.sessions import open_session
+
+MOST_MAP_DIFFERENCE = 1e-4  # of a level's largest value
+LEAST_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
+LEAST_IOU, MOST_SCORE_DIFFERENCE = 0.95, 2e-3
+DETECTION_OUTPUTS = ("boxes", "scores", "labels", "counts")
+PICTURE_SIZES = ((160, 224), (300, 200), (97, 331))
+"""(H, W) of the pictures that are compared: lying, standing and long, none a multiple of a divisor."""
+
+
+class Comparison:
+    """The largest differences found so far.
+
+    Args:
+        model: the detector, in evaluation mode.
+        options: how it was exported.
+        picture: (3, H, W) uint8 RGB, which is resized to `PICTURE_SIZES`.
+    """
+
+    def __init__(self, model: Detector, options: ExportOptions, picture: Tensor) -> None:
+        self.model, self.options = model, options
+        self.pictures = [resize_image(picture, size) for size in PICTURE_SIZES]
+        self.map_difference = self.box_difference_px = self.score_difference = 0.0
+        self.detections = self.same = 0
+
+    @property
+    def agreement(self) -> float:
+        """Share of the detections that both have."""
+        return self.same / self.detections if self.detections else 1.0
+
+    @torch.inference_mode()
+    def run(self, path: Path) -> None:
+        """Compare all that a file gives: raw maps by their names, detections or both.
+
+        Raises:
+            ExportError: a difference is larger than it may be.
+        """
+        self.detections = self.same = 0
+        session = open_session(path)
+        names = [output.name for output in session.get_outputs()]
+        for number, picture in enumerate(self.pictures, start=1):
+            images = [picture] * (1 + number % 2)  # one picture, and two at once
+            batch, sizes = batch_images(images, self.model.config.preprocess, self.model.device)
+            answers = dict(zip(names, session.run(names, self._inputs(images, batch, sizes)), strict=True))
+            raw = self.model.forward_head(self.model.forward_features(batch))
+            if set(names) - set(DETECTION_OUTPUTS):
+                self._compare_maps(raw, [answers[name] for name in names if name not in DETECTION_OUTPUTS])
+            if "boxes" in answers:
+                self._compare_detections(self.model.head.decode(raw, sizes), answers)
+        self._judge()
+
+    def _inputs(self, images: Sequence[Tensor], batch: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        if self.options.preprocess:
+            pixels = torch.stack(list(images)).numpy()
+            return {"images": pixels if self.options.input_type == "uint8" else pixels.astype(np.float32) / 255}
+        inputs = {"batch": batch.contiguous().numpy()}
+        return {**inputs, "image_sizes": np.array(sizes, np.int64)} if self.options.decode else inputs
+
+    def _compare_maps(self, raw: dict[str, list[Tensor]], maps: Sequence[np.ndarray]) -> None:
+        wanted = [level for levels in raw.values() for level in levels]
+        for want, got in zip(wanted, maps, strict=True):
+            if tuple(want.shape) != got.shape:
+                raise ExportError(f"an exported map is {got.shape}, expected {tuple(want.shape)} as of the detector")
+            difference = (want - torch.from_numpy(got)).abs().max() / want.abs().max().clamp(min=1e-12)
+            self.map_difference = max(self.map_difference, difference.nan_to_num(float("inf")).item())
+
+    def _compare_detections(self, wanted: Sequence[Detected], answers: dict[str, np.ndarray]) -> None:
+        for index, want in enumerate(wanted):
+            count = int(answers["counts"][index])
+            got = {name: torch.from_numpy(answers[name][index, :count]) for name in ("boxes", "scores", "labels")}
+            self.detections += max(len(want["scores"]), count)
+            if not count or not len(want["scores"]):
+                continue
+            iou = box_iou(want["boxes"], got["boxes"])
+            alike = (iou > LEAST_IOU) & (want["labels"][:, None] == got["labels"])
+            scores = (want["scores"][:, None] - got["scores"]).abs()
+            alike &= scores < MOST_SCORE_DIFFERENCE
+            best, partner = torch.where(alike, iou, -1.0).max(dim=1)
+            found = best >= 0
+            self.same += int(found.sum())
+            boxes = (want["boxes"] - got["boxes"][partner]).abs()[found]
+            self.box_difference_px = max(self.box_difference_px, *boxes.flatten().tolist(), 0.0)
+            own = scores.gather(1, partner[:, None])[found]
+            self.score_difference = max(self.score_difference, *own.flatten().tolist(), 0.0)
+
+    def _judge(self) -> None:
+        if not self.map_difference <= MOST_MAP_DIFFERENCE:
+            raise ExportError(
+                f"the exported maps differ by {self.map_difference:.1e} of a level's largest value, expected at most "
+                f"{MOST_MAP_DIFFERENCE:.0e}: nothing is written"
+            )
+        if self.agreement < LEAST_AGREEMENT:
+            raise ExportError(
+                f"{self.agreement:.1%} of {self.detections} detections are the same as the detector's, expected at "
+                f"least {LEAST_AGREEMENT:.0%}: nothing is written"
+            )

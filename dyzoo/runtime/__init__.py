@@ -1,0 +1,1 @@
+"""Detectors that run outside of PyTorch, with `predict` and `evaluate` as every other."""
