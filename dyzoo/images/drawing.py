@@ -21,6 +21,7 @@ BoxPx = tuple[int, int, int, int]  # x1, y1, x2, y2 on pixel edges, inside the i
 LineStyle = Literal["solid", "dashed", "thin"]
 
 _MOST_LETTERS = 200  # of a name, which may be that of a stranger: room for more is nowhere
+_MOST_COVERED = 0.1  # of a picture by captions, as long as they can be read
 _MIN_LONG_SIDE_PX = 480  # below, letters that can be read would hide the objects
 
 
@@ -34,7 +35,8 @@ def draw_boxes(
     """A copy of an RGB image with boxes and captions, the most important one first: it chooses its place first.
 
     Lines and letters grow with the image; one whose longer side is under 480 px is enlarged by a whole number first.
-    A caption stays inside the image and goes where it covers the least of the captions placed before it.
+    Where captions are many, both are smaller. A caption stays inside the image and goes where it covers the least of
+    the captions placed before it.
 
     Args:
         image: RGB, of any size.
@@ -50,9 +52,12 @@ def draw_boxes(
     pen = ImageDraw.Draw(picture)
     width_px, height_px = picture.size
     typical_side_px = math.sqrt(width_px * height_px)
-    line_px = max(2, round(typical_side_px / 280))
+    # Hundreds of captions may not hide the objects: letters, half as wide as high, have a share of the picture.
+    letters = sum(map(len, captions))
+    crowded_px = math.sqrt(_MOST_COVERED * width_px * height_px / (0.7 * letters)) if letters else math.inf
     # A long strip may not be all letters, and under 9 px the bundled font is no longer legible.
-    font_px = max(9, round(min(typical_side_px / 40, min(width_px, height_px) / 5)))
+    font_px = max(9, round(min(typical_side_px / 40, crowded_px, min(width_px, height_px) / 5)))
+    line_px = max(2, round(min(typical_side_px / 280, crowded_px / 6)))
     font = ImageFont.load_default(font_px)
     padding_px = max(1, font_px // 6)
     label_height_px = sum(font.getmetrics()) + padding_px  # type: ignore[union-attr]

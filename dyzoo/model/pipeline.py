@@ -24,7 +24,7 @@ from dyzoo.model.looks import Look, Looks, least_size, make_looks
 from dyzoo.model.missed import MissedWarning, note_on_limit, note_on_shrinking
 from dyzoo.model.mode import evaluating
 from dyzoo.model.precision import Precision, computing_in
-from dyzoo.model.sizes import MAX_BATCH_PIXELS, Size, padded_size
+from dyzoo.model.sizes import Size, most_images, padded_size
 from dyzoo.model.tiles import Tiles
 from dyzoo.model.views import Flip, detect_in_views
 
@@ -134,8 +134,8 @@ class Pipeline:
         limits, weights = self.settings.limits, next(self.model.parameters())
         network = self.model if limits is None else partial(self.model, limits=limits)
         limits = limits or Limits.of(self.model.config.head)
-        for (height, width), alike in groupby(looks, self._padded_size):
-            most = max(min(self.settings.batch_size, MAX_BATCH_PIXELS // (height * width)), 1)
+        for size, alike in groupby(looks, self._padded_size):
+            most = min(self.settings.batch_size, most_images(size))
             while batch := [look.pixels() for look in islice(alike, most)]:
                 with evaluating(self.model), computing_in(self.settings.precision, weights.dtype, weights.device):  # type: ignore[arg-type]
                     found = detect_in_views(network, batch, self.settings.flips, limits)

@@ -26,6 +26,11 @@ def resized_size(height: int, width: int, shortest_edge: int, longest_edge: int)
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
+def most_images(size: tuple[int, int]) -> int:
+    """Images of a padded size (H, W) that fit into a batch, at least one."""
+    return max(MAX_BATCH_PIXELS // (size[0] * size[1]), 1)
+
+
 def padded_size(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
     """(H, W) of a batch of images of these sizes (H, W): the largest, rounded up to multiples of `divisor`.
 

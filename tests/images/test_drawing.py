@@ -40,3 +40,12 @@ def test_captions_of_strangers_are_drawn(caption: str) -> None:
     drawn = draw_boxes(blank, [BOX], [caption], [RED])
     assert drawn.size == blank.size
     assert red(drawn).sum() > red(draw_boxes(blank, [BOX], [""], [RED])).sum()
+
+
+def test_many_captions_leave_the_objects_to_be_seen() -> None:
+    blank = Image.new("RGB", (3000, 3000), "white")
+    boxes = [(x, y, x + 90, y + 90) for y in range(0, 3000, 150) for x in range(0, 3000, 150)]
+    drawn = red(draw_boxes(blank, boxes, ["platelets 0.99"] * len(boxes), [RED] * len(boxes)))
+    assert 0.05 < drawn.mean() < 0.2
+    single = red(draw_boxes(blank, boxes[:1], ["platelets 0.99"], [RED]))
+    assert single.mean() > 1.5 * drawn.mean() / len(boxes)
