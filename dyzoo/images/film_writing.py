@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -99,7 +100,7 @@ class FilmWriter:
         """Leave nothing."""
         with suppress(Exception):
             self._container.close()
-        with suppress(_Discarded), self._aside:
+        with suppress(_Discarded, OSError), self._aside:  # what a full disk has not taken is still in the buffer
             raise _Discarded
 
     def _opened(self, picture: Image.Image) -> VideoStream:
@@ -166,4 +167,4 @@ def _codec(av: Any) -> str:
     for name in _CODECS:
         with suppress(ValueError):
             return str(av.Codec(name, "w").name)
-    raise OSError("FFmpeg has no encoder for films")
+    raise OSError(errno.ENOSYS, "this build of FFmpeg has no encoder for films")

@@ -199,7 +199,7 @@ class Job:
         return files
 
     def _rest(self, source: Source) -> Source:
-        """What is left of a source: of a film, the frames that are not done."""
+        """The source without what is done of it: a film begins behind its last frame in the journal."""
         done = self.journal.frames.get(str(source.source))
         return replace(source, first=done + 1) if isinstance(source, Film) and done is not None else source
 
