@@ -24,7 +24,7 @@ AnswerT = TypeVar("AnswerT", Detections, Detections | ImageError)
 def track(answers: Iterable[AnswerT], threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD) -> Iterator[AnswerT]:
     """Fill in the `track_ids` of the frames of films and streams, as they come.
 
-        answers = model.predict("film.mp4", dyzoo.LOW_SCORE, stream=True)
+        answers = model.predict("film.mp4", 0.1, stream=True)
         for found in dyzoo.track(answers, threshold=0.3): ...
 
     Boxes of low scores keep a track going where an object is half hidden; so `predict` is asked for them, and what is
