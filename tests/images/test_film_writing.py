@@ -35,6 +35,11 @@ def write(path: Path, times: Sequence[float | None], size: tuple[int, int] = (96
     return path
 
 
+def add_all(writer: FilmWriter, pictures: Sequence[Image.Image]) -> None:
+    for number, picture in enumerate(pictures):
+        writer.add(picture, number / 10)
+
+
 def read(path: Path) -> tuple[Any, list[Any]]:
     """The stream, and its frames."""
     with av.open(str(path)) as container:
@@ -85,8 +90,7 @@ def test_the_best_encoder_that_is_there_is_taken(tmp_path: Path, monkeypatch: py
 def test_odd_sides_are_padded_and_other_sizes_fitted(tmp_path: Path) -> None:
     writer = FilmWriter(tmp_path / "a.mp4")
     white = [Image.new("RGB", size, "white") for size in ((61, 41), (30, 41), (200, 10), (61, 41))]
-    for number, picture in enumerate(white):
-        writer.add(picture, number / 10)
+    add_all(writer, white)
     writer.finish()
     _, frames = read(tmp_path / "a.mp4")
     shown = [np.asarray(frame.to_image())[..., 1] > 128 for frame in frames]
@@ -115,8 +119,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            for number in range(300):
-                writer.add(Image.fromarray(noise[number % 30]), number / 10)
+            add_all(writer, [Image.fromarray(noise[number % 30]) for number in range(300)])
         writer.discard()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -138,7 +141,7 @@ def test_a_last_picture_that_finds_no_room_leaves_nothing(tmp_path: Path) -> Non
 
 def test_what_no_encoder_takes_is_an_error_of_the_file(tmp_path: Path) -> None:
     writer = FilmWriter(tmp_path / "a.mp4")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match=r"a\.mp4") as caught:
         writer.add(Image.new("RGB", (40_000, 2)), 0)
     writer.discard()
     assert (caught.value.filename, list(tmp_path.iterdir())) == (str(tmp_path / "a.mp4"), [])
