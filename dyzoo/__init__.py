@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dyzoo.model.detector import Detector as Detector
     from dyzoo.model.fixed_size import FixedSizeDetector as FixedSizeDetector
     from dyzoo.prediction import predict_to_folder as predict_to_folder
+    from dyzoo.prediction import track as track
     from dyzoo.training import TrainConfig as TrainConfig
     from dyzoo.training import train as train
     from dyzoo.zoo.creation import create_model as create_model
@@ -36,6 +37,7 @@ _HOMES = {
     "load": "dyzoo.zoo.creation",
     "predict_to_folder": "dyzoo.prediction",
     "push_run": "dyzoo.zoo.pushing",
+    "track": "dyzoo.prediction",
     "train": "dyzoo.training",
 }
 

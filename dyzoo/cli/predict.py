@@ -63,7 +63,11 @@ def predict(
     save_crops: Annotated[
         bool, typer.Option("--save-crops", help="Write the objects, cut out, to DIR/crops/CLASS/.")
     ] = False,
-    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write no annotated pictures.")] = False,
+    save_frames: Annotated[
+        bool, typer.Option("--save-frames", help="Write each annotated frame of films as a picture, too.")
+    ] = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write no annotated pictures and films.")] = False,
+    track: Annotated[bool, typer.Option("--track", help="Give each object of a film an id that it keeps.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show annotated pictures in a window.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an earlier run into the same folder has stopped.")
@@ -73,11 +77,11 @@ def predict(
     tiles: Annotated[str | None, option_of(PredictConfig, "tiles", shown="off")] = None,
     flips: FlipOption = None,
 ) -> None:
-    """Find objects in pictures.
+    """Find objects in pictures and films.
 
-    Writes an annotated PNG of each, and all detections as JSON; while it runs, a line for each image into
-    DIR/detections.jsonl, from which --resume goes on. An image that cannot be read is named on one line; the others
-    still come out, and the exit code is 1.
+    Writes an annotated PNG of each picture, an annotated MP4 of each film, and all detections as JSON; while it runs,
+    a line for each picture or frame into DIR/detections.jsonl, from which --resume goes on. What cannot be read is
+    named on one line; the others still come out, and the exit code is 1.
 
     --threshold may be given several times: X for all classes, NAME=X for one, and the thresholds.json beside the
     report of an evaluation or a training for those that it suggests.
@@ -91,6 +95,7 @@ def predict(
       dyzoo predict cells.jpg --model mmdet_glip_t_a --classes "blood cell, dust"
       dyzoo predict photos/ --model runs/mine --save coco,csv --save-crops
       dyzoo predict photos/ --out seen --resume
+      dyzoo predict film.mp4 --track --frame-stride 2
     """
     from dyzoo.model.missed import MissedWarning
     from dyzoo.prediction import Job
@@ -109,14 +114,17 @@ def predict(
     config = replace(config, classes=kept, threshold=thresholds.for_classes(detector.labels))
     warnings.simplefilter("ignore", MissedWarning)  # the notes say the same of each picture
     with Job(
-        detector, images or [sample_image()], out, formats=formats, pictures=not no_pictures, crops=save_crops,
-        resume=resume, model_name=model or DEFAULT_MODEL, json_path=json_path, outputs=[screen] if screen else [],
+        detector, images or [sample_image()], out, formats=formats, pictures=not no_pictures, frames=save_frames,
+        crops=save_crops, track=track, resume=resume, model_name=model or DEFAULT_MODEL, json_path=json_path,
+        outputs=[screen] if screen else [],
         **config.given(),
     ) as job:  # fmt: skip
         failed, tables = _run(job)
         files = job.finish()
         for detections in filter(len, tables):
             _print_table(detections)
+        for path in job.films.paths if job.films is not None else ():
+            say(f"annotated film: {path}")
         for path in files.values():
             say(f"all detections: {path}")
         if screen is not None:
@@ -134,7 +142,7 @@ def _run(job: Job) -> tuple[bool, list[Detections]]:
     failed, noted = False, _Noted()
     try:
         with progress_bar() as bar:
-            for result in bar.track(job.run(), total=job.total, description="detecting"):
+            for result in bar.track(job.run(), total=job.expected(), description="detecting"):
                 for line in result.failures:
                     complain(line)
                 failed |= bool(result.failures)

@@ -1,4 +1,4 @@
-"""Colours for classes: told apart by everyone as far as their number allows."""
+"""Colours for classes and tracks: told apart by everyone as far as their number allows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LMS_TO_OKLAB = np.array(
 
 
 def class_color(label: int) -> RGB:
-    """A colour for the class of that index, the same in every picture; the first 256 are all different."""
+    """A colour for a class, or a track, by its number, the same in every picture; the first 256 are all different."""
     return _class_colors()[label % _COUNT]
 
 

@@ -36,7 +36,8 @@ class Detections(Exports):
         frame, time_s: its place in a film or stream, as in `Picture`.
         picture: the image itself, where `predict` was asked to keep it.
         notes: one line for each reason why something may be missing, none where there is none.
-        track_ids: (M,) int64, the same number for the same object in all frames of a film; None without tracking.
+        track_ids: (M,) int64, the same number for the same object in all frames of a film, -1 for one that is in no
+            track; None without tracking (`dyzoo.track`).
     """
 
     boxes_xyxy: Tensor
@@ -154,8 +155,9 @@ class Detections(Exports):
     def plot(self, image: ImageSource | None = None) -> Image.Image:
         """The image with boxes, class names and scores drawn on it, and the number of the track where there is one.
 
-        It has the size of the image; a small one is enlarged by a whole number, so that labels have room. A JPEG of
-        more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read and drawn on at a reduced scale.
+        Each class has its colour, or each track. The picture has the size of the image; a small one is enlarged by a
+        whole number, so that labels have room. A JPEG of more than `dyzoo.images.reading.REDUCED_ABOVE` pixels is read
+        and drawn on at a reduced scale.
 
         Args:
             image: the image given to `predict`; without it the `picture` kept, or else `path` is read again.
@@ -165,12 +167,12 @@ class Detections(Exports):
             ImageError: the image cannot be read.
         """
         picture, boxes = self._picture(image)
-        tracks = [""] * len(self) if self.track_ids is None else [f" #{number}" for number in self.track_ids.tolist()]
+        tracks = [-1] * len(self) if self.track_ids is None else self.track_ids.tolist()
         return draw_boxes(
             picture.image,
             boxes,
-            [f"{d.name}{track} {d.score:.2f}" for d, track in zip(self, tracks, strict=True)],
-            [class_color(label) for label in self.labels.tolist()],
+            [f"{d.name}{f' #{track}' * (track >= 0)} {d.score:.2f}" for d, track in zip(self, tracks, strict=True)],
+            [class_color(d.label if track < 0 else track) for d, track in zip(self, tracks, strict=True)],
         )
 
     def save(self, path: str | Path, image: ImageSource | None = None) -> None:

@@ -12,13 +12,16 @@ from typing import Any, Protocol
 
 from dyzoo.errors import ImageError
 from dyzoo.images.detections import Detections
-from dyzoo.images.sources.base import Source
+from dyzoo.images.sources.base import Reading, Source
+from dyzoo.images.sources.film import Film
 from dyzoo.images.sources.given import Given, given_sources
 from dyzoo.images.sources.naming import list_sources
+from dyzoo.prediction.films import Films
 from dyzoo.prediction.formats import Format, write_format, write_json
 from dyzoo.prediction.journal import JOURNAL_NAME, Journal
 from dyzoo.prediction.names import OutputNames
 from dyzoo.prediction.outputs import Crops, Found, Output, Pictures, try_to_add
+from dyzoo.prediction.tracking import least_scores, load_tracker, track
 
 ALWAYS_RECORDED = ("threshold", "flips", "size")
 RECORDED = ("classes", "iou", "max_detections", "tiles", "precision", "frame_stride")  # where they are given
@@ -59,11 +62,13 @@ class Written:
     Attributes:
         images: number of pictures and frames there are results of, those of resumed runs among them.
         files: by format, the file or the folder of many.
+        films: the annotated ones.
         failures: a line for each picture that could not be read or written.
     """
 
     images: int = 0
     files: dict[str, Path] = field(default_factory=dict)
+    films: list[Path] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -75,7 +80,9 @@ class Job:
         images: whatever `Detector.predict` takes: files, folders, globs, films, ...
         out: the folder to write to; made if it is not there.
         formats: some of `FORMATS`; the journal, detections.jsonl, is written in any case.
-        pictures: write annotated pictures.
+        pictures: write annotated pictures, and of films and streams annotated films.
+        frames: write the annotated frames of films and streams as pictures, too.
+        track: give the objects of films and streams ids, as `dyzoo.track` does it.
         crops: write the objects, cut out.
         resume: go on where an earlier job with the same settings has stopped.
         model_name: what the results say that they come from.
@@ -101,6 +108,8 @@ class Job:
         *,
         formats: Iterable[Format] = ("json",),
         pictures: bool = True,
+        frames: bool = False,
+        track: bool = False,
         crops: bool = False,
         resume: bool = False,
         model_name: str = "dyzoo",
@@ -110,19 +119,29 @@ class Job:
     ) -> None:
         self.model, self.out, self.formats, self.settings = model, Path(out), tuple(formats), settings
         self.json_path = json_path
+        if track:
+            load_tracker()  # before anything is written
+        self._tracks, self._threshold = track, settings.get("threshold", _DEFAULTS["threshold"])
         self.pictures = Pictures(self.out) if pictures else None
-        self.outputs = [*([Crops(self.out)] if crops else []), *outputs]
-        self._keep = pictures or bool(self.outputs)
+        self.frames = Pictures(self.out) if frames else None
         self.out.mkdir(parents=True, exist_ok=True)
-        record = {"model": model_name, **_recorded(settings), **({"crops": True} if crops else {})}
+        extras = {name: True for name, is_asked in (("crops", crops), ("track", track)) if is_asked}
+        record = {"model": model_name, **_recorded(settings), **extras}
         self.journal = Journal(self.out / JOURNAL_NAME, record, resume)
         sources = _listed(images)
+        known = sources if isinstance(sources, Sequence) else ()
+        reading = Reading(max_pixels=settings.get("max_pixels"), frame_stride=settings.get("frame_stride", 1))
+        self.films = Films(self.out, self.journal, model.labels, known, reading) if pictures else None
+        made = [Crops(self.out) if crops else None, self.films]
+        self.outputs = [*(each for each in made if each is not None), *outputs]
+        self._keep = pictures or frames or bool(self.outputs)
         self.total: int | None = None
         self.done = 0
         self._sources: Iterable[Source] = sources
         names: list[str] = []
         if isinstance(sources, Sequence):
-            self._sources = left = [each for each in sources if not self.journal.has(str(each.source))]
+            left = [each for each in sources if not self.journal.has(str(each.source))]
+            self._sources = left = left if track else [self._rest(each) for each in left]
             self.total = None if any(each.is_many for each in left) else len(left)
             self.done, names = len(sources) - len(left), [str(each.source) for each in left]
         self.names = OutputNames(self.out, names, self.journal.stems)
@@ -143,12 +162,25 @@ class Job:
             OSError: the disk is full, or a disk has failed; what is done is kept.
         """
         keep = {"keep_pictures": True} if self._keep else {}
-        answers = self.model.predict(self._sources, on_error="return", stream=True, **keep, **self.settings)
-        for answer in answers:
+        asked = self.settings | (
+            {"threshold": least_scores(self.model.labels, self._threshold)} if self._tracks else {}
+        )
+        answers = self.model.predict(self._sources, on_error="return", stream=True, **keep, **asked)
+        for answer in track(answers, self._threshold) if self._tracks else answers:
             if isinstance(answer, ImageError):
                 yield JobResult(None, None, failures=(str(answer),))
             elif not self.journal.has(source := answer.source or str(answer.path), answer.frame):
                 yield self._write(answer, source)
+        for failure in self.films.end() if self.films is not None else ():
+            yield JobResult(None, None, failures=(failure,))
+
+    def expected(self) -> int | None:
+        """About how many pictures and frames are left to do, for a bar; None where a source does not tell."""
+        if not isinstance(self._sources, Sequence):
+            return None
+        stride = self.settings.get("frame_stride", 1)
+        counts = [each.count(stride) for each in self._sources]
+        return None if None in counts else sum(filter(None, counts))
 
     def finish(self) -> dict[str, Path]:
         """Write the formats, if there is any result; by format the file, or the folder of many.
@@ -166,13 +198,19 @@ class Job:
                 files[name] = write_format(name, self.journal, self.out, self.model.labels)
         return files
 
+    def _rest(self, source: Source) -> Source:
+        """The source without what is done of it: a film begins behind its last frame in the journal."""
+        done = self.journal.frames.get(str(source.source))
+        return replace(source, first=done + 1) if isinstance(source, Film) and done is not None else source
+
     def _write(self, detections: Detections, source: str) -> JobResult:
         found = Found(detections, self.names.stem(source, detections.frame))
         failures = []
         picture: Path | None = None
-        if self.pictures is not None:
-            picture = self.pictures.path(found.stem)
-            if failure := try_to_add(self.pictures, found, str(picture)):
+        pictures = self.pictures if detections.frame is None else self.frames
+        if pictures is not None:
+            picture = pictures.path(found.stem)
+            if failure := try_to_add(pictures, found, str(picture)):
                 failures.append(failure)
                 picture = None
         for output in self.outputs:
@@ -201,6 +239,7 @@ def predict_to_folder(model: Predicting, images: Given, out: str | Path, **optio
         for result in job.run():
             written.failures += result.failures
         written.files, written.images = job.finish(), job.journal.count
+        written.films = job.films.paths if job.films is not None else []
     return written
 
 

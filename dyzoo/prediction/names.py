@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path, PurePosixPath
 
+from dyzoo.images.film_writing import FILM_SUFFIX
+
 CROPS_NAME, LABELS_NAME = "crops", "labels"  # folders beside the annotated pictures
 
+_SUFFIXES = ("", ".png", FILM_SUFFIX)  # of the files and folders that a stem is for
 _LONGEST_STEM = 240  # bytes of a name, of which file systems take 255: there has to be room for .png, and a number
 
 
@@ -27,7 +30,7 @@ class OutputNames:
     def __init__(self, out: Path, sources: Iterable[str], known: Mapping[str, str]) -> None:
         self._stems = dict(known)
         self._taken = {CROPS_NAME, LABELS_NAME, *_names_inside(out, sources)}
-        self._taken.update(name for stem in known.values() for name in (stem.lower(), f"{stem}.png".lower()))
+        self._taken.update(name for stem in known.values() for name in _files(stem))
         self._numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
 
     def stem(self, source: str, frame: int | None = None) -> str:
@@ -39,9 +42,13 @@ class OutputNames:
     def _new(self, source: str) -> str:
         stem = _plain_stem(source)
         numbered = (f"{stem}_{n}" if n > 1 else stem for n in self._numbers[stem.lower()])
-        free = next(each for each in numbered if not {each.lower(), f"{each}.png".lower()} & self._taken)
-        self._taken.update((free.lower(), f"{free}.png".lower()))
+        free = next(each for each in numbered if not _files(each) & self._taken)
+        self._taken |= _files(free)
         return free
+
+
+def _files(stem: str) -> set[str]:
+    return {f"{stem}{suffix}".lower() for suffix in _SUFFIXES}
 
 
 def _plain_stem(source: str) -> str:

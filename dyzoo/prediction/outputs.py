@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -77,18 +78,22 @@ class Crops:
 
 
 def try_to_add(output: Output, found: Found, what: str) -> str | None:
-    """Add a result; the line to say where that fails.
+    """Add a result; the line to say where that fails, as `try_to` does it."""
+    return try_to(partial(output.add, found), what)
+
+
+def try_to(write: Callable[[], None], what: str) -> str | None:
+    """Write something; the line to say where that fails.
 
     Args:
-        output: where it goes.
-        found: the result.
+        write: does it.
         what: what cannot be written where no file is named.
 
     Raises:
         OSError: the disk is full, which no other result would survive.
     """
     try:
-        output.add(found)
+        write()
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise

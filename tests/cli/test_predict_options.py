@@ -16,7 +16,7 @@ from tests.prediction.stub_model import StubModel
 def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     """A detector in the place of every other."""
     model = StubModel(notes=("the cap is reached", "too small"))
-    monkeypatch.setattr(sys.modules["dyzoo.cli.predict"], "load_detector", lambda *_: model)
+    monkeypatch.setattr(sys.modules["dyzoo.cli.predict"], "load_for_classes", lambda *_: (model, None))
     return model
 
 
@@ -54,7 +54,7 @@ def test_formats_are_chosen_together_or_one_by_one(cli: Cli, stub: StubModel, pi
 
 
 def test_notes_are_said_once_for_each_source(cli: Cli, stub: StubModel, picture: Path) -> None:
-    outcome = cli("predict", picture, "x.film")
+    outcome = cli("predict", picture, "x.film", "--save-frames")
     assert outcome.err.splitlines() == [
         f"note: {source}: {line}" for source in (picture, "x.film") for line in ("the cap is reached", "too small")
     ]
@@ -107,3 +107,22 @@ def test_a_window_shows_every_picture_and_waits(
     assert cli("predict", "a$b.png", "c.png", "--show", "--no-pictures").code == 0
     assert seen == [(480, 320), (480, 320), "waited"]
     assert pyplot.get_fignums() == []
+
+
+def test_a_film_is_named_when_it_is_written(cli: Cli, stub: StubModel) -> None:
+    outcome = cli("predict", "x.film")
+    assert "x.film frame 2: 1 cat, 1 ../dog\n" in outcome.out
+    assert "annotated film: predictions/x.mp4\n" in outcome.out
+    assert sorted(path.name for path in Path("predictions").iterdir()) == [
+        "detections.json", "detections.jsonl", "x.mp4",
+    ]  # fmt: skip
+
+
+def test_tracking_names_the_missing_package_before_it_writes(
+    cli: Cli, stub: StubModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    outcome = cli("predict", "x.film", "--track")
+    assert outcome.code == 1
+    assert outcome.err == "error: tracking needs the package trackers: pip install 'dyzoo[track]'\n"
+    assert not Path("predictions/detections.jsonl").exists()

@@ -19,7 +19,7 @@ from dyzoo.images.sources.given import given_sources
 
 
 class StubModel:
-    """Finds a cat and a dog in each picture; a path that ends with .film is one of `frames` pictures.
+    """Finds a cat and a dog in each picture; a path that ends with .film is one of `frames` pictures, and no file.
 
     Attributes:
         asked: the settings of each call of `predict`.
@@ -45,7 +45,8 @@ class StubModel:
                 for frame in range(self.frames):
                     yield self._found(replace(picture, frame=frame, time_s=frame / 10), settings)
                 continue
-            yield from read_all([source], Reading(), lambda picture: self._found(picture, settings), workers=0)
+            reading = Reading(frame_stride=settings.get("frame_stride", 1))
+            yield from read_all([source], reading, lambda picture: self._found(picture, settings), workers=0)
 
     def _found(self, picture: Any, settings: dict[str, Any]) -> Detections:
         return Detections(

@@ -67,7 +67,8 @@ def test_crops_go_to_the_folder_of_their_class_and_no_other(tmp_path: Path, out:
 
 
 def test_frames_of_a_film_lie_in_its_folder(tmp_path: Path, out: Path) -> None:
-    written = predict_to_folder(StubModel(), [tmp_path / "x.film"], out, formats=["yolo", "coco"], crops=True)
+    extras = {"formats": ["yolo", "coco"], "crops": True, "frames": True}
+    written = predict_to_folder(StubModel(), [tmp_path / "x.film"], out, **extras)
     assert written.images == 3
     assert [name for name in files(out) if name.endswith(("2.png", "2.txt"))] == [
         "crops/_._dog/x/000000_2.png", "crops/_._dog/x/000001_2.png", "crops/_._dog/x/000002_2.png",
@@ -117,7 +118,9 @@ def stopping_after(count: int) -> Any:
 
 
 def test_a_stopped_job_resumes_to_the_same_files(tmp_path: Path, out: Path) -> None:
-    sources = [*write_pictures(tmp_path, "a.png", "sub/a.png"), tmp_path / "b.film", *write_pictures(tmp_path, "c.png")]
+    films = pytest.importorskip("tests.images.sources.films", reason="PyAV is not installed")
+    film = films.write_film(tmp_path / "b.mp4", 3)
+    sources = [*write_pictures(tmp_path, "a.png", "sub/a.png"), film, *write_pictures(tmp_path, "c.png")]
     whole = tmp_path / "whole"
     predict_to_folder(StubModel(), sources, whole, formats=FORMATS, crops=True)
     for count in (1, 3, 4):

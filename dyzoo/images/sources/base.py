@@ -52,6 +52,10 @@ class Source(ABC):
         A step of the iterator is cheap unless the source `is_film`; it raises nothing, since what fails is `failing`.
         """
 
+    def count(self, frame_stride: int) -> int | None:
+        """About how many pictures will come out of it, every n-th frame of a film; None: only the end will tell."""
+        return None if self.is_many else 1
+
 
 Pending: TypeAlias = "Callable[[], Picture | Source]"
 """Makes a picture, in any thread; or gives the source that an address turns out to be. Raises `ImageError`."""

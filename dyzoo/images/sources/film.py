@@ -13,7 +13,7 @@ from dyzoo.errors import ImageError, first_line
 from dyzoo.files import open_regular
 from dyzoo.images.finding import at_home
 from dyzoo.images.sources.base import Pending, Reading, Source, failing
-from dyzoo.images.sources.frames import film_options, load_av, network_options, read_frames
+from dyzoo.images.sources.frames import claimed_frames, film_options, load_av, network_options, read_frames
 from dyzoo.text import printable
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "tcp", "udp")
@@ -22,10 +22,11 @@ _PROTOCOLS = "rtsp,rtsps,rtp,srtp,rtmp,rtmps,tcp,udp,tls,crypto"
 
 @dataclass(frozen=True)
 class Film(Source):
-    """A film file."""
+    """A film file; frames before `first` are passed over."""
 
     path: Path
     source: str
+    first: int = 0
     is_many: ClassVar[bool] = True
     is_film: ClassVar[bool] = True
 
@@ -41,8 +42,18 @@ class Film(Source):
         except (OSError, ValueError) as error:
             yield failing(f"{self.source} cannot be opened: {getattr(error, 'strerror', None) or first_line(error)}")
             return
-        with file, closing(read_frames(file, self.source, reading, film_options())) as frames:  # type: ignore[type-var]
+        frames = read_frames(file, self.source, reading, film_options(), first=self.first)
+        with file, closing(frames):  # type: ignore[type-var]
             yield from frames
+
+    def count(self, frame_stride: int) -> int | None:
+        """About how many frames it will give, as its container says; None where it does not."""
+        try:
+            with open_regular(at_home(self.path)) as file:
+                number = claimed_frames(file, self.source, film_options())
+        except (OSError, ValueError):
+            return None
+        return None if number is None else len(range(0, number, frame_stride)) - len(range(0, self.first, frame_stride))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -33,6 +34,7 @@ _CONTAINERS = (
 _OF_NETWORK = f"{_CONTAINERS},hls,dash,mpjpeg,rtsp,rtp,sdp"
 _QUARTERS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 _SILENCE = "nothing came for {:g} s"
+_MOST_CLAIMED = 10**9  # frames, a year of them: more is a lie
 _SAID_AT_MOST = 200  # characters of what FFmpeg says
 
 
@@ -56,7 +58,12 @@ def load_av(name: str) -> Any:
 
 
 def read_frames(
-    opened: str | BinaryIO, name: str, reading: Reading, options: dict[str, str], format: str | None = None
+    opened: str | BinaryIO,
+    name: str,
+    reading: Reading,
+    options: dict[str, str],
+    format: str | None = None,
+    first: int = 0,
 ) -> Iterator[Pending]:
     """The frames, upright, those that are damaged left out; a last one that fails says how many those are.
 
@@ -66,13 +73,34 @@ def read_frames(
         reading: how to read it.
         options: FFmpeg's.
         format: FFmpeg's name of the container or device; None for what the content says.
+        first: number of the first frame that is given.
     """
     try:
         av = load_av(name)
         with closing(_open(av, opened, name, options, reading, format)) as container:
-            yield from _frames(av, container, name, reading)
+            yield from _frames(av, container, name, reading, first)
     except ImageError as error:
         yield failing(str(error))
+
+
+def claimed_frames(opened: BinaryIO, name: str, options: dict[str, str]) -> int | None:
+    """How many frames a film has by its own account; None where it gives none.
+
+    Raises:
+        ImageError: it cannot be opened as a film, or PyAV is not installed.
+    """
+    with closing(_open(load_av(name), opened, name, options, Reading(), None)) as container:
+        if not container.streams.video:
+            return None
+        stream = container.streams.video[0]
+        if stream.frames > 0:
+            return int(stream.frames)
+        if stream.duration is not None and stream.time_base is not None:
+            length_s = stream.duration * stream.time_base
+        else:
+            length_s = Fraction(container.duration or 0, 1_000_000)
+        number = round(length_s * (stream.average_rate or 0))
+    return number if 0 < number <= _MOST_CLAIMED else None
 
 
 def _open(
@@ -90,7 +118,7 @@ def _open(
         raise ImageError(f"{name} cannot be opened as a film: {why}") from None
 
 
-def _frames(av: Any, container: InputContainer, name: str, reading: Reading) -> Iterator[Pending]:
+def _frames(av: Any, container: InputContainer, name: str, reading: Reading, first: int) -> Iterator[Pending]:
     if not container.streams.video:
         raise ImageError(f"{name} holds no film")
     stream = container.streams.video[0]
@@ -120,12 +148,12 @@ def _frames(av: Any, container: InputContainer, name: str, reading: Reading) -> 
             number += 1
             if frame is None or frame.is_corrupt:
                 damaged = [damaged[0], damaged[1] + 1] if damaged else [number, 1]
-            elif number % reading.frame_stride == 0:
+            elif number >= first and number % reading.frame_stride == 0:
                 yield partial(_picture, av, frame, name, number, _time_s(frame, stream, number), reading)
     said = []
     if damaged:
-        first, count = damaged
-        said.append(f"{count} of {number + 1} frames cannot be decoded and are left out, the first is {first}")
+        at, count = damaged
+        said.append(f"{count} of {number + 1} frames cannot be decoded and are left out, the first is {at}")
     if ended:
         said.append(f"it breaks off after {number + 1} frames ({ended})")
     if number < 0 and not said:
