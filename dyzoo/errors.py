@@ -37,6 +37,10 @@ class TrainingError(DyzooError, RuntimeError):
     """Training that cannot start or go on."""
 
 
+class TogetherError(DyzooError, RuntimeError):
+    """Processes that a launcher has started cannot work together, or one of them has gone."""
+
+
 class DyzooWarning(UserWarning):
     """Something worth knowing that is no error; the command line prints it as a note of one line."""
 

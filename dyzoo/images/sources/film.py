@@ -13,7 +13,7 @@ from dyzoo.errors import ImageError, first_line
 from dyzoo.files import open_regular
 from dyzoo.images.finding import at_home
 from dyzoo.images.sources.base import Pending, Reading, Source, failing
-from dyzoo.images.sources.frames import film_options, load_av, network_options, read_frames
+from dyzoo.images.sources.frames import count_frames, film_options, load_av, network_options, read_frames
 from dyzoo.text import printable
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "tcp", "udp")
@@ -33,6 +33,14 @@ class Film(Source):
     def at(cls, path: Path) -> Film:
         """The file under its own name."""
         return cls(path, printable(str(path)))
+
+    def expected(self) -> int:
+        """As many frames as its container says."""
+        try:
+            with open_regular(at_home(self.path)) as file:
+                return max(1, count_frames(file, self.source, film_options()))
+        except (ImageError, OSError, ValueError):
+            return 1
 
     def open(self, reading: Reading) -> Iterator[Pending]:
         """Its frames."""

@@ -75,6 +75,17 @@ def read_frames(
         yield failing(str(error))
 
 
+def count_frames(opened: BinaryIO, name: str, options: dict[str, str]) -> int:
+    """About how many frames a film has, as its container says; 0 if that says nothing. Raises `ImageError`."""
+    av = load_av(name)
+    with closing(_open(av, opened, name, options, Reading(), None)) as container:
+        if not container.streams.video:
+            return 0
+        stream = container.streams.video[0]
+        seconds = (container.duration or 0) / av.time_base
+        return stream.frames or int(seconds * (stream.average_rate or 0))
+
+
 def _open(
     av: Any, opened: str | BinaryIO, name: str, options: dict[str, str], reading: Reading, format: str | None
 ) -> InputContainer:
