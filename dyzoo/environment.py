@@ -34,6 +34,11 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launched_index() -> int:
+    """Index of this process among those of all machines (`RANK`); 0 if no launcher started it."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def processes_of_machine() -> int:
     """Number of processes that the launcher started on this machine (`LOCAL_WORLD_SIZE`); else 1."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

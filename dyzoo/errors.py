@@ -41,6 +41,10 @@ class ExportError(DyzooError, ValueError):
     """A detector that cannot be exported, or whose exported form answers otherwise."""
 
 
+class TogetherError(DyzooError, RuntimeError):
+    """Processes that a launcher has started cannot work together, or one of them has gone."""
+
+
 class DyzooWarning(UserWarning):
     """Something worth knowing that is no error; the command line prints it as a note of one line."""
 

@@ -22,8 +22,8 @@ KERNELS = Path(str(find_spec("dyhead_kernels").origin)).parent
 
 # Lowest first. A module imports from its own folder and from those of lines above, never from the same line or below.
 ORDER = (
-    ("_version", "environment", "errors", "text", "distributed"),
-    ("files", "locks"),
+    ("_version", "environment", "errors", "text"),
+    ("files", "locks", "distributed"),
     ("config", "images"),
     ("hub", "dyhead", "grounding"),
     ("model",),

@@ -23,7 +23,7 @@ from dyzoo.cli.push import push
 from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
 from dyzoo.environment import is_debugging
-from dyzoo.errors import DyzooError
+from dyzoo.errors import DyzooError, TogetherError
 
 app = typer.Typer(
     name="dyzoo",
@@ -100,7 +100,8 @@ def run(arguments: Sequence[str]) -> int:
     except (DyzooError, OSError, typer.TyperException) as error:
         if is_debugging():
             raise
-        complain(_one_line(error))
+        if not isinstance(error.__cause__, TogetherError):  # the main process says it
+            complain(_one_line(error))
         _flush()
         return getattr(error, "exit_code", 1)
     except (MemoryError, RuntimeError) as error:

@@ -14,6 +14,7 @@ import typer
 from dyzoo.cli.settings import option_of
 from dyzoo.config.prediction import PredictConfig
 from dyzoo.config.training import TrainConfig
+from dyzoo.environment import index_on_machine, launched_processes
 from dyzoo.errors import first_line
 from dyzoo.files import read_regular, write_text
 
@@ -104,11 +105,18 @@ def parse_names(text: str, option: str) -> list[str]:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, or the best there is."""
+    """The named device, or the best there is; of several processes on a machine each takes the next GPU."""
     import torch
 
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if launched_processes() > 1 and torch.cuda.is_available() and name.startswith("cuda"):
+        if name != "cuda":
+            raise typer.BadParameter(
+                f"{name!r} is one for {launched_processes()} processes: leave the number out, each takes its own",
+                param_hint="--device",
+            )
+        name = f"cuda:{index_on_machine() % torch.cuda.device_count()}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts

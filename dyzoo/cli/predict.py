@@ -26,6 +26,7 @@ from dyzoo.cli.settings import option_of, takes_settings
 from dyzoo.cli.terminal import complain, note, plain, progress_bar, say, show_table
 from dyzoo.cli.thresholds import ThresholdOption, parse_thresholds
 from dyzoo.config.prediction import PredictConfig, Tiles
+from dyzoo.environment import launched_processes
 
 if TYPE_CHECKING:
     from dyzoo.images.detections import Detections
@@ -83,6 +84,9 @@ def predict(
     a line for each picture or frame into DIR/detections.jsonl, from which --resume goes on. What cannot be read is
     named on one line; the others still come out, and the exit code is 1.
 
+    torchrun divides the pictures among several GPUs or machines, and --resume takes up what any number of processes has
+    left.
+
     --threshold may be given several times: X for all classes, NAME=X for one, and the thresholds.json beside the
     report of an evaluation or a training for those that it suggests.
 
@@ -96,7 +100,9 @@ def predict(
       dyzoo predict photos/ --model runs/mine --save coco,csv --save-crops
       dyzoo predict photos/ --out seen --resume
       dyzoo predict film.mp4 --track --frame-stride 2
+      torchrun --nproc-per-node 2 -m dyzoo predict photos/ --out seen
     """
+    from dyzoo.distributed import MAIN, enter, leave, process_index
     from dyzoo.model.missed import MissedWarning
     from dyzoo.prediction import Job
     from dyzoo.zoo.catalog import sample_image
@@ -106,6 +112,8 @@ def predict(
     thresholds, formats = parse_thresholds(threshold), _parse_formats(save, json_path)
     if config.max_pixels is not None:
         _lift_limit(config.max_pixels)
+    if show and launched_processes() > 1:
+        raise typer.BadParameter(f"{launched_processes()} processes have no window in common", param_hint="--show")
     screen = _open_screen() if show else None
     detector, kept = load_for_classes(model, device, classes)
     make_folder(out)
@@ -113,13 +121,14 @@ def predict(
         _check_json_path(json_path or out / "detections.json", out)
     config = replace(config, classes=kept, threshold=thresholds.for_classes(detector.labels))
     warnings.simplefilter("ignore", MissedWarning)  # the notes say the same of each picture
+    enter()
+    is_main = process_index() == MAIN
     with Job(
         detector, images or [sample_image()], out, formats=formats, pictures=not no_pictures, frames=save_frames,
         crops=save_crops, track=track, resume=resume, model_name=model or DEFAULT_MODEL, json_path=json_path,
-        outputs=[screen] if screen else [],
-        **config.given(),
+        outputs=[screen] if screen else [], together=True, **config.given(),
     ) as job:  # fmt: skip
-        failed, tables = _run(job)
+        tables = _run(job, is_main)
         files = job.finish()
         for detections in filter(len, tables):
             _print_table(detections)
@@ -129,34 +138,36 @@ def predict(
             say(f"all detections: {path}")
         if screen is not None:
             screen.wait()
-    if failed:
+    leave()
+    if job.failures and is_main:  # the exit code of all: a launcher stops the others when one has another than 0
         raise typer.Exit(1)
 
 
-def _run(job: Job) -> tuple[bool, list[Detections]]:
-    """Let the job run and say what it does; whether anything has failed, and the detections of the only few images."""
+def _run(job: Job, is_main: bool) -> list[Detections]:
+    """Let the job run and say what it does; the detections of the only few images."""
     count = "?" if job.total is None else job.total + job.done
-    if job.done:
+    if job.done and is_main:
         note(f"{job.done} of {count} images are in {job.journal.path} already")
     tables: list[Detections] = []
-    failed, noted = False, _Noted()
+    noted = _Noted()
     try:
-        with progress_bar() as bar:
+        with progress_bar(is_main) as bar:
             for result in bar.track(job.run(), total=job.expected(), description="detecting"):
                 for line in result.failures:
                     complain(line)
-                failed |= bool(result.failures)
                 if result.detections is None:
                     continue
                 noted.add(result)
-                say(_line(result, result.detections))
+                if is_main:
+                    say(_line(result, result.detections))
                 if len(tables) <= _TABLE_IMAGES:
                     tables.append(result.detections)
     except BaseException as error:
         if job.journal.count and not isinstance(error, BrokenPipeError):
-            note(f"{len(job.journal.stems)} of {count} images are in {job.journal.path}: --resume goes on")
+            note(f"{len(job.journal.done.stems)} of {count} images are in {job.journal.path}: --resume goes on")
         raise
-    return failed, tables if job.total is not None and job.total <= _TABLE_IMAGES else []
+    is_short = launched_processes() == 1 and job.total is not None and job.total <= _TABLE_IMAGES
+    return tables if is_short else []
 
 
 class _Noted:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dyzoo.environment import launched_index, launched_processes
 from dyzoo.errors import DyzooWarning
 from dyzoo.text import printable
 
@@ -38,7 +39,7 @@ def show(text: str) -> None:
 
 def note(line: str) -> None:
     """Print something worth knowing that is no error, on stderr."""
-    print(f"note: {printable(line)}", file=sys.stderr)
+    print(f"note: {_whose()}{printable(line)}", file=sys.stderr)
 
 
 @contextmanager
@@ -60,7 +61,12 @@ def noted_warnings() -> Iterator[None]:
 
 def complain(line: str) -> None:
     """Print an error, on stderr."""
-    print(f"error: {printable(line)}", file=sys.stderr)
+    print(f"error: {_whose()}{printable(line)}", file=sys.stderr)
+
+
+def _whose() -> str:
+    """Which process speaks, where a launcher started several."""
+    return f"process {launched_index()}: " if launched_processes() > 1 else ""
 
 
 def megabytes(size: int) -> str:
@@ -82,8 +88,9 @@ def plain(name: str) -> Text:
     return Text(printable(name))
 
 
-def progress_bar() -> Progress:
-    """A bar on stderr, if that is a terminal; lines printed meanwhile appear above it, or go where stdout goes."""
+def progress_bar(is_shown: bool = True) -> Progress:
+    """A bar on stderr, if that is a terminal and it is shown at all; lines printed meanwhile appear above it, or go
+    where stdout goes."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -95,6 +102,6 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (is_shown and console.is_terminal),
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -14,7 +14,7 @@ from dyzoo.images.film_writing import FILM_SUFFIX, FilmWriter
 from dyzoo.images.sources.ahead import read_all
 from dyzoo.images.sources.base import Reading, Source
 from dyzoo.images.sources.film import Film
-from dyzoo.prediction.journal import Journal
+from dyzoo.prediction.journal import JOURNAL_NAME, Journal, read_lines
 from dyzoo.prediction.outputs import Found, try_to
 
 
@@ -42,8 +42,8 @@ class Films:
         self.out, self.paths = out, list[Path]()
         self._journal, self._labels, self._reading = journal, labels, reading
         self._films = {each.source: each for each in sources if isinstance(each, Film)}
-        self._is_resumed = journal.count > 0
-        self._begun = self._films.keys() & journal.frames.keys()  # in an earlier run
+        self._is_resumed = bool(journal.done.stems)
+        self._begun = self._films.keys() & journal.done.frames.keys()  # in an earlier run
         self._source: str | None = None
         self._writer: FilmWriter | None = None
 
@@ -71,7 +71,7 @@ class Films:
         """
         failures = [try_to(self._finish, "a film")]
         for name in sorted(self._begun):
-            path = self._path(self._journal.stems[name])
+            path = self._path(self._journal.done.stems[name])
             if _is_whole(path):
                 self.paths.append(path)
             else:
@@ -107,7 +107,7 @@ class Films:
                 raise
 
     def _draw_again(self, name: str) -> None:
-        self._start(name, self._journal.stems[name])
+        self._start(name, self._journal.done.stems[name])
         self._finish()
 
     def _write(self, found: Found) -> None:
@@ -136,7 +136,8 @@ class Films:
 
     def _done(self, name: str) -> Iterator[Found]:
         """The frames of a film that the journal has, with their pictures; both are in order."""
-        rows = (row for row in self._journal.rows() if row.found["source"] == name)
+        lines = read_lines(self.out / JOURNAL_NAME)  # of an earlier run, where this process has a file of its own
+        rows = (line.row for line in lines if line.row.found["source"] == name)
         with closing(read_all([self._films[name]], self._reading, lambda picture: picture, workers=0)) as pictures:
             frames = (each for each in pictures if not isinstance(each, ImageError))
             picture = next(frames, None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -29,6 +30,32 @@ class Row(NamedTuple):
     picture: str | None
 
 
+@dataclass
+class Done:
+    """The pictures that there are lines of.
+
+    Attributes:
+        stems: their sources, with the stems of their files.
+        frames: the last frame of those sources that are films or streams.
+    """
+
+    stems: dict[str, str] = field(default_factory=dict)
+    frames: dict[str, int] = field(default_factory=dict)
+
+    def has(self, source: str, frame: int | None = None) -> bool:
+        """Whether a picture is done, or a frame of a film; without `frame` a film never is, which may go on."""
+        if frame is None:
+            return source in self.stems and source not in self.frames
+        return frame <= self.frames.get(source, -1)
+
+    def add(self, row: Row) -> None:
+        """Remember a picture."""
+        source, frame = row.found["source"], row.found["frame"]
+        self.stems[source] = row.stem if frame is None else row.stem.rpartition("/")[0]
+        if frame is not None:
+            self.frames[source] = frame
+
+
 class Journal:
     """A file of JSON Lines, each with the settings it was made with and what was found in a picture.
 
@@ -36,10 +63,10 @@ class Journal:
         path: the file; written anew unless it is to be resumed.
         settings: plain values that a resumed run must have the same of; in JSON they come back as they are.
         resume: keep the lines that are there. One that a killed process left unfinished is cut off.
+        done: pictures that another file has lines of.
 
     Attributes:
-        stems: the sources there are lines of, with the stems of their files.
-        frames: the last frame that there is a line of, of those sources that are films or streams.
+        done: pictures that there are lines of, here or in another file.
         count: number of lines.
 
     Raises:
@@ -47,10 +74,9 @@ class Journal:
         DyzooError: it is to be resumed, but was made with other settings or holds something else.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], resume: bool) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], resume: bool, done: Done | None = None) -> None:
         self.path, self.settings = path, settings
-        self.stems: dict[str, str] = {}
-        self.frames: dict[str, int] = {}
+        self.done = done or Done()
         self.count = 0
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "is no regular file, expected one to write results to", str(path))
@@ -63,15 +89,15 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take no more lines; a file without any goes."""
+        if self._file.closed:
+            return
         self._file.close()
         if not self.count:
             self.path.unlink(missing_ok=True)
-
-    def has(self, source: str, frame: int | None = None) -> bool:
-        """Whether a picture is done, or a frame of a film; without `frame` a film never is, which may go on."""
-        if frame is None:
-            return source in self.stems and source not in self.frames
-        return frame <= self.frames.get(source, -1)
 
     def add(self, found: dict[str, Any], stem: str, picture: str | None) -> None:
         """Write one picture's line.
@@ -94,64 +120,85 @@ class Journal:
             self._file.seek(start)
             error.filename = str(self.path)
             raise
-        self._remember(found, stem)
+        self._remember(Row(self.count + 1, found, stem, picture))
 
     def rows(self) -> Iterator[Row]:
         """The lines that are whole. Raises `DyzooError` where one is not of a job."""
-        for row, _, _ in self._lines():
-            yield row
+        for line in read_lines(self.path):
+            yield line.row
 
     def detections(self, row: Row, labels: Sequence[str]) -> Detections:
         """The detections of a line; `labels` are all classes of the detector. Raises `DyzooError` if it holds none."""
         try:
             return Detections.from_dict(row.found, labels)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise self._damaged(row.number, f"its detections are none: {first_line(error)}") from None
+            raise _damaged(self.path, row.number, f"its detections are none: {first_line(error)}") from None
 
     def _read(self) -> int:
         """Learn what is done; the length in bytes of the whole lines."""
         end = 0
-        for row, settings, after in self._lines():
-            end = after
-            for name in {**self.settings, **settings}:
-                if settings.get(name) != self.settings.get(name):
-                    raise DyzooError(
-                        f"{self.path} was made with {name} {settings.get(name)!r}, not {self.settings.get(name)!r}: "
-                        "choose another --out, or leave --resume away to write it anew"
-                    )
-            self._remember(row.found, row.stem)
+        for line in read_lines(self.path, self.settings):
+            end = line.end
+            self._remember(line.row)
         return end
 
-    def _remember(self, found: dict[str, Any], stem: str) -> None:
-        frame = found["frame"]
-        self.stems[found["source"]] = stem if frame is None else stem.rpartition("/")[0]
-        if frame is not None:
-            self.frames[found["source"]] = frame
+    def _remember(self, row: Row) -> None:
+        self.done.add(row)
         self.count += 1
 
-    def _lines(self) -> Iterator[tuple[Row, dict[str, Any], int]]:
-        """The lines, with their settings and the places in the file where they end."""
-        end = 0
-        with open_regular(self.path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    return
-                end += len(line)
-                try:
-                    values = json.loads(line)
-                    row = Row(number, {name: values.pop(name) for name in _FOUND}, *map(values.pop, _OTHERS))
-                except KeyError as error:
-                    raise self._damaged(number, f"it lacks {error.args[0]}") from None
-                except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                    raise self._damaged(number, first_line(error)) from None
-                if why := _wrong(row):
-                    raise self._damaged(number, why)
-                yield row, values, end
 
-    def _damaged(self, number: int, why: str) -> DyzooError:
-        return DyzooError(
-            f"{self.path} line {number} is not of `dyzoo predict` ({why}): remove the line, or choose another --out"
-        )
+class Line(NamedTuple):
+    """A row, and the bytes of the file that it takes."""
+
+    row: Row
+    start: int
+    end: int
+
+
+def read_lines(path: Path, settings: Mapping[str, Any] | None = None) -> Iterator[Line]:
+    """The whole lines of a journal; one that a killed process left unfinished is passed over.
+
+    Args:
+        path: the file.
+        settings: those that all lines must have; None for any.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        DyzooError: a line is not of a job, or was made with other settings.
+    """
+    end = 0
+    with open_regular(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            start, end = end, end + len(line)
+            try:
+                values = json.loads(line)
+                row = Row(number, {name: values.pop(name) for name in _FOUND}, *map(values.pop, _OTHERS))
+            except KeyError as error:
+                raise _damaged(path, number, f"it lacks {error.args[0]}") from None
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise _damaged(path, number, first_line(error)) from None
+            if why := _wrong(row):
+                raise _damaged(path, number, why)
+            if settings is not None:
+                _check_settings(path, values, settings)
+            yield Line(row, start, end)
+
+
+def _check_settings(path: Path, made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    for name in {**settings, **made_with}:
+        if made_with.get(name) != settings.get(name):
+            raise DyzooError(
+                f"{path} was made with {name} {made_with.get(name)!r}, not {settings.get(name)!r}: "
+                "choose another --out, or leave --resume away to write it anew"
+            )
+
+
+def _damaged(path: Path, number: int, why: str) -> DyzooError:
+    return DyzooError(
+        f"{path} line {number} is not of `dyzoo predict` ({why}): remove the line, or choose another --out"
+    )
 
 
 def _wrong(row: Row) -> str:

@@ -16,9 +16,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from dyzoo.config.training import Precision
-from dyzoo.distributed import MAIN, share_from_main, sum_over_processes
+from dyzoo.distributed import MAIN, do_on_main, sum_over_processes
 from dyzoo.environment import launched_processes, launcher_precision
-from dyzoo.errors import DyzooError, TrainingError
+from dyzoo.errors import TrainingError
 from dyzoo.model.detector import Detector
 from dyzoo.text import printable
 
@@ -129,19 +129,7 @@ class Processes:
 
         A `DyzooError` or `OSError` reaches all, so that none waits for a process that has given up.
         """
-        if self.count == 1:
-            return action()
-        result: Any = None
-        failure: Exception | None = None
-        if self.is_main:
-            try:
-                result = action()
-            except (DyzooError, OSError) as error:
-                failure = error
-        result, failure = share_from_main((result, failure))
-        if failure is not None:
-            raise failure
-        return result
+        return do_on_main(action)
 
 
 def has_unused_parameters(model: Detector) -> bool:

@@ -88,9 +88,13 @@ def test_a_film_is_done_as_far_as_its_last_frame(tmp_path: Path) -> None:
         journal.add(found("film.mp4", 4), "film/000004", None)
         journal.add(found("a.png"), "a", None)
     with Journal(tmp_path / "a.jsonl", {}, resume=True) as journal:
-        assert journal.stems == {"film.mp4": "film", "a.png": "a"}
-        assert (journal.has("a.png"), journal.has("b.png"), journal.has("film.mp4")) == (True, False, False)
-        assert [journal.has("film.mp4", frame) for frame in (0, 4, 5)] == [True, True, False]
+        assert journal.done.stems == {"film.mp4": "film", "a.png": "a"}
+        assert (journal.done.has("a.png"), journal.done.has("b.png"), journal.done.has("film.mp4")) == (
+            True,
+            False,
+            False,
+        )
+        assert [journal.done.has("film.mp4", frame) for frame in (0, 4, 5)] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from contextlib import closing
 from threading import Condition, Thread
 from typing import Any, Generic, TypeVar
 
+from dyzoo.environment import processes_of_machine
 from dyzoo.errors import ImageError
 from dyzoo.images.reading import Picture
 from dyzoo.images.sources.base import Pending, Reading, Source, failing
@@ -22,8 +23,9 @@ _FAREWELL_S = 2.0  # a thread that waits for a server that has gone silent ends 
 
 
 def default_workers() -> int:
-    """As many threads as there are processors for this process, up to four."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_WORKERS)
+    """As many threads as there are processors for this process, up to four; several of a launcher share them."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(processors // processes_of_machine(), _MOST_WORKERS))
 
 
 def read_all(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, ClassVar
@@ -48,11 +48,24 @@ class ZipArchive(Source):
         """The file under its own name."""
         return cls(path, printable(str(path)))
 
+    def names(self) -> Sequence[str]:
+        """Those of its members; its own where it cannot be opened."""
+        try:
+            with open_regular(at_home(self.path)) as file, _opened(file, self.source) as archive:
+                return [name for _, name in self._members(archive, os.fstat(file.fileno()).st_size)]
+        except (ImageError, OSError):
+            return [self.source]
+
+    def count(self, frame_stride: int) -> int | None:
+        """As many as it has members; without opening their pictures."""
+        return len(self.names())
+
     def open(self, reading: Reading) -> Iterator[Pending]:
         """Its pictures, called `ARCHIVE/MEMBER`."""
         try:
             with open_regular(at_home(self.path)) as file, _opened(file, self.source) as archive:
-                yield from self._members(archive, os.fstat(file.fileno()).st_size, reading)
+                for member, name in self._members(archive, os.fstat(file.fileno()).st_size):
+                    yield self._pending(_read(archive, member, name), name, reading)
         except ImageError as error:
             yield failing(str(error))
         except FileNotFoundError:
@@ -60,7 +73,7 @@ class ZipArchive(Source):
         except OSError as error:
             yield failing(f"{self.source} cannot be opened: {error.strerror or first_line(error)}")
 
-    def _members(self, archive: zipfile.ZipFile, size: int, reading: Reading) -> Iterator[Pending]:
+    def _members(self, archive: zipfile.ZipFile, size: int) -> Iterator[tuple[zipfile.ZipInfo, str]]:
         members = sorted(filter(_is_image, archive.infolist()), key=lambda member: natural_key(member.filename))
         if not members:
             raise ImageError(f"{self.source} holds no image ({', '.join(IMAGE_SUFFIXES)})")
@@ -72,8 +85,7 @@ class ZipArchive(Source):
             )
         taken: set[str] = set()
         for member in members:
-            name = unused_name(f"{self.source}/{printable(member.filename)}", taken)
-            yield self._pending(_read(archive, member, name), name, reading)
+            yield member, unused_name(f"{self.source}/{printable(member.filename)}", taken)
 
     def _pending(self, content: bytes | ImageError, name: str, reading: Reading) -> Pending:
         if isinstance(content, ImageError):

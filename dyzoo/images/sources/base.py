@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import ClassVar, TypeAlias
@@ -44,6 +44,10 @@ class Source(ABC):
     is_many: ClassVar[bool] = False
     is_film: ClassVar[bool] = False
     is_live: ClassVar[bool] = False
+
+    def names(self) -> Sequence[str]:
+        """Names of its pictures, which `Picture.source` has: more than its own only for an archive, which is opened."""
+        return [str(self.source)]
 
     @abstractmethod
     def open(self, reading: Reading) -> Iterator[Pending]:
