@@ -21,6 +21,10 @@ class CheckpointError(DyzooError, ValueError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 
 
+class SettingError(DyzooError, ValueError):
+    """A setting that is out of its range, or that the detector cannot follow."""
+
+
 class LabelError(DyzooError, ValueError):
     """Class names that cannot be used."""
 

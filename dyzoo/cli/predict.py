@@ -42,7 +42,11 @@ def predict(
     config: PredictConfig,
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGE", help="Files, folders, globs.", show_default="a sample image"),
+        typer.Argument(
+            metavar="IMAGE",
+            help="Files, folders, globs, lists, archives, films, addresses, cameras (0).",
+            show_default="a sample image",
+        ),
     ] = None,
     model: ModelOption = None,
     classes: ClassesOption = None,

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dyzoo.errors import SettingError
+
 DEFAULT_THRESHOLD = 0.3
 
 
@@ -30,12 +32,12 @@ def class_thresholds(
         ValueError: a name is not among `labels`, the nearest that is is named; or a threshold lies outside of 0 to 1.
     """
     if isinstance(classes, str):
-        raise ValueError(f"classes is {classes!r}, expected a list of names such as [{classes!r}]")
+        raise SettingError(f"classes is {classes!r}, expected a list of names such as [{classes!r}]")
     by_name: Mapping[str, float] = threshold if isinstance(threshold, Mapping) else {}
     default = DEFAULT_THRESHOLD if isinstance(threshold, Mapping) else threshold
     for name in (*by_name, *(classes or ())):
         if name not in labels:
-            raise ValueError(f"the model knows no class {name!r}, {_nearest(name, labels)}")
+            raise SettingError(f"the model knows no class {name!r}, {_nearest(name, labels)}")
     _check(default, "threshold")
     for name, value in by_name.items():
         _check(value, f"threshold of {name!r}")
@@ -45,7 +47,7 @@ def class_thresholds(
 
 def _check(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"the {what} is {value!r}, expected 0 to 1")
+        raise SettingError(f"the {what} is {value!r}, expected 0 to 1")
 
 
 def _nearest(name: object, labels: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from dyzoo.errors import SettingError
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,9 +22,9 @@ def check_precision(precision: Any, weights: torch.dtype) -> Precision | None:
         ValueError: there is no such precision, or weights of half precision are to be computed with in another.
     """
     if precision is not None and precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}, expected {', '.join(map(repr, DTYPES))} or None")
+        raise SettingError(f"precision is {precision!r}, expected {', '.join(map(repr, DTYPES))} or None")
     if precision is not None and weights not in (torch.float32, DTYPES[precision]):
-        raise ValueError(
+        raise SettingError(
             f"precision is {precision!r}, but the weights are {weights}: leave it out, or call model.float() first"
         )
     return precision

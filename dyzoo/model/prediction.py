@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dyzoo.config import HeadConfig
-from dyzoo.errors import ImageError
+from dyzoo.errors import ImageError, SettingError
 from dyzoo.hub.pretrained import PretrainedModel
 from dyzoo.images.detections import Detections
 from dyzoo.images.reading import Picture
@@ -169,16 +169,16 @@ class PredictingModel(PretrainedModel):
 
         Raises:
             ImageError: an image cannot be read, or is too large.
-            ValueError: there is no such size, flip, class, threshold, precision, number of workers, stride or
+            SettingError: there is no such size, flip, class, threshold, precision, number of workers, stride or
                 `on_error`; `tiles`, `iou` or `max_detections` is out of range, or `tiles` is "auto" and the training
                 scale is not known.
         """
         if on_error not in ("raise", "return"):
-            raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
+            raise SettingError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
         network_size(self.config.preprocess, (1, 1), size)  # a size that is none is said at once
         for name, value, least in (("workers", workers, 0), ("frame_stride", frame_stride, 1)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name} is {value!r}, expected a number of at least {least}")
+                raise SettingError(f"{name} is {value!r}, expected a number of at least {least}")
         settings = Settings(
             class_thresholds(self.labels, threshold, classes),
             size,
@@ -210,9 +210,9 @@ def _workers(images: Given) -> int:
 
 def _limits(config: HeadConfig, iou: float | None, max_detections: int | None) -> Limits | None:
     if iou is not None and (isinstance(iou, bool) or not isinstance(iou, int | float) or not 0 <= iou <= 1):
-        raise ValueError(f"iou is {iou!r}, expected a number in 0..1")
+        raise SettingError(f"iou is {iou!r}, expected a number in 0..1")
     if max_detections is not None and (type(max_detections) is not int or not 1 <= max_detections <= MOST_CANDIDATES):
-        raise ValueError(f"max_detections is {max_detections!r}, expected 1 to {MOST_CANDIDATES}")
+        raise SettingError(f"max_detections is {max_detections!r}, expected 1 to {MOST_CANDIDATES}")
     if iou is None and max_detections is None:
         return None
     own = Limits.of(config)

@@ -6,7 +6,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 from dyzoo.config import PreprocessConfig
-from dyzoo.errors import ImageError
+from dyzoo.errors import ImageError, SettingError
 from dyzoo.model.sizes import Size, zoom
 
 Tiles = int | Literal["auto", "off"]
@@ -50,12 +50,12 @@ class Grid(NamedTuple):
 def check_tiles(tiles: Any, config: PreprocessConfig) -> Tiles:
     """The setting itself. Raises `ValueError`: it is none, or "auto" where the training scale is not known."""
     if tiles == "auto" and config.training_scale is None:
-        raise ValueError(
+        raise SettingError(
             "tiles is 'auto', but the detector's configuration has no training_scale (it was made before version 0.2): "
             "give the number of tiles in each direction, or set config.preprocess.training_scale"
         )
     if tiles not in ("auto", "off") and (isinstance(tiles, bool) or not isinstance(tiles, int) or tiles < 1):
-        raise ValueError(f"tiles is {tiles!r}, expected 'auto', 'off' or a number of tiles in each direction")
+        raise SettingError(f"tiles is {tiles!r}, expected 'auto', 'off' or a number of tiles in each direction")
     return tiles
 
 

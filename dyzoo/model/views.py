@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from dyzoo.errors import SettingError
 from dyzoo.model.heads.base import Detected, Limits
 from dyzoo.model.heads.dense import suppress
 
@@ -21,7 +22,7 @@ _FLIPPED_DIMENSION: dict[Flip, int] = {"horizontal": -1, "vertical": -2}  # of a
 def check_flips(flips: Any) -> tuple[Flip, ...]:
     """The flips, each once. Raises `ValueError`: there is no such flip."""
     if isinstance(flips, str) or any(flip not in get_args(Flip) for flip in flips):
-        raise ValueError(f"flips is {flips!r}, expected a list with 'horizontal', 'vertical' or both")
+        raise SettingError(f"flips is {flips!r}, expected a list with 'horizontal', 'vertical' or both")
     return tuple(dict.fromkeys(flips))
 
 

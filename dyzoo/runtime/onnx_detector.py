@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import DetectorConfig, GroundedATSSConfig
-from dyzoo.errors import CheckpointError, first_line
+from dyzoo.errors import CheckpointError, SettingError, first_line
 from dyzoo.images.sources.given import Given
 from dyzoo.model.heads.base import Detected, Head
 from dyzoo.model.prediction import PredictingModel
@@ -78,11 +78,11 @@ class OnnxDetector(PredictingModel):
         """As `Detector.predict`, but for what is part of the file: NMS, the most detections, and the precision.
 
         Raises:
-            ValueError: `iou`, `max_detections` or `precision` is given, or as there.
+            SettingError: `iou`, `max_detections` or `precision` is given, or as there.
         """
         for name in ("iou", "max_detections", "precision"):
             if settings.get(name) is not None:
-                raise ValueError(
+                raise SettingError(
                     f"{name} is part of {self.name}: leave it out, or predict with the detector in PyTorch"
                 )
         return super().predict(images, threshold, **settings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.cli_helpers import Cli, write_picture
+from tests.model.narrow_detectors import eager_detector
 from tests.prediction.stub_model import StubModel
 
 
@@ -126,3 +128,22 @@ def test_tracking_names_the_missing_package_before_it_writes(
     assert outcome.code == 1
     assert outcome.err == "error: tracking needs the package trackers: pip install 'dyzoo[track]'\n"
     assert not Path("predictions/detections.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tiles", "auto"], "has no training_scale"),
+        (["--max-detections", 10**9], "max_detections is 1000000000, expected 1 to"),
+    ],
+    ids=["scale", "maximum"],
+)
+def test_settings_that_the_detector_cannot_follow_are_one_line(
+    cli: Cli, tmp_path: Path, picture: Path, options: list[object], words: str
+) -> None:
+    model = eager_detector()
+    model.config = replace(model.config, preprocess=replace(model.config.preprocess, training_scale=None))
+    model.save_pretrained(tmp_path / "old")
+    outcome = cli("predict", picture, "--model", tmp_path / "old", *options)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+    assert words in outcome.err
