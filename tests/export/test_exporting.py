@@ -11,7 +11,7 @@ import pytest
 import torch
 
 pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", minversion="1.25.1")
 
 import onnx
 import onnx_ir

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", minversion="1.25.1")
 
 from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead import DyHead

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", minversion="1.25.1")
 
 import onnx
 from onnx import TensorProto, helper
