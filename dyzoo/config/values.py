@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import types
 import typing
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from dyzoo.errors import CheckpointError
@@ -58,6 +58,11 @@ def build(config_type: type[ConfigT], values: dict[str, Any], prefix: str) -> Co
     if unknown := sorted(set(values) - known):
         raise CheckpointError(
             f"{prefix.rstrip('.: ')}: unknown setting {shown(unknown[0])}, expected some of {', '.join(sorted(known))}"
+        )
+    required = {f.name for f in fields(config_type) if f.default is f.default_factory is MISSING}  # type: ignore[arg-type]
+    if missing := sorted(required - set(values)):
+        raise CheckpointError(
+            f"{prefix.rstrip('.: ')}: {missing[0]} is missing, expected {', '.join(sorted(required))}"
         )
     return config_type(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
 

@@ -137,7 +137,7 @@ def test_what_cannot_run_is_dropped_before_it_is_timed(default: Parameters) -> N
     def compiled(jobs: Iterable[Job], deadline: float) -> dict[Job, Resources | str]:
         found: dict[Job, Resources | str] = {}
         for job in jobs:
-            block = dict(job.constants)[[name for name, _ in job.signature].index("BLOCK_P")]
+            block = dict(job.constants)[([name for name, _ in job.signature].index("BLOCK_P"),)]
             warps = dict(job.options)["num_warps"]
             if (block, warps) == (64, 2):
                 found[job] = resources(spill_bytes=8)

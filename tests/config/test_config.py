@@ -89,3 +89,10 @@ def test_every_number_and_text_has_a_range() -> None:
 def test_offset_modes_are_those_of_the_kernels() -> None:
     """Settings are read without torch, and the kernels know nothing of settings."""
     assert get_args(get_type_hints(DyHeadConfig)["offset_mode"]) == get_args(OffsetMode)
+
+
+def test_a_setting_that_may_not_be_left_out_is_named() -> None:
+    content = json.loads(DetectorConfig(architecture="x", labels=("a",)).to_json())
+    content["preprocess"]["training_scale"] = {"object_px": 10.0}
+    with pytest.raises(CheckpointError, match=r"preprocess\.training_scale: image_size is missing, expected"):
+        DetectorConfig.from_json(json.dumps(content))
