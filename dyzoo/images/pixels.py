@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +27,23 @@ _TRANSPOSITIONS = {  # of the EXIF orientation tag
 SWAPS_SIDES = frozenset({5, 6, 7, 8})  # orientations that change width for height
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence Pillow. Filters of warnings are those of the process, so only its main thread may change them for a time:
+    what two threads restore is what one of them has set. For other threads `silence_pillow` is called once before."""
+    if threading.current_thread() is threading.main_thread():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    else:
+        yield
+
+
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings, of damaged metadata and of large pictures, from now on."""
+    warnings.filterwarnings("ignore", module=r"PIL\b")
+
+
 def orientation(image: Image.Image) -> int:
     """The EXIF tag's value as far as it is left to us; 1 is upright."""
     if image.format == "TIFF":  # Pillow turns these itself
@@ -31,8 +51,7 @@ def orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # getexif() would decode the whole image in search of a chunk behind the pixels
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a damaged tag is no reason to refuse the pixels
+        with without_warnings():  # a damaged tag is no reason to refuse the pixels
             return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1

@@ -7,7 +7,6 @@ EXIF orientation is applied, transparency is laid over white, 16-bit values are 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from PIL import Image, JpegImagePlugin
 from dyzoo.errors import ImageError, first_line
 from dyzoo.files import open_regular
 from dyzoo.images.finding import IMAGE_SUFFIXES, at_home, expand
-from dyzoo.images.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb
+from dyzoo.images.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb, without_warnings
 from dyzoo.text import printable
 
 
@@ -200,8 +199,7 @@ def _held_by(folder: Path) -> str:
 
 def _identify(file: BinaryIO, path: str | Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes up to half of what is an error, and of damaged metadata
+        with without_warnings():  # of sizes up to half of what is an error, and of damaged metadata
             return Image.open(file, formats=_PILLOW_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large: {first_line(error)}") from None

@@ -89,6 +89,10 @@ class Pipeline:
     settings: Settings
     missed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def _limits(self) -> Limits:
+        return self.settings.limits or Limits.of(self.model.config.head)
+
     def least_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the smallest image of use, for a picture of that (H, W)."""
         return least_size(self.model.config.preprocess, image_size, self.settings.size, self.settings.tiles)
@@ -134,19 +138,18 @@ class Pipeline:
 
     def _look(self, looks: Sequence[Look]) -> Iterator[Detected]:
         """Detections in each look, in its pixels; a batch is made of neighbours that are equally large."""
-        limits, precision = self.settings.limits, self.settings.precision
-        network = self.model if limits is None else partial(self.model, limits=limits)
-        limits = limits or Limits.of(self.model.config.head)
+        own, precision = self.settings.limits is None, self.settings.precision
+        network = self.model if own else partial(self.model, limits=self._limits)
         for size, alike in groupby(looks, self._padded_size):
             most = min(self.settings.batch_size, most_images(size))
             while batch := [look.pixels() for look in islice(alike, most)]:
                 with evaluating(self.model), computing_in(precision, self.model.dtype, self.model.device):  # type: ignore[arg-type]
-                    found = detect_in_views(network, batch, self.settings.flips, limits)
+                    found = detect_in_views(network, batch, self.settings.flips, self._limits)
                 yield from found
 
     def _detections(self, given: Input, found: Sequence[Detected]) -> Detections:
-        limits, thresholds = self.settings.limits or Limits.of(self.model.config.head), self.settings.thresholds
-        merged = given.looks.merge(found, self.model.head.inclusive_corners, limits)
+        thresholds = self.settings.thresholds
+        merged = given.looks.merge(found, self.model.head.inclusive_corners, self._limits)
         scores, labels = merged["scores"].float().cpu(), merged["labels"].cpu()
         is_kept = scores >= thresholds[labels]
         most = None if given.looks.grid is None else self.settings.max_detections
@@ -168,7 +171,7 @@ class Pipeline:
 
     def _notes(self, given: Input, found: Sequence[Detected], is_picture_full: bool) -> tuple[str, ...]:
         """One line for each reason why something may be missing, which is remembered for a warning."""
-        limits, least = self.settings.limits or Limits.of(self.model.config.head), self.settings.thresholds.min()
+        limits, least = self._limits, self.settings.thresholds.min()
         notes: dict[str, str | None] = {
             "shrinking": note_on_shrinking(self.model.config.preprocess, given.picture.size, given.looks.zoom)
         }

@@ -221,8 +221,8 @@ class Job:
 
     def expected(self) -> int | None:
         """About how many pictures and frames are left to do, for a bar; None where a source does not tell."""
-        if not isinstance(self._sources, Sequence):
-            return None
+        if self.total is not None or not isinstance(self._sources, Sequence):
+            return self.total
         stride = self.settings.get("frame_stride", 1)
         counts = [each.count(stride) for each in self._sources]
         return None if None in counts else sum(filter(None, counts))

@@ -38,7 +38,7 @@ def write_glip(path: Path) -> Path:
 
 
 def tiny_glip() -> ConvertedCheckpoint:
-    """What the converter makes of a file with COCO's names, but small; scores are high everywhere."""
+    """The detector that the converter makes of a file with COCO's names, but small; scores are high everywhere."""
     torch.manual_seed(0)
     config = ARCHITECTURES[GLIP]()
     small = replace(

@@ -40,7 +40,7 @@ def mosaic(pictures: Sequence[Image.Image], across: int, shift: int) -> Image.Im
 
 
 def moved(found: Sequence[Detections], across: int, shift: int) -> Detections:
-    """What was found in the pictures alone, in pixels of the mosaic."""
+    """The finds in the pictures alone, in pixels of the mosaic."""
     boxes = [
         each.boxes_xyxy + torch.tensor([shift + n % across * TILE[0], shift + n // across * TILE[1]] * 2)
         for n, each in enumerate(found)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from dyzoo.environment import processes_of_machine
 from dyzoo.errors import ImageError
+from dyzoo.images.pixels import silence_pillow
 from dyzoo.images.reading import Picture
 from dyzoo.images.sources.base import Pending, Reading, Source, failing
 
@@ -54,6 +55,7 @@ def read_all(
     if not workers:
         yield from _in_turn(sources, work)
         return
+    silence_pillow()
     pool = ThreadPoolExecutor(workers, "dyzoo reading")
     waiting: deque[Future[Any]] = deque()
     places = workers * _PLACES if ahead else 1

@@ -1,4 +1,4 @@
-"""What names lead to: kinds of files, lists, addresses, cameras; names that are unique and printable."""
+"""Names lead to sources: kinds of files, lists, addresses, cameras; names that are unique and printable."""
 
 from __future__ import annotations
 
