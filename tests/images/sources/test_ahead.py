@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +17,7 @@ from dyzoo.errors import ImageError
 from dyzoo.images.reading import Picture
 from dyzoo.images.sources.ahead import read_all
 from dyzoo.images.sources.base import Pending, Reading, Source, failing
+from dyzoo.images.sources.naming import named_sources
 
 WORKERS = [0, 1, 3]
 
@@ -221,3 +224,12 @@ def test_what_may_never_end_is_an_error_where_an_end_is_needed(workers: int) -> 
     assert str(second) == str(third)
     assert "stream=True" in str(second)
     assert live.opened == []
+
+
+def test_reading_threads_leave_other_warnings_alone(tmp_path: Path) -> None:
+    for number in range(40):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.jpg")
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        assert len(list(read_all(named_sources(tmp_path), Reading(), lambda picture: picture, workers=4))) == 40
+        assert [action for action, _, _, module, _ in warnings.filters if module is None] == []
