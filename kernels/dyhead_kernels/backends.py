@@ -9,6 +9,7 @@ import os
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, cast, get_args
 
@@ -17,6 +18,7 @@ import torch
 Backend = Literal["reference", "torch", "triton"]
 
 ENVIRONMENT_VARIABLE = "DYHEAD_KERNELS_BACKEND"
+NATIVE_VARIABLE = "DYHEAD_KERNELS_NATIVE"
 TRITON_IS_INSTALLED = find_spec("triton") is not None  # looked for, not imported
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WAY_OUT = 'pass backend="torch" or backend="reference"'
@@ -43,6 +45,21 @@ def resolve_backend(requested: str, device: torch.device) -> Backend:
 def kernels_are_interpreted() -> bool:
     """Whether Triton interprets kernels instead of compiling them."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def native_is_wanted() -> bool:
+    """Whether the form for CPUs may compile its inner loops: unless DYHEAD_KERNELS_NATIVE is 0."""
+    return os.environ.get(NATIVE_VARIABLE, "1") != "0"
+
+
+def compiler_name() -> str:
+    """The C++ compiler, by the variable that everybody's build tools read."""
+    return os.environ.get("CXX") or "g++"
+
+
+def cache_folder() -> Path:
+    """The folder of what is compiled for CPUs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dyhead_kernels"
 
 
 def check_triton(device: torch.device, dtype: torch.dtype) -> None:

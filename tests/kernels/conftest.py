@@ -39,7 +39,13 @@ def poisoned_memory() -> Iterator[None]:
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form for CPUs as it is where there is no compiler."""
+    monkeypatch.setattr("dyhead_kernels.deform_conv.packed.native.serves", lambda *_: False)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch, plain_pytorch: None) -> None:
     """Columns of a few positions, so that small maps take many chunks, and the product meant for large maps."""
     torch.set_num_threads(2)
     monkeypatch.setattr("dyhead_kernels.deform_conv.packed.torch.CHUNK_BYTES", 5000)

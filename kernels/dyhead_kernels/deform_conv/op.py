@@ -129,8 +129,10 @@ _backward.register_autograd(_no_second_derivative)
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
     least = 0 if name == "padding" else 1
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, (tuple, list)):
+        raise ValueError(f"{name} is a {type(value).__name__}, expected an integer or a pair of them")
     if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
         raise ValueError(f"{name} is {value!r}, expected an integer or a pair of them, at least {least}")
     return pair[0], pair[1]

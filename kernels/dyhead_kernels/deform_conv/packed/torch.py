@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
 from .sampling import Corners, SamplingGrid
 
 # Columns of a chunk, in bytes: small enough for the outer cache, large enough for an efficient matrix product.
@@ -51,6 +52,9 @@ def forward(samples: Samples, matrix: Tensor, output: Tensor) -> None:
         matrix: (C_out, K * C), taps outermost, in the dtype of the matrix product.
         output: (N, P, C_out), contiguous, in the dtype of `matrix`; written.
     """
+    if native.serves(samples, matrix):
+        native.forward(samples, matrix, output)
+        return
     corners = samples.corners()
     index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
     output_rows = output.view(-1, len(matrix))
@@ -79,6 +83,8 @@ def backward(
         Gradients of offset and mask, in their shapes, and of matrix, (C_out, K * C) in the dtype of the rows; None for
         what is not wanted.
     """
+    if native.serves(samples, matrix) and grad_output.dtype == matrix.dtype:
+        return native.backward(grad_output, samples, matrix, grad_rows, offset_needed, matrix_needed)
     rows, matrix_t = samples.rows, matrix.t().contiguous()
     corners = samples.corners()
     index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
