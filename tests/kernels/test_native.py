@@ -1,4 +1,4 @@
-"""The compiled loops of the form for CPUs: against the reference, on any number of threads, and where there are none."""
+"""The compiled loops of the form for CPUs: against the reference, on any number of threads, and where absent."""
 
 from __future__ import annotations
 

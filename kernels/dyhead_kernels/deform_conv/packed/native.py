@@ -86,8 +86,8 @@ def backward(
         sums = matrix.new_zeros(parts, matrix.shape[1], len(matrix))
         if not empty:
             packed = matrix.new_empty(-(-places // TILE) * TILE * _padded(len(matrix)))
-            arguments = (grad_output, len(matrix), BLOCK_CHANNELS, parts, packed, sums)
-            _call("deform_conv_weight_backward", ctypes.byref(sampling), *arguments)
+            sizes = (len(matrix), BLOCK_CHANNELS, parts)
+            _call("deform_conv_weight_backward", ctypes.byref(sampling), grad_output, *sizes, packed, sums)
         grad_matrix = sums.sum(dim=0).t()
     if not empty and (grad_rows is not None or offset_needed):
         panels = _panels(matrix, samples, transposed=True)
@@ -96,8 +96,18 @@ def backward(
         chunk = min(chunk, -(-places // TILE) * TILE)
         bags = matrix.new_empty(0 if grad_rows is None else chunk * taps * channels)
         stripe = max(1, -(-len(samples.rows) // (4 * threads)))
-        arguments = (grad_output, panels, len(matrix), grad_rows, grad_offset, grad_mask, bags, chunk, stripe)
-        _call("deform_conv_backward", ctypes.byref(sampling), *arguments)
+        grads = (grad_rows, grad_offset, grad_mask)
+        _call(
+            "deform_conv_backward",
+            ctypes.byref(sampling),
+            grad_output,
+            panels,
+            len(matrix),
+            *grads,
+            bags,
+            chunk,
+            stripe,
+        )
     del kept
     return grad_offset, grad_mask, grad_matrix
 
