@@ -224,7 +224,8 @@ def test_importing_the_package_and_its_command_line_is_light(statement: str) -> 
         (["list", "official_atss_r50.coco"], ("torch",)),
         (["fetch", "--help"], ("torch",)),
         (["cache"], ("torch",)),
-        (["data", "check", "voc", "-o", "checked"], ("torchvision", "timm")),
+        (["data", "check", "voc", "-o", "checked"], ("torch", "timm")),
+        (["data", "convert", "voc", "converted", "--to", "coco"], ("torch", "timm")),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -7,15 +7,15 @@ EXIF orientation is applied, transparency is laid over white, 16-bit values are 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
-import torch
 from PIL import Image, JpegImagePlugin
 
 from dyzoo.errors import ImageError, first_line
@@ -23,6 +23,9 @@ from dyzoo.files import open_regular
 from dyzoo.images.finding import IMAGE_SUFFIXES, at_home, expand
 from dyzoo.images.pixels import SWAPS_SIDES, Area, array_to_rgb, orientation, upright_rgb, without_warnings
 from dyzoo.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Picture:
     time_s: float | None = None
 
 
-ImageSource: TypeAlias = str | Path | Image.Image | np.ndarray | torch.Tensor | Picture
+ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor | Picture"
 """Kinds of images that `to_picture` takes, and but for the last `to_rgb`."""
 
 MAX_PIXELS = 2**27
@@ -144,7 +147,7 @@ def to_picture(
     return Picture(image, (image.height, image.width))
 
 
-def to_rgb(source: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
+def to_rgb(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.Image:
     """Bring any usual form of an image to 8-bit RGB.
 
     Args:
@@ -164,7 +167,7 @@ def to_rgb(source: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Imag
             raise
         except Exception as error:  # opening is lazy: this may be the moment the file is decoded
             raise ImageError(f"the PIL image cannot be used: {first_line(error)}") from None
-    if isinstance(source, torch.Tensor):
+    if is_tensor(source):
         if source.ndim != 3 or source.shape[0] not in (1, 3, 4):
             raise ImageError(f"image tensor is {tuple(source.shape)}, expected (3, H, W)")
         tensor = source.detach().cpu()
@@ -172,6 +175,11 @@ def to_rgb(source: str | Path | Image.Image | np.ndarray | torch.Tensor) -> Imag
     if isinstance(source, np.ndarray):
         return array_to_rgb(source)
     raise ImageError(f"image is a {type(source).__name__}, expected a path, a PIL image, an array or a tensor")
+
+
+def is_tensor(source: Any) -> TypeGuard[Tensor]:
+    """Whether it is PyTorch's; where that was never imported, nothing is."""
+    return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
 
 
 @contextmanager
