@@ -1,0 +1,51 @@
+"""A Gradio page on the network: on this machine alone, unless somebody asks for more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from dyzoo.demo.uploads import MOST_BYTES
+
+_FONTS = (("system-ui", "sans-serif"), ("ui-monospace", "monospace"))  # of the reader's system: none is fetched
+
+
+def page_options() -> dict[str, Any]:
+    """Options that belong to a page but are `launch`'s and `mount_gradio_app`'s: its looks, and its limits."""
+    text, code = ([gr.themes.Font(name) for name in names] for names in _FONTS)
+    return {
+        "theme": gr.themes.Soft(font=text, font_mono=code),
+        "footer_links": ["api", "settings"],
+        "max_file_size": MOST_BYTES,
+        "enable_monitoring": False,
+        "run_history": False,
+        "show_error": False,  # what is not an error of one line is said where the page is served
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+    }
+
+
+def start(app: gr.Blocks, host: str | None = None, port: int | None = None, *, share: bool = False) -> str:
+    """Serve a page from now on, in threads of this process; gives its address.
+
+    Args:
+        app: the page.
+        host: None: `GRADIO_SERVER_NAME`, else 127.0.0.1, which this machine alone reaches.
+        port: None: `GRADIO_SERVER_PORT`, else the first free one from 7860.
+        share: have Gradio's servers make a public address, too, through which all data then goes.
+
+    Raises:
+        OSError: the port is taken, or the host is none of this machine.
+    """
+    _, local, public = app.launch(
+        server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **page_options()
+    )
+    return public or local
+
+
+def serve(app: gr.Blocks, host: str | None = None, port: int | None = None) -> None:
+    """Serve a page until the process is interrupted; arguments and errors as for `start`."""
+    start(app, host, port)
+    app.block_thread()

@@ -1,0 +1,62 @@
+"""The door through which strangers' pictures come into a Gradio page, and the way of files out of it."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from dyzoo.demo.detecting import Upload
+from dyzoo.demo.text import page_error
+from dyzoo.files import read_regular
+
+MOST_BYTES = 1 << 26
+"""Size of the largest file that is taken, 67 MB."""
+
+
+def picture_input(**options: Any) -> gr.Image:
+    """An input component for a picture whose value is an `Upload`, or None.
+
+    Gradio's own would open the file with all formats that Pillow knows, and fetch an address that a client sends in
+    place of a file. This one hands over the bytes of a file that was uploaded, undecoded, and refuses all else.
+    """
+    component = gr.Image(image_mode=None, type="filepath", **options)
+    move = component.async_move_resource_to_block_cache
+
+    async def keep(path: str | Path | None) -> str | None:
+        if path is not None and "://" in str(path):
+            raise page_error("an address came, expected the file of a picture: upload it")
+        return await move(path)
+
+    # not as a subclass: Gradio writes a .pyi file beside the module of each one
+    component.async_move_resource_to_block_cache = keep
+    component.preprocess = _read
+    return component
+
+
+def _read(sent: Any) -> Upload | None:
+    """The content of an uploaded file."""
+    if sent is None:
+        return None
+    if not sent.path or (sent.url or "").startswith("data:"):
+        raise page_error("no file came, expected that of a picture: upload it")
+    path, folder = Path(sent.path).resolve(), Path(get_upload_folder()).resolve()
+    if not path.is_relative_to(folder):
+        raise page_error("the file was not uploaded: upload it")
+    try:
+        content = read_regular(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise page_error("the picture is no longer kept here: upload it again") from None
+    except OSError as error:
+        raise page_error(f"the picture cannot be read: {error.strerror}") from None
+    return Upload(Path(sent.orig_name or path.name).name, content)
+
+
+def file_to_send(name: str) -> Path:
+    """A path for a file that a page sends, in a folder of its own that Gradio clears away in time."""
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    return folder / name
