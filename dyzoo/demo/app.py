@@ -62,24 +62,48 @@ def create_app(
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(_CLEAR_EVERY_S, _KEEP_S)) as app:
         gr.Markdown(_INTRODUCTION)
         memory = gr.State(None, time_to_live=_KEEP_S)
-        with gr.Row():
+        with gr.Row():  # on a phone one column after the other: the picture, what is in it, the settings, the numbers
             with gr.Column():
                 picture = picture_input(
-                    label="Picture", sources=["upload", "webcam", "clipboard"], height=360, buttons=[]
+                    label="Picture", sources=["upload", "webcam", "clipboard"], height=380, buttons=[]
                 )
                 gr.Examples([[str(sample_image())]], [picture], label="Example", cache_examples=False)
-                model = gr.Dropdown(list(loaded.names), value=loaded.names[0], label="Model", filterable=False)
-                slider = gr.Slider(0, 1, threshold, step=0.01, label="Threshold")
-                classes = gr.Dropdown(
-                    list(labels), multiselect=True, label="Classes", info="None chosen: all of the model's."
-                )
-                sizes = [("as trained", 0), *((f"{size} px", size) for size in SIZES)]
-                size = gr.Dropdown(sizes, value=0, label="Size", info="Shortest edge that the network sees.")
             with gr.Column():
                 annotated = gr.Image(
-                    label="Detections", interactive=False, buttons=["download", "fullscreen"], elem_id="annotated"
+                    label="Detections",
+                    show_label=False,  # it would lie over the captions
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    height=380,
+                    elem_id="annotated",
+                    alt_text="The picture with a box around each object.",
                 )
-                found = gr.Textbox(label="Found", lines=1, max_lines=5, interactive=False, elem_id="found")
+                found = gr.Textbox(
+                    label="Found",
+                    placeholder="Upload, drop, paste or take a picture, or choose the example.",
+                    lines=1,
+                    max_lines=5,
+                    interactive=False,
+                    elem_id="found",
+                )
+        with gr.Row():
+            with gr.Column():
+                model = gr.Dropdown(
+                    list(loaded.names), value=loaded.names[0], label="Model", filterable=False, elem_id="model"
+                )
+                slider = gr.Slider(0, 1, threshold, step=0.01, label="Threshold", elem_id="threshold")
+                classes = gr.Dropdown(
+                    list(labels), multiselect=True, label="Classes", info="None chosen: all.", elem_id="classes"
+                )
+                size = gr.Dropdown(
+                    [("as trained", 0), *((f"{edge} px", edge) for edge in SIZES)],
+                    value=0,
+                    label="Size",
+                    info="Shortest edge that the network sees.",
+                    filterable=False,
+                    elem_id="size",
+                )
+            with gr.Column():
                 table = gr.Dataframe(
                     headers=list(COLUMNS),
                     datatype=["str", *["number"] * (len(COLUMNS) - 1)],

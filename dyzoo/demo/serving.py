@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ def page_options() -> dict[str, Any]:
     """Options that belong to a page but are `launch`'s and `mount_gradio_app`'s: its looks, and its limits."""
     text, code = ([gr.themes.Font(name) for name in names] for names in _FONTS)
     return {
-        "theme": gr.themes.Soft(font=text, font_mono=code),
+        "theme": gr.themes.Default(primary_hue="blue", font=text, font_mono=code),
         "footer_links": ["api", "settings"],
         "max_file_size": MOST_BYTES,
         "enable_monitoring": False,
@@ -39,6 +40,7 @@ def start(app: gr.Blocks, host: str | None = None, port: int | None = None, *, s
     Raises:
         OSError: the port is taken, or the host is none of this machine.
     """
+    _check_address(host, port)
     _, local, public = app.launch(
         server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **page_options()
     )
@@ -49,3 +51,15 @@ def serve(app: gr.Blocks, host: str | None = None, port: int | None = None) -> N
     """Serve a page until the process is interrupted; arguments and errors as for `start`."""
     start(app, host, port)
     app.block_thread()
+
+
+def _check_address(host: str | None, port: int | None) -> None:
+    """Make sure that an address can be listened at, of which Gradio would say so in a hundred lines."""
+    if host is None:
+        return
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port or 0), family=family).close()
+    except OSError as error:
+        why = (error.strerror or str(error)).partition(" (while")[0]  # Python adds the address once more
+        raise OSError(error.errno, why, host if port is None else f"{host}:{port}") from None
