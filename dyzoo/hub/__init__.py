@@ -6,7 +6,7 @@ Cache, offline mode, endpoint and token are huggingface_hub's: `HF_HOME`, `HF_HU
 from dyzoo.hub.failures import missing_file
 from dyzoo.hub.fetching import download, is_cached, mend_hint
 from dyzoo.hub.ids import Token, is_hub_id, split_id
-from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
+from dyzoo.hub.upload import commit, is_private, prepare_repo, read_text, require_token
 
 __all__ = [
     "Token",
@@ -14,6 +14,7 @@ __all__ = [
     "download",
     "is_cached",
     "is_hub_id",
+    "is_private",
     "mend_hint",
     "missing_file",
     "prepare_repo",
