@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABCMeta
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,14 @@ def picture_input(**options: Any) -> gr.Image:
     Gradio's own would open the file with all formats that Pillow knows, and fetch an address that a client sends in
     place of a file. This one hands over the bytes of a file that was uploaded, undecoded, and refuses all else.
     """
-    component = gr.Image(image_mode=None, type="filepath", **options)
-    move = component.async_move_resource_to_block_cache
+    return _PictureInput(image_mode=None, type="filepath", **options)
 
-    async def keep(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
-            raise page_error("an address came, expected the file of a picture: upload it")
-        return await move(path)
 
-    # not as a subclass: Gradio writes a .pyi file beside the module of each one
-    component.async_move_resource_to_block_cache = keep
-    component.preprocess = _read
-    return component
+async def _keep(component: Any, path: str | Path | None) -> str | None:
+    if path is not None and "://" in str(path):
+        raise page_error("an address came, expected the file of a picture: upload it")
+    kept: str | None = await gr.Image.async_move_resource_to_block_cache(component, path)
+    return kept
 
 
 def _read(sent: Any) -> Upload | None:
@@ -53,6 +50,20 @@ def _read(sent: Any) -> Upload | None:
     except OSError as error:
         raise page_error(f"the picture cannot be read: {error.strerror}") from None
     return Upload(Path(sent.orig_name or path.name).name, content)
+
+
+# A class, as Gradio makes the component anew from it for a session; past Gradio's metaclass, which would write a .pyi
+# file beside this module.
+_PictureInput: Any = ABCMeta.__new__(
+    type(gr.Image),
+    "PictureInput",
+    (gr.Image,),
+    {
+        "is_template": True,  # to the browser it is an image
+        "preprocess": lambda component, sent: _read(sent),
+        "async_move_resource_to_block_cache": _keep,
+    },
+)
 
 
 def file_to_send(name: str) -> Path:

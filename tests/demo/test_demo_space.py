@@ -15,7 +15,7 @@ from dyzoo.demo.space import space_texts
 from dyzoo.errors import HubError
 from dyzoo.hub.spaces import push_space
 from dyzoo.model.detector import Detector
-from tests.cli.cli_helpers import Cli, assert_one_error
+from tests.cli.cli_helpers import Cli
 from tests.cli.conftest import cli as cli
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
@@ -139,7 +139,10 @@ def test_mistakes_are_one_line(cli: Cli, hub: Hub, eager_model: str, monkeypatch
     assert hub.requests == []
     hub.repo(NAME, "spaces")
     outcome = cli("push", eager_model, NAME, "--space", "--private")
-    assert_one_error(outcome, "org/cells is there already and public", "/spaces/org/cells/settings")
+    assert (outcome.code, outcome.out) == (1, f"{hub.url}/{NAME}/commit/{hub.repo(NAME).at().sha}\n")
+    *_, line = outcome.err.splitlines()  # after the bar of the detector's upload
+    assert line.startswith("error: org/cells is there already and public")
+    assert f"{hub.url}/spaces/org/cells/settings" in line
     assert messages(hub) == ["initial commit"]
     monkeypatch.setenv("HF_TOKEN", hub.stranger_token)
     with pytest.raises(HubError, match="your token may not do this to org/cells"):
