@@ -11,4 +11,4 @@ from dyzoo.text import printable
 
 def page_error(line: str) -> gr.Error:
     """One line that the page shows as an error: Gradio takes it for HTML, and names in it come from strangers."""
-    return gr.Error(html.escape(printable(line)), print_exception=False)
+    return gr.Error(html.escape(printable(line), quote=False), print_exception=False)

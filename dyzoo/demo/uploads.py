@@ -30,6 +30,8 @@ def picture_input(**options: Any) -> gr.Image:
 async def _keep(component: Any, path: str | Path | None) -> str | None:
     if path is not None and "://" in str(path):
         raise page_error("an address came, expected the file of a picture: upload it")
+    if path is not None and not _is_uploaded(Path(path)):  # Gradio copies any, where the page is a part of another
+        raise page_error("the file was not uploaded: upload it")
     kept: str | None = await gr.Image.async_move_resource_to_block_cache(component, path)
     return kept
 
@@ -40,8 +42,8 @@ def _read(sent: Any) -> Upload | None:
         return None
     if not sent.path or (sent.url or "").startswith("data:"):
         raise page_error("no file came, expected that of a picture: upload it")
-    path, folder = Path(sent.path).resolve(), Path(get_upload_folder()).resolve()
-    if not path.is_relative_to(folder):
+    path = Path(sent.path)
+    if not _is_uploaded(path):
         raise page_error("the file was not uploaded: upload it")
     try:
         content = read_regular(path, MOST_BYTES)
@@ -50,6 +52,14 @@ def _read(sent: Any) -> Upload | None:
     except OSError as error:
         raise page_error(f"the picture cannot be read: {error.strerror}") from None
     return Upload(Path(sent.orig_name or path.name).name, content)
+
+
+def _is_uploaded(path: Path) -> bool:
+    """Whether a file is in the folder of uploads, when all links are followed."""
+    try:
+        return path.resolve().is_relative_to(Path(get_upload_folder()).resolve())
+    except (OSError, ValueError):  # a circle of links, a null byte
+        return False
 
 
 # A class, as Gradio makes the component anew from it for a session; past Gradio's metaclass, which would write a .pyi

@@ -17,7 +17,7 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from dyzoo.demo.app import create_app  # noqa: E402
-from dyzoo.demo.serving import start  # noqa: E402
+from dyzoo.demo.serving import page_options, start  # noqa: E402
 from dyzoo.model.detector import Detector  # noqa: E402
 
 Detect = Callable[..., tuple[Any, ...]]
@@ -179,3 +179,16 @@ def test_nothing_of_the_disk_is_served(address: str, eager_model: str) -> None:
 def test_a_page_without_models_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="there is no model to offer"):
         create_app(catalog=False)
+
+
+def test_a_page_in_another_application_reads_no_files_of_the_server_either(eager_model: str, picture: Path) -> None:
+    fastapi, testclient = pytest.importorskip("fastapi"), pytest.importorskip("fastapi.testclient")
+    page = create_app([eager_model], catalog=False, device="cpu")
+    application = gradio.mount_gradio_app(fastapi.FastAPI(), page, "/cells", **page_options())
+    with testclient.TestClient(application) as http:
+        with picture.open("rb") as file:
+            (path,) = http.post("/cells/gradio_api/upload", files={"files": file}).json()
+        for given, answer in ((path, "event: complete"), (str(picture), "the file was not uploaded")):
+            asked = {"data": [file_data(path=given), eager_model, 0.3, [], 0]}
+            event = http.post("/cells/gradio_api/call/detect", json=asked).json()["event_id"]
+            assert answer in http.get(f"/cells/gradio_api/call/detect/{event}").text
