@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dyzoo.demo.uploads import MOST_BYTES
+from dyzoo.errors import DyzooError
 
 _FONTS = (("system-ui", "sans-serif"), ("ui-monospace", "monospace"))  # of the reader's system: none is fetched
 
@@ -38,12 +39,16 @@ def start(app: gr.Blocks, host: str | None = None, port: int | None = None, *, s
         share: have Gradio's servers make a public address, too, through which all data then goes.
 
     Raises:
+        DyzooError: there is no public address to be had.
         OSError: the port is taken, or the host is none of this machine.
     """
     _check_address(host, port)
     _, local, public = app.launch(
         server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **page_options()
     )
+    if share and not public:
+        app.close()
+        raise DyzooError("Gradio's servers give no public address: check the network, or leave --share out")
     return public or local
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import dyzoo.demo.installed
 import dyzoo.demo.models
 from dyzoo.demo.detecting import Upload, Wish, answer
 from dyzoo.demo.models import Models, offered_models
 from dyzoo.errors import DyzooError, ImageError, SettingError, UnknownModelError
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.names import DEFAULT_MODEL
+from tests.cli.cli_helpers import Cli, assert_one_error
+from tests.cli.conftest import cli as cli
 
 
 def upload(path: Path) -> Upload:
@@ -115,3 +118,8 @@ def test_the_embedded_detector_is_offered_and_what_is_not_here_is_not(
 ) -> None:
     monkeypatch.setenv("DYZOO_HOME", str(tmp_path))
     assert offered_models() == [DEFAULT_MODEL]
+
+
+def test_without_gradio_the_command_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dyzoo.demo.installed, "find_spec", lambda name: None)
+    assert_one_error(cli("demo"), "needs the package gradio: pip install 'dyzoo[demo]'")

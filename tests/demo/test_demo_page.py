@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +20,8 @@ from gradio_client.exceptions import AppError  # noqa: E402
 from dyzoo.demo.app import create_app  # noqa: E402
 from dyzoo.demo.serving import page_options, start  # noqa: E402
 from dyzoo.model.detector import Detector  # noqa: E402
+from tests.cli.cli_helpers import Cli, assert_one_error  # noqa: E402
+from tests.cli.conftest import cli as cli  # noqa: E402
 
 Detect = Callable[..., tuple[Any, ...]]
 
@@ -192,3 +195,18 @@ def test_a_page_in_another_application_reads_no_files_of_the_server_either(eager
             asked = {"data": [file_data(path=given), eager_model, 0.3, [], 0]}
             event = http.post("/cells/gradio_api/call/detect", json=asked).json()["event_id"]
             assert answer in http.get(f"/cells/gradio_api/call/detect/{event}").text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "."], "has no config.json"),
+        (["--host", "nowhere.invalid"], "nowhere.invalid: "),
+        (["--port", "TAKEN"], "127.0.0.1:TAKEN: Address already in use"),
+    ],
+)
+def test_a_page_that_cannot_be_served_is_one_line(cli: Cli, options: list[str], words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        outcome = cli("demo", *(option.replace("TAKEN", taken) for option in options))
+    assert_one_error(outcome, words.replace("TAKEN", taken))
