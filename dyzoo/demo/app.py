@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -13,9 +14,8 @@ import torch
 from dyzoo.demo.detecting import COLUMNS, SIZES, Memory, Upload, Wish, answer
 from dyzoo.demo.models import IN_MEMORY, Models, offered_models
 from dyzoo.demo.text import page_error
-from dyzoo.demo.uploads import file_to_send, picture_input
+from dyzoo.demo.uploads import picture_input, to_send
 from dyzoo.errors import DyzooError, full_memory
-from dyzoo.files import write_text
 from dyzoo.images.drawing import save_picture
 from dyzoo.model.classes import DEFAULT_THRESHOLD
 from dyzoo.zoo.catalog import sample_image
@@ -122,16 +122,12 @@ def create_app(
                 return None, "", [], gr.DownloadButton(value=None, interactive=False), None
             with _one_line_errors():
                 given = answer(loaded, upload, Wish(name, least, edge or None, tuple(kept) if kept else None), known)
-                drawn, listed = file_to_send("detections.jpg"), file_to_send("detections.json")
-                save_picture(given.plot, drawn, flush=False)
-                write_text(listed, given.to_json())
-            return (
-                str(drawn),
-                given.words(),
-                given.rows(),
-                gr.DownloadButton(value=str(listed), interactive=True),
-                (given.memory),
-            )
+                with TemporaryDirectory() as folder:
+                    aside = Path(folder) / "detections.jpg"
+                    save_picture(given.plot, aside, flush=False)
+                    drawn = to_send(aside.name, aside.read_bytes())
+                listed = to_send("detections.json", given.to_json().encode())
+            return drawn, given.words(), given.rows(), gr.DownloadButton(value=listed, interactive=True), given.memory
 
         def choose_model(name: str) -> Any:
             """The classes of a model, to choose from."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import ABCMeta
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from dyzoo.demo.detecting import Upload
@@ -76,8 +76,6 @@ _PictureInput: Any = ABCMeta.__new__(
 )
 
 
-def file_to_send(name: str) -> Path:
-    """A path for a file that a page sends, in a folder of its own that Gradio clears away in time."""
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True)
-    return folder / name
+def to_send(name: str, content: bytes) -> str:
+    """The path of a file that a page sends, where Gradio would copy it to, and clears it away in time."""
+    return str(save_bytes_to_cache(content, name, get_upload_folder()))

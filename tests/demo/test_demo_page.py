@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -210,3 +211,27 @@ def test_a_page_that_cannot_be_served_is_one_line(cli: Cli, options: list[str], 
         taken = str(other.getsockname()[1])
         outcome = cli("demo", *(option.replace("TAKEN", taken) for option in options))
     assert_one_error(outcome, words.replace("TAKEN", taken))
+
+
+def test_uploads_and_answers_do_not_stay_on_the_disk(
+    eager_model: str, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "files"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(home))
+    monkeypatch.setattr("dyzoo.demo.app._CLEAR_EVERY_S", 1)
+    monkeypatch.setattr("dyzoo.demo.app._KEEP_S", 1)
+
+    def kept() -> set[str]:
+        return {path.name for path in home.rglob("*") if path.is_file()}
+
+    app = create_app([eager_model], catalog=False, device="cpu")
+    try:
+        client = Client(start(app, "127.0.0.1"), verbose=False, analytics_enabled=False, download_files=False)
+        client.predict(handle_file(picture), eager_model, 0.3, [], 0, api_name="/detect")
+        for _ in range(200):
+            if kept() == {"sample.jpg"}:  # the example
+                break
+            time.sleep(0.1)
+        assert kept() == {"sample.jpg"}
+    finally:
+        app.close()
