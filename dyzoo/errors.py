@@ -56,3 +56,12 @@ class DyzooWarning(UserWarning):
 def first_line(error: Exception) -> str:
     """The first line of another library's exception; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def full_memory(error: Exception) -> str | None:
+    """The name of the memory that is full, if that is the error."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+        return "the GPU's memory"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the memory"
+    return None

@@ -30,7 +30,7 @@ ORDER = (
     ("data", "checkpoints", "runtime"),
     ("zoo", "evaluation", "prediction"),
     ("export",),
-    ("training",),
+    ("training", "demo"),
     ("cli",),
     ("__main__",),
 )
@@ -40,7 +40,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
-    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime",
+    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "gradio",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 
@@ -223,6 +223,7 @@ def test_importing_the_package_and_its_command_line_is_light(statement: str) -> 
         (["list", "official_atss_r50"], ("torch",)),
         (["list", "official_atss_r50.coco"], ("torch",)),
         (["fetch", "--help"], ("torch",)),
+        (["demo", "--help"], ("torch", "gradio")),
         (["cache"], ("torch",)),
         (["data", "check", "voc", "-o", "checked"], ("torch", "timm")),
         (["data", "convert", "voc", "converted", "--to", "coco"], ("torch", "timm")),

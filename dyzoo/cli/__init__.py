@@ -14,6 +14,7 @@ from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
 from dyzoo.cli.cache import cache
 from dyzoo.cli.convert import convert
 from dyzoo.cli.data import app as data
+from dyzoo.cli.demo import demo
 from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.export import export
 from dyzoo.cli.fetch import fetch
@@ -23,7 +24,7 @@ from dyzoo.cli.push import push
 from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
 from dyzoo.environment import is_debugging
-from dyzoo.errors import DyzooError, TogetherError
+from dyzoo.errors import DyzooError, TogetherError, full_memory
 
 app = typer.Typer(
     name="dyzoo",
@@ -40,6 +41,7 @@ app.command()(cache)
 app.command()(convert)
 app.command()(push)
 app.command()(export)
+app.command()(demo)
 app.add_typer(data, name="data")
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
@@ -71,6 +73,7 @@ def _dyzoo(
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo export runs/mine --out mine.onnx   for other runtimes
+      dyzoo demo                             a page in the browser
       dyzoo bench                            the attention chain's speed here
     """
 
@@ -105,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
         _flush()
         return getattr(error, "exit_code", 1)
     except (MemoryError, RuntimeError) as error:
-        full = _full_memory(error)
+        full = full_memory(error)
         if full is None or is_debugging():
             raise
         complain(f"{full} is full: lower --size or --batch-size")
@@ -123,15 +126,6 @@ def _flush() -> None:
 def _forget_output() -> None:
     """The reader has gone or the disk is full: what is buffered goes nowhere, silently, when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _full_memory(error: Exception) -> str | None:
-    """Whose memory is full, if that is the error."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
-        return "the GPU's memory"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return "the memory"
-    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dyzoo.cli.terminal import say
+from dyzoo.cli.terminal import note, say
 
 
 def push(
@@ -36,7 +36,10 @@ def push(
         typer.Option("--dataset", metavar="ID", help="For the card: the Hub's id of what it was trained on."),
     ] = None,
     replace_card: Annotated[
-        bool, typer.Option("--replace-card", help="Even if somebody edited the one on the Hub.")
+        bool, typer.Option("--replace-card", help="Even if somebody edited the one on the Hub, or the Space's files.")
+    ] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Put a Space there, too, that runs the page of `dyzoo demo` for it.")
     ] = False,
 ) -> None:
     """Put a detector on the Hugging Face Hub, in one commit.
@@ -49,8 +52,11 @@ def push(
     Examples:
       dyzoo push runs/mine me/blood-cells
       dyzoo push runs/mine me/blood-cells --private --dtype float16 --license mit
+      dyzoo push runs/mine me/blood-cells --space
       dyzoo push folder me/blood-cells --revision v2 --message 'Longer training'
     """
+    if space and create_pr:
+        raise typer.BadParameter("a Space runs what is on a branch, no pull request", param_hint="--space")
     import torch
 
     from dyzoo.zoo.pushing import push_run
@@ -68,3 +74,17 @@ def push(
         replace_card=replace_card,
     )
     say(commit.pr_url or commit.commit_url)
+    if space:
+        _push_space(commit.repo_url.repo_id, revision, private, replace_card)
+
+
+def _push_space(repo_id: str, revision: str | None, private: bool, replace: bool) -> None:
+    from huggingface_hub import constants
+
+    from dyzoo import hub
+    from dyzoo.demo.space import push_demo
+
+    push_demo(repo_id, revision=revision, private=private or None, replace=replace)
+    say(f"{constants.ENDPOINT}/spaces/{repo_id}")
+    if hub.is_private(repo_id):
+        note(f"{repo_id} is private: the Space needs a token that may read it, as the secret HF_TOKEN in its settings")

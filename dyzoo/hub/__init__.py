@@ -4,15 +4,17 @@ Cache, offline mode, endpoint and token are huggingface_hub's: `HF_HOME`, `HF_HU
 """
 
 from dyzoo.hub.failures import missing_file
-from dyzoo.hub.fetching import download, mend_hint
+from dyzoo.hub.fetching import download, is_cached, mend_hint
 from dyzoo.hub.ids import Token, is_hub_id, split_id
-from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
+from dyzoo.hub.upload import commit, is_private, prepare_repo, read_text, require_token
 
 __all__ = [
     "Token",
     "commit",
     "download",
+    "is_cached",
     "is_hub_id",
+    "is_private",
     "mend_hint",
     "missing_file",
     "prepare_repo",

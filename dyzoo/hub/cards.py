@@ -136,8 +136,10 @@ def terms_of(card: str) -> CardDetails:
 
 
 def _read_card(text: str) -> ModelCard | None:
+    if not text.strip() or len(text) > _CARD_AT_MOST:  # of an empty one huggingface_hub says that it has no metadata
+        return None
     try:
-        return ModelCard(text, ignore_metadata_errors=True) if len(text) <= _CARD_AT_MOST else None
+        return ModelCard(text, ignore_metadata_errors=True)
     except (YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 

@@ -104,6 +104,11 @@ def download(
     return paths
 
 
+def is_cached(repo_id: str, names: Sequence[str], *, revision: str | None = None) -> bool:
+    """Whether huggingface_hub's cache holds these files of a repository; nothing is asked of the Hub."""
+    return all(isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str) for name in names)
+
+
 @dataclass
 class _Source:
     """A repository at a revision, and where its files may come from."""

@@ -1,10 +1,11 @@
-"""Repositories, their branches, and commits to them."""
+"""Repositories of models and of Spaces, their branches, and commits to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
@@ -14,6 +15,8 @@ from dyzoo.errors import HubError
 from dyzoo.hub.failures import LOG_IN, is_absent, one_line_errors
 from dyzoo.hub.ids import Token, split_id
 from dyzoo.hub.patience import Patience
+
+RepoType = Literal["model", "space"]
 
 
 def require_token(token: Token = None) -> None:
@@ -27,15 +30,23 @@ def require_token(token: Token = None) -> None:
 
 
 def prepare_repo(
-    repo_id: str, *, private: bool | None = None, token: Token = None, branch: str | None = None
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    private_if_new: bool | None = None,
+    token: Token = None,
+    branch: str | None = None,
+    space_sdk: str | None = None,
 ) -> tuple[str, bool]:
-    """Make a model repository, and a branch of it, where they are not there yet.
+    """Make a repository of a model or a Space, and a branch of it, where they are not there yet.
 
     Args:
         repo_id: org/name; a name alone means the user's own.
-        private: who may see a new repository; None: the account's default.
+        private: who may see a new repository; None: as `private_if_new`.
+        private_if_new: the same, without an objection to a public one that is there; None: the account's default.
         token: see `Token`.
         branch: None: main.
+        space_sdk: what a Space is made with; None: it is a model's repository.
 
     Returns:
         The full id, and whether the repository is new.
@@ -45,32 +56,46 @@ def prepare_repo(
     """
     repo_id, branch = split_id(repo_id, branch)
     with one_line_errors(repo_id):
-        return Patience().run(lambda: _prepare_repo(_api(token), repo_id, private, branch))
+        return Patience().run(lambda: _prepare_repo(_api(token), repo_id, private, private_if_new, branch, space_sdk))
 
 
-def _prepare_repo(api: HfApi, repo_id: str, private: bool | None, branch: str | None) -> tuple[str, bool]:
+def _prepare_repo(
+    api: HfApi, repo_id: str, private: bool | None, private_if_new: bool | None, branch: str | None, sdk: str | None
+) -> tuple[str, bool]:
+    kind: RepoType = "model" if sdk is None else "space"
     if "/" not in repo_id:
         repo_id = split_id(f"{api.whoami()['name']}/{repo_id}")[0]
     try:
-        is_private, is_new = api.model_info(repo_id, timeout=constants.HF_HUB_ETAG_TIMEOUT).private, False
+        info = api.repo_info(repo_id, repo_type=kind, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        is_private, is_new = info.private, False
     except RepositoryNotFoundError:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        is_private, is_new = private, True
+        is_private, is_new = private_if_new if private is None else private, True
+        api.create_repo(repo_id, repo_type=kind, space_sdk=sdk, private=is_private, exist_ok=True)
     if private and not is_private:
         raise HubError(
-            f"{repo_id} is there already and public: make it private on {constants.ENDPOINT}/{repo_id}/settings, "
-            "or push to another name"
+            f"{repo_id} is there already and public: make it private on "
+            f"{constants.ENDPOINT}/{'' if sdk is None else 'spaces/'}{repo_id}/settings, or push to another name"
         )
     if branch is not None and not branch.startswith("refs/"):
         api.create_branch(repo_id, branch=branch, exist_ok=True)
     return repo_id, is_new
 
 
-def read_text(repo_id: str, name: str, *, revision: str | None = None, token: Token = None) -> str | None:
+def is_private(repo_id: str, *, token: Token = None) -> bool:
+    """Whether others than its owners cannot see a model's repository. Raises `HubError`: it cannot be asked."""
+    with one_line_errors(repo_id):
+        return bool(
+            Patience().run(lambda: _api(token).model_info(repo_id, timeout=constants.HF_HUB_ETAG_TIMEOUT).private)
+        )
+
+
+def read_text(
+    repo_id: str, name: str, *, revision: str | None = None, token: Token = None, repo_type: RepoType = "model"
+) -> str | None:
     """A text file of a repository as it is there now, None if there is none."""
 
     def download() -> str:
-        return hf_hub_download(repo_id, name, revision=revision, token=token, cache_dir=folder)
+        return hf_hub_download(repo_id, name, repo_type=repo_type, revision=revision, token=token, cache_dir=folder)
 
     # not into the user's cache: its branches must stand for commits whose weights are there too
     with one_line_errors(repo_id, revision), TemporaryDirectory() as folder:
@@ -91,6 +116,7 @@ def commit(
     token: Token = None,
     revision: str | None = None,
     create_pr: bool = False,
+    repo_type: RepoType = "model",
 ) -> CommitInfo:
     """Put files into a repository in one commit; those that are there unchanged are not sent again.
 
@@ -104,7 +130,12 @@ def commit(
 
     def create() -> CommitInfo:
         return _api(token).create_commit(
-            repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
+            repo_id,
+            operations,
+            commit_message=message,
+            repo_type=repo_type,
+            revision=revision,
+            create_pr=create_pr,
         )
 
     with one_line_errors(repo_id, revision):

@@ -28,7 +28,7 @@ from dyzoo.zoo.catalog import Checkpoint, entries_of, weights_folder
 from dyzoo.zoo.fetching import fetch_foreign
 from dyzoo.zoo.names import find_checkpoint, is_checkpoint, model_config, reads_words
 from dyzoo.zoo.origins import convert_file
-from dyzoo.zoo.store import Provenance, check_hash, mend_hint
+from dyzoo.zoo.store import Provenance, check_hash, kept, mend_hint
 from dyzoo.zoo.words import for_words
 
 _OTHER_PLACES = f"or a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, or org/name on the Hugging Face Hub"
@@ -240,6 +240,15 @@ def _load_files(checkpoint: Checkpoint) -> Detector:
     return detector
 
 
+def is_here(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint loads without network."""
+    if checkpoint.is_foreign:
+        return kept(checkpoint) is not None
+    if checkpoint.repo_id is None:
+        return (weights_folder() / str(checkpoint.folder) / checkpoint.file).is_file()
+    return hub.is_cached(checkpoint.repo_id, _file_names(checkpoint), revision=checkpoint.revision)
+
+
 def fetch_checkpoint(checkpoint: Checkpoint) -> Path:
     """The folder of a checkpoint's files, which are fetched if they are not here yet; raises as `create_model` does."""
     if reads_words(checkpoint):
@@ -261,12 +270,17 @@ def _locate(checkpoint: Checkpoint) -> _Files:
         provenance = Provenance.read(folder)
         expected = None if provenance is None else provenance.weights_sha256
         return _Files(folder / CONFIG_NAME, folder / WEIGHTS_NAME, expected, mend_hint(checkpoint.name))
-    config_name = str(PurePosixPath(checkpoint.file).with_name(CONFIG_NAME))
+    names = _file_names(checkpoint)
     if checkpoint.repo_id is None:
         folder = weights_folder() / str(checkpoint.folder)
-        return _Files(folder / config_name, folder / checkpoint.file, checkpoint.sha256, "install dyzoo again")
-    config, weights = hub.download(checkpoint.repo_id, (config_name, checkpoint.file), revision=checkpoint.revision)
+        return _Files(folder / names[0], folder / names[1], checkpoint.sha256, "install dyzoo again")
+    config, weights = hub.download(checkpoint.repo_id, names, revision=checkpoint.revision)
     return _Files(config, weights, checkpoint.sha256, hub.mend_hint(checkpoint.repo_id, checkpoint.revision))
+
+
+def _file_names(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Names of a checkpoint's configuration and weights in its folder or repository."""
+    return str(PurePosixPath(checkpoint.file).with_name(CONFIG_NAME)), checkpoint.file
 
 
 def with_labels(source: Detector, labels: Sequence[str] | None) -> Detector:
@@ -274,11 +288,11 @@ def with_labels(source: Detector, labels: Sequence[str] | None) -> Detector:
     if labels is None or tuple(labels) == source.labels:
         return source
     model = Detector(source.config.with_labels(labels))
-    kept, new = start_from(model, source)
+    old, new = start_from(model, source)
     if new:
         shown = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
         warnings.warn(
-            f"{len(kept)} of {len(model.labels)} classes are known to the pretrained {source.config.architecture}; the "
+            f"{len(old)} of {len(model.labels)} classes are known to the pretrained {source.config.architecture}; the "
             f"class layer begins anew for {shown}: train before you predict{_where_words_are_read(source)}",
             NewClassesWarning,
             stacklevel=3,

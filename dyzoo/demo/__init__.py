@@ -1,0 +1,1 @@
+"""Pages in the browser on which a detector shows what it finds."""
