@@ -30,7 +30,7 @@ ORDER = (
     ("data", "checkpoints", "runtime"),
     ("zoo", "evaluation", "prediction"),
     ("export",),
-    ("training",),
+    ("training", "demo"),
     ("cli",),
     ("__main__",),
 )

@@ -14,6 +14,7 @@ from dyzoo.cli.bench import OPTIONS_OF_ITS_OWN, bench
 from dyzoo.cli.cache import cache
 from dyzoo.cli.convert import convert
 from dyzoo.cli.data import app as data
+from dyzoo.cli.demo import demo
 from dyzoo.cli.evaluate import evaluate
 from dyzoo.cli.export import export
 from dyzoo.cli.fetch import fetch
@@ -40,6 +41,7 @@ app.command()(cache)
 app.command()(convert)
 app.command()(push)
 app.command()(export)
+app.command()(demo)
 app.add_typer(data, name="data")
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
@@ -71,6 +73,7 @@ def _dyzoo(
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo export runs/mine --out mine.onnx   for other runtimes
+      dyzoo demo --static page               a page that runs in the browser
       dyzoo bench                            the attention chain's speed here
     """
 

@@ -1,0 +1,1 @@
+"""Demonstrations of a detector for people who have nothing installed."""
