@@ -128,8 +128,8 @@ def _check_fits(model: Any, options: ExportOptions) -> None:
 def _check_size(size: int) -> None:
     if size > MOST_MODEL_BYTES:
         raise ExportError(
-            f"the detector takes {size / 1e6:.0f} MB, expected at most {MOST_MODEL_BYTES / 1e6:.0f} for a browser: choose one "
-            "with a smaller backbone"
+            f"the detector takes {size / 1e6:.0f} MB, expected at most {MOST_MODEL_BYTES / 1e6:.0f} for a browser: "
+            "choose one with a smaller backbone"
         )
 
 
@@ -193,7 +193,7 @@ browser: no picture leaves the device. Made by dyzoo {__version__} from `{model.
 
 On this machine: `python -m http.server` in this folder, then open `http://localhost:8000`.
 
-As a static Space: `hf repo create ME/NAME --repo-type space --space-sdk static`, then
+As a static Space: `hf repos create ME/NAME --type space --sdk static`, then
 `hf upload ME/NAME . . --repo-type space`. The head of this file asks for the headers with which the detector may use
 several threads; without them it uses one.
 
