@@ -16,7 +16,10 @@ let settings, detector, view, filter;
 let shown = null; // { name, size, detections, milliseconds }
 let round = 0; // grows with each thing that a visitor asks for; an answer to an older one is not shown
 
-const say = (line) => ($("status").textContent = line);
+function say(line) {
+  if ($("status").textContent !== line) $("status").textContent = line;
+}
+
 const complain = (error) => addError($("errors"), String(error.message ?? error));
 
 function shownDetections() {
@@ -35,12 +38,20 @@ function refresh() {
   for (const id of ["save-png", "save-json"]) $(id).disabled = shown === null;
 }
 
+/** Say which picture is shown, if any. */
+function sayShown() {
+  if (shown === null) return say("Ready");
+  const { name, size, milliseconds } = shown;
+  say(`${name}: ${size[1]} x ${size[0]} pixels, ${Math.round(milliseconds)} ms`);
+}
+
 function present(name, found) {
   shown = { name, ...found };
-  const { size, milliseconds } = found;
-  say(`${name}: ${size[1]} x ${size[0]} pixels, ${Math.round(milliseconds)} ms`);
+  sayShown();
   refresh();
 }
+
+const listOpened = (picture) => listPictures($("opened"), pictures, picture, (chosen) => open([chosen]));
 
 /** Show one of the opened pictures; it is detected in once. */
 async function showPicture(picture, asked) {
@@ -50,7 +61,7 @@ async function showPicture(picture, asked) {
   view.show(bitmap, picture.name);
   $("invitation").hidden = true;
   refresh();
-  listPictures($("opened"), pictures, picture, (chosen) => open([chosen]));
+  listOpened(picture);
   if (picture.found) bitmap.close();
   else {
     say(`${picture.name}: detecting`);
@@ -69,9 +80,11 @@ async function open(chosen) {
     try {
       await showPicture(picture, asked);
     } catch (error) {
-      if (pictures.includes(picture) && !picture.found) pictures.splice(pictures.indexOf(picture), 1);
+      if (asked !== round) return;
       complain(error);
-      if (asked === round) say(shown === null ? "Ready" : `${shown.name}: ${Math.round(shown.milliseconds)} ms`);
+      pictures.splice(pictures.indexOf(picture), 1);
+      listOpened(pictures.find(({ found }) => found !== null && found.detections === shown?.detections));
+      sayShown();
     }
   }
 }
@@ -91,6 +104,7 @@ async function openSample() {
 
 function stopCamera() {
   camera.stop();
+  $("status").setAttribute("aria-live", "polite");
   $("camera").textContent = "Start camera";
   $("camera").setAttribute("aria-pressed", "false");
 }
@@ -102,7 +116,8 @@ async function runCamera() {
     await camera.start();
     if (asked !== round) return stopCamera();
     pictures.length = 0;
-    listPictures($("opened"), pictures, null);
+    listOpened(null);
+    $("status").setAttribute("aria-live", "off"); // nobody wants to hear of every frame
     $("camera").textContent = "Stop camera";
     $("camera").setAttribute("aria-pressed", "true");
     $("invitation").hidden = true;
@@ -183,7 +198,7 @@ async function start() {
     detector = new Detector((part) => {
       if (part === null) $("progress").removeAttribute("value");
       else $("progress").value = part;
-      say(part === null ? "Preparing the detector" : `Loading the detector: ${Math.round(part * 100)}%`);
+      say(part === null ? "Preparing the detector" : `Loading the detector: ${Math.floor(part * 10)}0%`);
     });
     listen(); // pictures may come while it loads: they wait for it
     const { threads } = await detector.load(settings);

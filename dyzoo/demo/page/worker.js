@@ -68,7 +68,9 @@ async function detect(bitmap) {
   let pixels = resizeRgba(pixelsOf(bitmap), size, inNetwork);
   if (settings.input === "float32") pixels = Float32Array.from(pixels, (value) => value / 255);
   const tensor = new ort.Tensor(settings.input, pixels, [1, 3, ...inNetwork]);
-  const { boxes, scores, labels, counts } = await session.run({ images: tensor });
+  const { boxes, scores, labels, counts } = await session.run({ images: tensor }).catch((error) => {
+    throw new Error(`the detector failed on ${size[1]} x ${size[0]} pixels: ${error.message ?? error}`);
+  });
   const detections = [];
   for (let place = 0; place < Number(counts.data[0]); place++) {
     const box = Array.from(boxes.data.subarray(4 * place, 4 * place + 4));
