@@ -17,6 +17,7 @@ from dyzoo.demo import runtime, static_page
 from dyzoo.demo.static_page import MODEL_NAME, write_static_page
 from dyzoo.errors import ExportError
 from dyzoo.export import ExportOptions
+from dyzoo.runtime import sessions
 from dyzoo.zoo.names import DEFAULT_MODEL
 from tests.model.narrow_detectors import narrow_detector
 
@@ -117,6 +118,15 @@ def test_an_exported_file_becomes_a_page_with_the_users_picture(
     head = yaml.safe_load((page / "README.md").read_text(encoding="utf-8").split("\n---\n")[0])
     assert head["sdk"] == "static"
     assert "license" not in head
+
+
+def test_without_deform_conv_in_onnxruntime_the_page_has_the_other_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime for Python 3.10 lacks it, and no file is written that was not compared."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sessions, "WITH_DEFORM_CONV", (99, 0, 0))
+    assert static_page.page_options().deform_conv == "grid-sample"
+    monkeypatch.setattr(sessions, "WITH_DEFORM_CONV", (1, 0, 0))
+    assert static_page.page_options().deform_conv == "node"
 
 
 def test_licences_of_the_catalogue_are_known() -> None:

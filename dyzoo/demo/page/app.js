@@ -34,7 +34,10 @@ function refresh() {
   filter.count(shown === null ? [] : choose(shown.detections, least, () => true));
   view.overlay(detections);
   $("count").textContent = shown === null ? "Objects" : `${detections.length} ${detections.length === 1 ? "object" : "objects"}`;
-  if (!camera.isOn) listDetections($("found"), detections, settings, (marked) => view.overlay(detections, marked));
+  const now = shown;
+  listDetections($("found"), detections, settings, (marked) => {
+    if (shown === now) view.overlay(shownDetections(), marked); // the camera may have gone on
+  });
   for (const id of ["save-png", "save-json"]) $(id).disabled = shown === null;
 }
 
@@ -121,7 +124,6 @@ async function runCamera() {
     $("camera").textContent = "Stop camera";
     $("camera").setAttribute("aria-pressed", "true");
     $("invitation").hidden = true;
-    $("found").replaceChildren();
     while (asked === round && camera.isOn) {
       if (camera.hasEnded) throw new Error("the camera has gone: connect it, then start it again");
       const frame = await camera.frame();
@@ -136,10 +138,7 @@ async function runCamera() {
   } catch (error) {
     if (asked === round) complain(error);
   }
-  if (asked === round) {
-    stopCamera();
-    refresh(); // the list, which stands still while pictures move
-  }
+  if (asked === round) stopCamera();
 }
 
 async function savePng() {
@@ -165,7 +164,6 @@ function listen() {
     if (!camera.isOn) return runCamera();
     round++;
     stopCamera();
-    refresh();
   });
   $("save-png").addEventListener("click", savePng);
   $("save-json").addEventListener("click", saveJson);
