@@ -23,7 +23,7 @@ from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.classes import DEFAULT_THRESHOLD
 from dyzoo.model.detector import Detector
 from dyzoo.runtime.onnx_detector import OnnxDetector
-from dyzoo.runtime.sessions import check_deform_conv
+from dyzoo.runtime.sessions import TO_EXPORT, check_deform_conv, check_installed
 from dyzoo.text import printable
 from dyzoo.zoo.catalog import checkpoints, sample_image
 
@@ -72,7 +72,8 @@ def write_static_page(
     """
     folder = Path(folder)
     check_is_new(folder, ExportError)
-    options = options or page_options()
+    if options is None:
+        options = ExportOptions() if isinstance(model, OnnxDetector) else page_options()
     _check_fits(model, options)
     picture = None if sample is None else to_picture(sample)
     with folder_aside(folder) as aside:
@@ -96,7 +97,12 @@ def write_static_page(
 
 
 def page_options() -> ExportOptions:
-    """The options that run fastest in a browser, of those that can be compared here before."""
+    """The options that run fastest in a browser, of those that can be compared here before.
+
+    Raises:
+        ExportError: what exporting needs is not installed.
+    """
+    check_installed(TO_EXPORT, ExportError, "a page")
     try:
         check_deform_conv(ExportError, "")
     except ExportError:

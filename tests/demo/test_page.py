@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 import dyzoo
-from dyzoo.demo.static_page import MODEL_NAME, write_static_page
+from dyzoo.demo.static_page import MODEL_NAME, page_options, write_static_page
 from dyzoo.images.colors import class_color
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.catalog import sample_image
 from dyzoo.zoo.names import DEFAULT_MODEL
 from tests.demo.browsing import FOUND, PATIENCE_MS, Visit, serving, visiting
+from tests.export.detectors import small_detector
 
 pytestmark = pytest.mark.slow
 
@@ -186,11 +187,11 @@ def test_nothing_is_asked_of_another_server(visit: Visit, address: str) -> None:
 
 
 def test_threads_are_used_where_the_server_allows_them(chromium: Any, site: Path, detector: Detector) -> None:
-    cores = min(len(os.sched_getaffinity(0)), 4)
     with serving(site, isolated=True) as server, visiting(chromium, f"{server}/{PAGE}/") as visit:
         visit.expect_state("Ready")
         assert visit.page.evaluate("() => crossOriginIsolated")
-        assert f"{cores} threads." in visit.page.locator("#about").text_content() or cores == 1
+        threads = min(visit.page.evaluate("() => navigator.hardwareConcurrency"), 4)
+        assert ("One thread." if threads == 1 else f"{threads} threads.") in visit.page.locator("#about").text_content()
         visit.set_threshold(0.1)
         visit.page.click("#sample")
         visit.expect_state(FOUND)
@@ -247,6 +248,18 @@ def test_a_file_that_is_missing_or_cut_is_one_line(
         visit.expect_state("The detector could not be loaded")
         assert visit.page.locator("#sample").is_disabled()
         assert not visit.faults
+
+
+def test_a_detector_of_floating_point_and_inclusive_corners_has_a_page(chromium: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    model = small_detector("grounded_atss", channel_order="BGR", offset_mode="flat")
+    write_static_page(model, tmp_path / "page", title="small", options=replace(page_options(), input_type="float32"))
+    with serving(tmp_path) as server, visiting(chromium, f"{server}/page/") as visit:
+        visit.expect_state("Ready")
+        visit.page.click("#sample")
+        visit.expect_state(FOUND)
+        visit.set_threshold(0.05)
+        assert_same(visit.saved_json(), model.predict(sample_image(), threshold=0.05)[0].to_dict())
 
 
 def test_class_names_of_strangers_stay_text(chromium: Any, site: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dyzoo.demo
-from dyzoo.model.preprocess import resize_image
+from dyzoo.model.preprocess import map_to_image, resize_image
 from dyzoo.model.sizes import resized_size
 from tests.demo.browsing import serving, visiting
 
@@ -25,6 +25,11 @@ RESIZE = """async ([content, size, newSize]) => {
 SIZES = """async (pairs) => {
   const { networkSize } = await import("/detections.js");
   return pairs.map(([size, edges]) => networkSize(size, edges));
+}"""
+
+BOXES = """async ([boxes, networkSize, size, inclusive]) => {
+  const { boxToPicture } = await import("/detections.js");
+  return boxes.map((box) => boxToPicture(box, networkSize, size, inclusive));
 }"""
 
 
@@ -61,3 +66,12 @@ def test_sizes_are_rounded_as_in_python(page: Any) -> None:
     pairs = [[size, edge] for size in sizes for edge in edges]
     want = [list(resized_size(*size, *edge)) for size, edge in pairs]
     assert page.evaluate(SIZES, pairs) == want
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_boxes_are_brought_to_the_picture_as_in_python(page: Any, inclusive: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(40, 4, generator=generator) * 500 - 20  # some reach out of the picture
+    sizes = ((320, 427), (480, 640))
+    got = torch.tensor(page.evaluate(BOXES, [boxes.tolist(), *sizes, inclusive]))
+    torch.testing.assert_close(got, map_to_image(boxes, *sizes, inclusive), rtol=0, atol=1e-3)

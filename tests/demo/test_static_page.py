@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 import dyzoo
 from dyzoo.cli import run
 from dyzoo.demo import runtime, static_page
+from dyzoo.demo.runtime.__main__ import main as make_runtime
 from dyzoo.demo.static_page import MODEL_NAME, write_static_page
 from dyzoo.errors import ExportError
 from dyzoo.export import ExportOptions
@@ -35,6 +39,27 @@ def test_a_runtime_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pyte
         runtime.read_file(runtime.MODULE_NAME)
     with pytest.raises(ExportError, match="cannot be read"):
         runtime.read_file(runtime.BINARY_NAME)
+
+
+def test_the_runtimes_folder_is_made_from_its_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {name: f"content of {name}".encode() for name in runtime.NAMES}
+    scripts = {f"dist/{name}": contents[name] for name in (runtime.MODULE_NAME, runtime.BINARY_NAME)}
+    package, wheel = tmp_path / "package.tgz", tmp_path / "onnxruntime-9.8.7-cp311-any.whl"
+    with tarfile.open(package, "w:gz") as archive:
+        for name, content in {"package.json": b'{"version": "9.8.7"}', **scripts}.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            archive.addfile(member, BytesIO(content))
+    with zipfile.ZipFile(wheel, "w") as archive_of_wheel:
+        for name in runtime.LICENCE_NAMES:
+            archive_of_wheel.writestr(f"onnxruntime/{name}", contents[name])
+    (tmp_path / "made").mkdir()
+    monkeypatch.setattr(runtime, "FOLDER", tmp_path / "made")
+    make_runtime(str(package), str(wheel))
+    assert {name: runtime.read_file(name) for name in runtime.NAMES} == contents
+    assert runtime.origin()["version"] == "9.8.7"
+    with pytest.raises(SystemExit, match=r"another version .* expected onnxruntime 9\.8\.7"):
+        make_runtime(str(package), str(tmp_path / "onnxruntime-1.0.0-cp311-any.whl"))
 
 
 def test_every_file_of_the_page_names_its_own_server_alone() -> None:
@@ -74,6 +99,14 @@ def test_a_detector_that_does_not_fit_is_refused_before_it_is_exported(
         write_static_page(narrow_detector(), tmp_path / "page", title="large")
     with pytest.raises(ExportError, match="needs a detector from pictures to detections"):
         write_static_page(narrow_detector(), tmp_path / "page", title="maps", options=ExportOptions(decode=False))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "find_spec", lambda name: None)
+    assert_refused(capsys, ["--static", tmp_path / "page"], "onnxruntime not installed", "pip install 'dyzoo[onnx]'")
     assert not list(tmp_path.iterdir())
 
 

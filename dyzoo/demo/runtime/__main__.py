@@ -39,4 +39,6 @@ def main(package: str, wheel: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m dyzoo.demo.runtime PACKAGE.tgz WHEEL.whl")
     main(*sys.argv[1:])
