@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dyzoo.errors import DyzooError
+
 _MOST_LINKS = 40  # as Linux follows before it says that they go round in a circle
 _LONGEST_NAME = 120  # bytes that a name beside it may have; 255 is the most, 143 on encrypted file systems
 
@@ -118,6 +120,29 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with `replacing`. Half a surrogate pair, which UTF-8 cannot hold, is spelt out as in JSON."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def check_is_new(folder: Path, error: type[DyzooError]) -> None:
+    """Raise that error unless the folder is absent or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise error(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}, expected a new or empty folder")
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`; on success it is renamed to `path`, on an exception it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    if aside.exists():  # what a killed process left
+        shutil.rmtree(aside)
+    try:
+        aside.mkdir()
+        yield aside
+        if hasattr(os, "sync"):
+            os.sync()  # once for all files
+        aside.replace(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -74,6 +74,7 @@ def _dyzoo(
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo export runs/mine --out mine.onnx   for other runtimes
       dyzoo demo                             a page in the browser
+      dyzoo demo --static page               a page that runs in the browser
       dyzoo bench                            the attention chain's speed here
     """
 

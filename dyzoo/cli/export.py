@@ -40,7 +40,7 @@ def export(
         Literal["node", "grid-sample"],
         typer.Option(
             "--deform-conv",
-            help="ONNX's DeformConv, or GridSample for runtimes without it (OpenVINO, browsers); slower.",
+            help="ONNX's DeformConv, or GridSample for runtimes without it (OpenVINO); slower.",
         ),
     ] = "node",
     image: Annotated[

@@ -1,1 +1,1 @@
-"""Pages in the browser on which a detector shows what it finds."""
+"""Pages in the browser on which a detector shows what it finds: with Python behind them, and without."""

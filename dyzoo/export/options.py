@@ -20,7 +20,7 @@ class ExportOptions:
         preprocess: pictures go in, RGB (N, 3, H, W) of any height and width; else normalised, padded batches.
         input_type: with `preprocess`: "uint8" for pixels 0..255, "float32" for 0..1.
         deform_conv: "node" for ONNX's `DeformConv`, which onnxruntime has from 1.25.1 on; "grid-sample" for samples
-            taken by `GridSample`, slower, for runtimes without it (OpenVINO, browsers, older onnxruntime).
+            taken by `GridSample`, slower, for runtimes without it (OpenVINO, older onnxruntime).
 
     Raises:
         ExportError: there is no such form or type.

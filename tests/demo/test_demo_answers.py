@@ -123,3 +123,17 @@ def test_the_embedded_detector_is_offered_and_what_is_not_here_is_not(
 def test_without_gradio_the_command_says_what_to_install(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dyzoo.demo.installed, "find_spec", lambda name: None)
     assert_one_error(cli("demo"), "needs the package gradio: pip install 'dyzoo[demo]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--title", "Cells"], "--title: a page that is served has no use for it"),
+        (["--static", "page", "--port", "80"], "--port: a page that is written has no use for it"),
+        (["--static", "page", "-m", "a", "-m", "b"], "--model: a page that is written has one detector, this names 2"),
+    ],
+)
+def test_options_of_the_other_kind_of_page_are_refused(cli: Cli, arguments: list[str], expected: str) -> None:
+    done = cli("demo", *arguments)
+    assert done.code == 2
+    assert done.err == f"error: Invalid value for {expected} (see dyzoo demo --help)\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,18 @@ from typing import Any
 import pytest
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 
-from dyzoo.demo.app import create_app  # noqa: E402
-from dyzoo.demo.serving import start  # noqa: E402
-from dyzoo.model.detector import Detector  # noqa: E402
-from dyzoo.zoo.catalog import sample_image  # noqa: E402
-from dyzoo.zoo.creation import load_model  # noqa: E402
-from dyzoo.zoo.names import DEFAULT_MODEL  # noqa: E402
+from dyzoo.demo.app import create_app
+from dyzoo.demo.serving import start
+from dyzoo.model.detector import Detector
+from dyzoo.zoo.catalog import sample_image
+from dyzoo.zoo.creation import load_model
+from dyzoo.zoo.names import DEFAULT_MODEL
 
 pytestmark = pytest.mark.slow
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 LONG_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"none of {', '.join(NAMES)} is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +33,9 @@ def address(evil_model: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
+def page(chromium: Any, address: str) -> Iterator[Any]:
     """The page, open; in the end it has asked nobody but its own server, and no script of a stranger has run."""
-    context = browser.new_context()
+    context = chromium.new_context()
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

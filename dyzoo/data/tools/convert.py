@@ -13,8 +13,9 @@ from dyzoo.data.formats.writers import Splits
 from dyzoo.data.records import Notes, Sample
 from dyzoo.data.tools.folder import DatasetFolder, Track, open_folder, untracked
 from dyzoo.data.tools.splitting import split_samples
-from dyzoo.data.tools.writing import FormatName, check_is_new, check_labels, file_names, held, write_folder
+from dyzoo.data.tools.writing import FormatName, check_labels, file_names, held, write_folder
 from dyzoo.errors import DatasetError
+from dyzoo.files import check_is_new
 
 _YOLO_SPLITS = ("train", "val", "test")
 
@@ -73,7 +74,7 @@ def convert_dataset(
     folder, out = Path(folder), Path(out).resolve()
     if out == folder.resolve() or folder.resolve() in out.parents:
         raise DatasetError(f"{out} lies in the folder that is converted, expected a place outside {folder}")
-    check_is_new(out)
+    check_is_new(out, DatasetError)
     source = open_folder(folder, track=track)
     notes = [str(note) for split in source.splits for note in split.notes.items()]
     for split in source.splits:

@@ -16,14 +16,13 @@ from dyzoo.data.tools import annotation_tools
 from dyzoo.data.tools.folder import Track, untracked
 from dyzoo.data.tools.writing import (
     FormatName,
-    check_is_new,
     check_labels,
     file_names,
-    folder_aside,
     place_images,
     write_folder,
 )
 from dyzoo.errors import DatasetError, ImageError
+from dyzoo.files import check_is_new, folder_aside
 from dyzoo.images.detections import Detections
 from dyzoo.images.sources.naming import is_image_source
 
@@ -103,7 +102,7 @@ def label_images(
     if to not in LABEL_FORMATS:
         raise DatasetError(f"format {to!r} is unknown, expected one of {', '.join(LABEL_FORMATS)}")
     out = Path(out).resolve()
-    check_is_new(out)
+    check_is_new(out, DatasetError)
     labels = _chosen(model.labels, classes)
     check_labels(labels)
     least = _least_scores(labels, threshold, thresholds or {})

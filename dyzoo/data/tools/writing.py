@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from dyzoo.data.formats.writers import MOST_NAME_BYTES, WRITERS, Named, Splits, 
 from dyzoo.data.records import Notes, Sample
 from dyzoo.data.tools.folder import DatasetFolder, Track, open_folder, untracked
 from dyzoo.errors import DatasetError
+from dyzoo.files import folder_aside
 from dyzoo.images.finding import IMAGE_SUFFIXES
 from dyzoo.images.reading import read_image_format
 
@@ -56,12 +56,6 @@ def write_folder(
         place_images(aside, named, to, link, track)
         WRITERS[to](aside, named, labels, category_ids)
         _compare(open_folder(aside, track=track), named, labels, to)
-
-
-def check_is_new(out: Path) -> None:
-    """Raise `DatasetError` unless the folder is absent or empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is {'not empty' if out.is_dir() else 'a file'}, expected a new or empty folder")
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -115,23 +109,6 @@ def _file_name(path: Path, taken: set[str]) -> str:
         unique, number = f"{stem}_{number}", number + 1
     taken.add(unique.casefold())
     return unique + suffix
-
-
-@contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it is renamed to `path`, on an exception it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    if aside.exists():  # what a killed process left
-        shutil.rmtree(aside)
-    try:
-        aside.mkdir()
-        yield aside
-        if hasattr(os, "sync"):
-            os.sync()  # once for all files
-        aside.replace(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def place_images(folder: Path, named: Splits, to: str, link: bool = False, track: Track = untracked) -> None:
