@@ -20,6 +20,7 @@ from dyzoo.cli.fetch import fetch
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
 from dyzoo.cli.push import push
+from dyzoo.cli.serve import serve
 from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
 from dyzoo.environment import is_debugging
@@ -40,6 +41,7 @@ app.command()(cache)
 app.command()(convert)
 app.command()(push)
 app.command()(export)
+app.command()(serve)
 app.add_typer(data, name="data")
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
@@ -71,6 +73,7 @@ def _dyzoo(
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo export runs/mine --out mine.onnx   for other runtimes
+      dyzoo serve --model runs/mine          answer HTTP requests
       dyzoo bench                            the attention chain's speed here
     """
 
