@@ -89,3 +89,13 @@ def error_of(answer: httpx.Response) -> str:
     assert line.isprintable(), line
     assert "Traceback" not in line
     return line
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Entries of one picture that went through the network alone and in a batch, whose sums may be rounded otherwise:
+    numbers differ by one in their last place at most."""
+    assert {**found, "detections": []} == {**wanted, "detections": []}
+    assert [each["name"] for each in found["detections"]] == [each["name"] for each in wanted["detections"]]
+    for one, other in zip(found["detections"], wanted["detections"], strict=True):
+        assert abs(one["score"] - other["score"]) < 1.5e-4
+        assert all(abs(a - b) < 0.015 for a, b in zip(one["box_xyxy"], other["box_xyxy"], strict=True))
