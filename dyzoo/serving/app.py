@@ -148,8 +148,9 @@ class _Service:
             if self.engine.is_full:
                 raise busy(f"{self.engine.taken} pictures are waiting already")
             return await self._answer(request, body)
-        except Refusal:
-            await body.discard()
+        except Refusal as refusal:
+            if not await body.discard():
+                refusal.headers["Connection"] = "close"
             raise
         finally:
             body.close()

@@ -110,19 +110,24 @@ class Body:
         self.held.take(count)
         self._taken += count
 
-    async def discard(self) -> None:
+    async def discard(self) -> bool:
         """Receive a rest of moderate size and forget it: a connection that is closed before its client has sent all
-        looks like a failure to many clients, which do not read the answer."""
+        looks like a failure to many clients, which do not read the answer.
+
+        Returns:
+            Whether all of the body has come.
+        """
         end, left = time.monotonic() + _DISCARDED_S, _DISCARDED_BYTES
         if self._waits:  # for a word to begin
-            return
+            return self._is_over
         while not self._is_over and left > 0:
             with anyio.move_on_after(end - time.monotonic()) as scope:
                 message = await self._receive()
             if scope.cancelled_caught:
-                return
+                break
             self._is_over = not message.get("more_body", False)
             left -= len(message.get("body", b""))
+        return self._is_over
 
     async def gone(self) -> None:
         """Returns when the client has gone; for after the body is there."""

@@ -105,7 +105,8 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete):
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):  # a body whose answer is out already
             self._wait_for_head()
         else:
             self._stop_waiting()
