@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,7 @@ import dyzoo
 from dyzoo.config.serving import ServeConfig
 from dyzoo.errors import ImageError, SettingError
 from dyzoo.model.detector import Detector
+from dyzoo.model.pipeline import Pipeline
 from dyzoo.serving import app as application
 from dyzoo.serving import create_app
 from tests.model.narrow_detectors import eager_detector
@@ -286,6 +288,31 @@ def test_bodies_that_do_not_come_are_given_up(detector: Detector) -> None:
     answer = post(detector, content=silent(), headers=PNG, config={"timeout": 0.2})
     assert answer.status_code == 408
     assert error_of(answer) == "the body has not come within 0.2 s"
+
+
+def test_an_answer_that_takes_too_long_is_given_up_and_its_picture_dropped(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gate = Pipeline.detect, threading.Event()
+
+    def slow(self: Pipeline, inputs: Any, pipelines: Any) -> Any:
+        if inputs[0].picture.source is not None:  # that of warming up has no name
+            gate.wait(60)
+        return real(self, inputs, pipelines)
+
+    monkeypatch.setattr(Pipeline, "detect", slow)
+
+    async def work(client: httpx.AsyncClient) -> tuple[httpx.Response, str]:
+        answer = await client.post("/predict", files=files(picture(0), picture(0), picture(0)))
+        while "dyzoo_queue_pictures 1.0" not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.01)  # the one that the network sees is left
+        gate.set()
+        return answer, (await client.get("/metrics")).text
+
+    answer, metrics = talk(detector, work, timeout=1, max_batch=1)
+    assert answer.status_code == 504
+    assert error_of(answer) == "there is no answer after 1 s"
+    assert 'dyzoo_pictures_total{outcome="dropped"} 2.0' in metrics
 
 
 def test_addresses_are_refused_unless_they_are_allowed(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
