@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import torch
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -109,7 +109,10 @@ class _Service:
             "/healthz", self.healthz, methods=["GET"], response_model=Health, summary="Whether pictures are taken",
             responses={503: {"model": Error}},
         )  # fmt: skip
-        app.add_api_route("/metrics", self.numbers, methods=["GET"], summary="Numbers for Prometheus")
+        app.add_api_route(
+            "/metrics", self.numbers, methods=["GET"], summary="Numbers for Prometheus",
+            response_class=PlainTextResponse,
+        )  # fmt: skip
 
     async def page(self, request: Request) -> HTMLResponse:
         """A short page with a form."""
@@ -156,14 +159,14 @@ class _Service:
             body.close()
 
     async def _answer(self, request: Request, body: Body) -> Response:
-        choose(request.query_params.multi_items(), self.pipeline, self.config)  # what is wrong is said before the body
+        query = request.query_params.multi_items()
+        choose(query, (), self.pipeline, self.config)  # what is wrong is said before the body
         try:
             with anyio.fail_after(self.config.timeout):
                 given = await read_body(request, body, self.config)
         except TimeoutError:
             raise Refusal(408, f"the body has not come within {self.config.timeout:g} s") from None
-        pairs = [*request.query_params.multi_items(), *given.fields]
-        pipeline = choose(pairs, self.pipeline, self.config)
+        pipeline = choose(query, given.fields, self.pipeline, self.config)
         begin = time.monotonic()
         try:
             with anyio.fail_after(self.config.timeout):

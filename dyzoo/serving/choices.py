@@ -17,22 +17,22 @@ from dyzoo.text import printable
 NAMES = ("threshold", "classes", "size")
 
 
-def choose(pairs: Sequence[tuple[str, str]], served: Pipeline, config: ServeConfig) -> Pipeline:
+Pairs = Sequence[tuple[str, str]]
+
+
+def choose(query: Pairs, fields: Pairs, served: Pipeline, config: ServeConfig) -> Pipeline:
     """The way of a request's pictures: the server's, but for what the request asks.
 
     Args:
-        pairs: names and values of parameters; `classes` may come several times, and names in it are parted by commas.
+        query: names and values of parameters; `classes` may come several times, and names in it are parted by commas.
+        fields: those of the form, before which the query's of the same name give way.
         served: the server's own.
         config: what it was made of.
 
     Raises:
         Refusal: there is no such parameter, or its value is out of bounds.
     """
-    values: dict[str, list[str]] = {}
-    for name, value in pairs:
-        if name not in NAMES:
-            raise Refusal(422, f"there is no parameter {printable(name)[:40]!r}, expected {', '.join(NAMES)}")
-        values.setdefault(name, []).append(value)
+    values = {**_by_name(query), **_by_name(fields)}
     settings = served.settings
     threshold = config.threshold if "threshold" not in values else _threshold(_single("threshold", values))
     classes = config.classes if "classes" not in values else _classes(values["classes"], served, config)
@@ -42,6 +42,15 @@ def choose(pairs: Sequence[tuple[str, str]], served: Pipeline, config: ServeConf
     except DyzooError as error:
         raise Refusal(422, printable(str(error))[:LONGEST]) from None
     return replace(served, settings=replace(settings, thresholds=thresholds, size=size), missed={})
+
+
+def _by_name(pairs: Pairs) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name not in NAMES:
+            raise Refusal(422, f"there is no parameter {printable(name)[:40]!r}, expected {', '.join(NAMES)}")
+        values.setdefault(name, []).append(value)
+    return values
 
 
 def _single(name: str, values: dict[str, list[str]]) -> str:

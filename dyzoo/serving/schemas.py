@@ -96,7 +96,8 @@ def predict_document(config: ServeConfig, labels: tuple[str, ...]) -> dict[str, 
     }
     content: dict[str, Any] = {FORM: {"schema": form}, "image/*": {"schema": binary}, BINARY: {"schema": binary}}
     if config.allow_urls:
-        urls = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": config.max_pictures}
+        address = {"type": "string", "format": "uri", "pattern": "^https?://"}
+        urls = {"type": "array", "items": address, "minItems": 1, "maxItems": config.max_pictures}
         schema = {"type": "object", "required": ["urls"], "properties": {"urls": urls}, "additionalProperties": False}
         content[ADDRESSES] = {"schema": schema}
     return {

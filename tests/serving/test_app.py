@@ -109,9 +109,9 @@ def test_parameters_out_of_bounds_are_one_line(detector: Detector, asked: str, w
     assert why in error_of(answer)
 
 
-def test_a_parameter_that_comes_in_query_and_form_is_refused(detector: Detector) -> None:
-    answer = post(detector, "/predict?threshold=0.5", files=files(picture(0)), data={"threshold": "0.6"})
-    assert error_of(answer) == "threshold is there 2 times, expected once"
+def test_a_parameter_of_the_form_goes_before_that_of_the_query(detector: Detector) -> None:
+    answer = post(detector, "/predict?threshold=0.5&classes=red", files=files(picture(0)), data={"threshold": "0.95"})
+    assert answer.json()["results"] == [expected(detector, picture(0), threshold=0.95, classes=["red"])]
 
 
 def test_classes_that_are_not_served_are_refused(detector: Detector) -> None:
