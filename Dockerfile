@@ -1,6 +1,6 @@
 # A detector behind HTTP, see docs/serving.md:
-#   docker build -t dyzoo .
-#   docker run --rm -p 8000:8000 dyzoo --threshold 0.5
+#   docker build -t dyzoo-serve .
+#   docker run --rm -p 8000:8000 dyzoo-serve --threshold 0.5
 FROM python:3.12-slim
 
 # torch as PyPI has it for Linux brings the libraries of CUDA along, several gigabytes. For a smaller image on the CPU
