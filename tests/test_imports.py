@@ -28,7 +28,7 @@ ORDER = (
     ("hub", "dyhead", "grounding"),
     ("model",),
     ("data", "checkpoints", "runtime"),
-    ("zoo", "evaluation", "prediction"),
+    ("zoo", "evaluation", "prediction", "serving"),
     ("export",),
     ("training", "demo"),
     ("cli",),
@@ -40,7 +40,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
-    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "gradio",
+    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "gradio", "fastapi", "uvicorn", "prometheus_client",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 
@@ -224,6 +224,7 @@ def test_importing_the_package_and_its_command_line_is_light(statement: str) -> 
         (["list", "official_atss_r50.coco"], ("torch",)),
         (["fetch", "--help"], ("torch",)),
         (["demo", "--help"], ("torch", "gradio")),
+        (["serve", "--help"], ("torch", "fastapi")),
         (["cache"], ("torch",)),
         (["data", "check", "voc", "-o", "checked"], ("torch", "timm")),
         (["data", "convert", "voc", "converted", "--to", "coco"], ("torch", "timm")),

@@ -21,6 +21,7 @@ from dyzoo.cli.fetch import fetch
 from dyzoo.cli.listing import list_models
 from dyzoo.cli.predict import predict
 from dyzoo.cli.push import push
+from dyzoo.cli.serve import serve
 from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
 from dyzoo.environment import is_debugging
@@ -42,6 +43,7 @@ app.command()(convert)
 app.command()(push)
 app.command()(export)
 app.command()(demo)
+app.command()(serve)
 app.add_typer(data, name="data")
 app.command(context_settings=OPTIONS_OF_ITS_OWN)(bench)
 
@@ -75,6 +77,7 @@ def _dyzoo(
       dyzoo export runs/mine --out mine.onnx   for other runtimes
       dyzoo demo                             a page in the browser
       dyzoo demo --static page               a page that runs in the browser
+      dyzoo serve --model runs/mine          answer HTTP requests
       dyzoo bench                            the attention chain's speed here
     """
 

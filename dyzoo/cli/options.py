@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from dyzoo.cli.settings import option_of
-from dyzoo.config.prediction import PredictConfig
+from dyzoo.config.prediction import PredictConfig, Tiles
 from dyzoo.config.training import TrainConfig
 from dyzoo.environment import index_on_machine, launched_processes
 from dyzoo.errors import first_line
@@ -135,6 +135,24 @@ def parse_size(text: str | None) -> int | Literal["native"] | None:
     if len(text) > len(str(most)) or int(text) > most:  # Python turns no text of more than 4300 digits into a number
         raise typer.BadParameter(f"{text[:20]} is too large, expected at most {most} pixels", param_hint="--size")
     return int(text)
+
+
+def parse_tiles(text: str | None) -> Tiles:
+    """`--tiles` as `Detector.predict` takes it."""
+    if text is None or text == "off":
+        return "off"
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not text.strip("0") or len(text) > 4:
+        raise typer.BadParameter(f"{text[:20]!r} is neither a number of tiles, auto nor off", param_hint="--tiles")
+    return int(text)
+
+
+def lift_limit(max_pixels: int) -> None:
+    """Pillow has a limit of its own, for the whole process, which is the user's here."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
 
 
 def make_folder(path: Path) -> None:

@@ -18,14 +18,16 @@ from dyzoo.cli.options import (
     DeviceOption,
     ModelOption,
     SizeOption,
+    lift_limit,
     load_for_classes,
     make_folder,
     parse_size,
+    parse_tiles,
 )
 from dyzoo.cli.settings import option_of, takes_settings
 from dyzoo.cli.terminal import complain, note, plain, progress_bar, say, show_table
 from dyzoo.cli.thresholds import ThresholdOption, parse_thresholds
-from dyzoo.config.prediction import PredictConfig, Tiles
+from dyzoo.config.prediction import PredictConfig
 from dyzoo.environment import launched_processes
 
 if TYPE_CHECKING:
@@ -112,10 +114,10 @@ def predict(
     from dyzoo.zoo.catalog import sample_image
     from dyzoo.zoo.names import DEFAULT_MODEL
 
-    config = replace(config, size=parse_size(size), tiles=_parse_tiles(tiles), flips=tuple(parse_flips(flips)))
+    config = replace(config, size=parse_size(size), tiles=parse_tiles(tiles), flips=tuple(parse_flips(flips)))
     thresholds, formats = parse_thresholds(threshold), _parse_formats(save, json_path)
     if config.max_pixels is not None:
-        _lift_limit(config.max_pixels)
+        lift_limit(config.max_pixels)
     if show and launched_processes() > 1:
         raise typer.BadParameter(f"{launched_processes()} processes have no window in common", param_hint="--show")
     screen = _open_screen() if show else None
@@ -197,17 +199,6 @@ def _line(result: JobResult, detections: Detections) -> str:
     return f"{result.source}{place}: {counts}" + (f" -> {result.picture}" if result.picture else "")
 
 
-def _parse_tiles(text: str | None) -> Tiles:
-    """`--tiles` as `Detector.predict` takes it."""
-    if text is None or text == "off":
-        return "off"
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal() or not text.strip("0") or len(text) > 4:
-        raise typer.BadParameter(f"{text[:20]!r} is neither a number of tiles, auto nor off", param_hint="--tiles")
-    return int(text)
-
-
 def _parse_formats(texts: Sequence[str] | None, json_path: Path | None) -> list[Format]:
     """`--save`, with JSON where --json asks for it."""
     from dyzoo.prediction.formats import FORMATS
@@ -229,13 +220,6 @@ def _check_json_path(path: Path, out: Path) -> None:
         raise OSError(errno.EISDIR, "is a folder, expected a file to write to", str(path))
     if os.path.realpath(path) == os.path.realpath(out / JOURNAL_NAME):
         raise typer.BadParameter(f"{path} is written line by line while the command runs", param_hint="--json")
-
-
-def _lift_limit(max_pixels: int) -> None:
-    """Pillow has a limit of its own, for the whole process, which is the user's here."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
 
 
 def _open_screen() -> Screen:

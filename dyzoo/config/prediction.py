@@ -16,8 +16,8 @@ Tiles = Literal["auto", "off"] | int
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Settings of `Detector.predict`, under its names: `predict(images, **config.given())`."""
+class DetectConfig:
+    """Settings of how a detector looks at pictures, and of what it shows, under the names of `Detector.predict`."""
 
     threshold: Annotated[
         float | Mapping[str, float],
@@ -59,11 +59,6 @@ class PredictConfig:
         Literal["fp32", "bf16", "fp16"] | None,
         Setting("Precision of the network's numbers.", left_open="as the weights are"),
     ] = None
-    batch_size: Annotated[AtLeast1, Setting("Pictures at a time.")] = 1
-    workers: Annotated[
-        int | None, Range(0), Setting("Threads that read pictures ahead.", metavar="N", left_open="by the processor")
-    ] = None
-    frame_stride: Annotated[AtLeast1, Setting("Look at every Nth frame of films and streams.")] = 1
     max_pixels: Annotated[AtLeast1OrOpen, Setting("Largest image that is decoded.", left_open="134 million")] = None
 
     def __post_init__(self) -> None:
@@ -73,3 +68,15 @@ class PredictConfig:
         """The settings that are not at their defaults."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(DetectConfig):
+    """Settings of `Detector.predict`, under its names: `predict(images, **config.given())`."""
+
+    batch_size: Annotated[AtLeast1, Setting("Pictures at a time.")] = 1
+    workers: Annotated[
+        int | None, Range(0), Setting("Threads that read pictures ahead.", metavar="N", left_open="by the processor")
+    ] = None
+    frame_stride: Annotated[AtLeast1, Setting("Look at every Nth frame of films and streams.")] = 1

@@ -58,6 +58,10 @@ MAX_PIXELS = 2**27
 million, and each copy of so many takes 400 MB. Pillow itself refuses twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million.
 """
 
+MAX_SCANS = 100
+"""Scans of the most elaborate JPEG that is decoded from memory. Encoders make about ten of a progressive one; each goes
+over all of its pixels, so a small file of thousands keeps a processor busy for hours."""
+
 REDUCED_ABOVE = 2**25
 """Pixels (34 million) beyond which `read_picture` has a JPEG decoded at 1/2, 1/4 or 1/8 of its scale."""
 
@@ -107,7 +111,13 @@ def decode_picture(
     least_size: Callable[[tuple[int, int]], tuple[int, int]] = lambda _: (1, 1),
     max_pixels: int | None = None,
 ) -> Picture:
-    """The same for the content of an image file that is in memory; errors call it `name`. Raises `ImageError`."""
+    """The same for the content of an image file that is in memory; errors call it `name`.
+
+    Raises:
+        ImageError: as `read_image`, or a JPEG of more than `MAX_SCANS` scans: such content comes from strangers.
+    """
+    if content.startswith(b"\xff\xd8") and (scans := content.count(b"\xff\xda")) > MAX_SCANS:
+        raise ImageError(f"{name} is a JPEG of {scans} scans, expected at most {MAX_SCANS}")
     return _as_picture(_identify(BytesIO(content), name), name, least_size, max_pixels, None)
 
 

@@ -115,7 +115,7 @@ class Pipeline:
         within = batch_size * (_WINDOW if is_asked_ahead and batch_size > 1 else 1)
         warned: set[str] = set()
         with closing(inputs):
-            for answer in in_batches(inputs, self._padded, self._detect, batch_size, within):
+            for answer in in_batches(inputs, self.alike, self._detect, batch_size, within):
                 if raises and isinstance(answer, ImageError):
                     raise answer
                 for reason in self.missed.keys() - warned:
@@ -123,7 +123,7 @@ class Pipeline:
                     warnings.warn(self.missed[reason], MissedWarning, stacklevel)
                 yield answer
 
-    def _padded(self, given: Input) -> object:
+    def alike(self, given: Input) -> object:
         """The key that pictures of one batch share: their size in the network; one of its own where looks differ."""
         sizes = {self._padded_size(look) for look in given.looks.looks}
         return sizes.pop() if len(sizes) == 1 else object()
@@ -131,10 +131,22 @@ class Pipeline:
     def _padded_size(self, look: Look) -> tuple[int, int]:
         return padded_size([look.size], self.model.config.preprocess.size_divisor)
 
-    @torch.inference_mode()
     def _detect(self, inputs: Sequence[Input]) -> list[Detections]:
+        return self.detect(inputs, [self] * len(inputs))
+
+    @torch.inference_mode()
+    def detect(self, inputs: Sequence[Input], pipelines: Sequence[Pipeline]) -> list[Detections]:
+        """Detections in pictures that are `alike`.
+
+        Args:
+            inputs: prepared, each by a pipeline of its own.
+            pipelines: these: of the same model, and with other thresholds and sizes than this one's at most.
+        """
         found = self._look([look for given in inputs for look in given.looks.looks])
-        return [self._detections(given, list(islice(found, len(given.looks.looks)))) for given in inputs]
+        return [
+            pipeline._detections(given, list(islice(found, len(given.looks.looks))))
+            for given, pipeline in zip(inputs, pipelines, strict=True)
+        ]
 
     def _look(self, looks: Sequence[Look]) -> Iterator[Detected]:
         """Detections in each look, in its pixels; a batch is made of neighbours that are equally large."""

@@ -175,10 +175,48 @@ class PredictingModel(PretrainedModel):
         """
         if on_error not in ("raise", "return"):
             raise SettingError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
-        network_size(self.config.preprocess, (1, 1), size)  # a size that is none is said at once
         for name, value, least in (("workers", workers, 0), ("frame_stride", frame_stride, 1)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise SettingError(f"{name} is {value!r}, expected a number of at least {least}")
+        pipeline = self.pipeline(
+            threshold,
+            size,
+            batch_size,
+            flips,
+            classes=classes,
+            iou=iou,
+            max_detections=max_detections,
+            tiles=tiles,
+            precision=precision,
+            keep_pictures=keep_pictures,
+        )
+        is_asked_ahead = workers is not None or not isinstance(images, Iterator)
+        inputs = read_all(
+            given_sources(images),
+            Reading(pipeline.least_size, max_pixels, frame_stride, takes_endless=stream),
+            pipeline.prepare,
+            _workers(images) if workers is None else workers,
+            is_asked_ahead,
+        )
+        answers = pipeline.answers(inputs, is_asked_ahead, on_error == "raise", stacklevel=2 if stream else 3)
+        return answers if stream else list(answers)
+
+    def pipeline(
+        self,
+        threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD,
+        size: Size = None,
+        batch_size: int = 1,
+        flips: Sequence[Flip] = (),
+        *,
+        classes: Sequence[str] | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        tiles: Tiles = "off",
+        precision: Precision | None = None,
+        keep_pictures: bool = False,
+    ) -> Pipeline:
+        """The way that pictures go through the network, with the settings of `predict`, which raises as this does."""
+        network_size(self.config.preprocess, (1, 1), size)  # a size that is none is said at once
         settings = Settings(
             class_thresholds(self.labels, threshold, classes),
             size,
@@ -190,17 +228,7 @@ class PredictingModel(PretrainedModel):
             check_precision(precision, self.dtype),
             keep_pictures,
         )
-        pipeline = Pipeline(self, settings)
-        is_asked_ahead = workers is not None or not isinstance(images, Iterator)
-        inputs = read_all(
-            given_sources(images),
-            Reading(pipeline.least_size, max_pixels, frame_stride, takes_endless=stream),
-            pipeline.prepare,
-            _workers(images) if workers is None else workers,
-            is_asked_ahead,
-        )
-        answers = pipeline.answers(inputs, is_asked_ahead, on_error == "raise", stacklevel=2 if stream else 3)
-        return answers if stream else list(answers)
+        return Pipeline(self, settings)
 
 
 def _workers(images: Given) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dyzoo.config import DetectorConfig, GroundedATSSConfig
 from dyzoo.errors import CheckpointError, SettingError, first_line
-from dyzoo.images.sources.given import Given
 from dyzoo.model.heads.base import Detected, Head
+from dyzoo.model.pipeline import Pipeline
 from dyzoo.model.prediction import PredictingModel
 from dyzoo.runtime.files import WAY_OUT, read_detector
 from dyzoo.runtime.sessions import TO_RUN, check_deform_conv, check_installed, open_session
@@ -74,8 +74,8 @@ class OnnxDetector(PredictingModel):
         """float32, which the file's network takes and gives."""
         return torch.float32
 
-    def predict(self, images: Given, threshold: float | Mapping[str, float] = 0.3, **settings: Any) -> Any:
-        """As `Detector.predict`, but for what is part of the file: NMS, the most detections, and the precision.
+    def pipeline(self, threshold: float | Mapping[str, float] = 0.3, *own: Any, **settings: Any) -> Pipeline:
+        """As `Detector.pipeline`, but for what is part of the file: NMS, the most detections, and the precision.
 
         Raises:
             SettingError: `iou`, `max_detections` or `precision` is given, or as there.
@@ -85,7 +85,7 @@ class OnnxDetector(PredictingModel):
                 raise SettingError(
                     f"{name} is part of {self.name}: leave it out, or predict with the detector in PyTorch"
                 )
-        return super().predict(images, threshold, **settings)
+        return super().pipeline(threshold, *own, **settings)
 
     def forward(self, images: Sequence[Tensor]) -> list[Detected]:
         """Detections in images (3, H, W) each, RGB, uint8 or floating point in 0..1, best first; they are not resized.

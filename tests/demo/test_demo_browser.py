@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 pytest.importorskip("gradio")
-pytest.importorskip("playwright.sync_api")
+playwright = pytest.importorskip("playwright.sync_api")
 
-from dyzoo.demo.app import create_app
-from dyzoo.demo.serving import start
-from dyzoo.model.detector import Detector
-from dyzoo.zoo.catalog import sample_image
-from dyzoo.zoo.creation import load_model
-from dyzoo.zoo.names import DEFAULT_MODEL
+from dyzoo.demo.app import create_app  # noqa: E402
+from dyzoo.demo.serving import start  # noqa: E402
+from dyzoo.model.detector import Detector  # noqa: E402
+from dyzoo.zoo.catalog import sample_image  # noqa: E402
+from dyzoo.zoo.creation import load_model  # noqa: E402
+from dyzoo.zoo.names import DEFAULT_MODEL  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

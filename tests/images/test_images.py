@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 from dyzoo.errors import ImageError
 from dyzoo.images import reading
 from dyzoo.images.finding import list_images
-from dyzoo.images.reading import read_image, read_image_size, read_picture, to_rgb
+from dyzoo.images.reading import decode_picture, read_image, read_image_size, read_picture, to_rgb
 
 ORIENTATION_TAG = 0x0112
 
@@ -31,6 +32,21 @@ def write_rotated(path: Path, orientation: int) -> Path:
     exif[ORIENTATION_TAG] = orientation
     gradient(60, 40).save(path, exif=exif)
     return path
+
+
+def jpeg_of_scans(copies: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times."""
+    content = io.BytesIO()
+    gradient(60, 40).save(content, "JPEG", progressive=True)
+    begin, end = content.getvalue().rfind(b"\xff\xda"), content.getvalue().rfind(b"\xff\xd9")
+    head, scan, rest = content.getvalue()[:begin], content.getvalue()[begin:end], content.getvalue()[end:]
+    return head + scan * copies + rest
+
+
+def test_a_jpeg_of_strangers_with_thousands_of_scans_is_not_decoded() -> None:
+    assert decode_picture(jpeg_of_scans(1), "a.jpg").size == (40, 60)
+    with pytest.raises(ImageError, match=r"a\.jpg is a JPEG of \d+ scans, expected at most 100"):
+        decode_picture(jpeg_of_scans(5000), "a.jpg")
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import base64
 import http.client
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from threading import Thread
+from threading import Event, Thread
 from typing import IO, Any, ClassVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -44,6 +44,18 @@ _SIGNATURES = (
 _LIVE = "multipart/x-mixed-replace"  # pictures that follow each other without end: what web cameras send
 
 
+_HEAD = 64  # bytes that say what a file is
+_PAGES = ("text/html", "application/xhtml+xml")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of one image that is fetched: in bytes, and in seconds."""
+
+    bytes: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class WebAddress(Source):
     """An image, or a film, at an address."""
@@ -62,18 +74,16 @@ class WebAddress(Source):
 
     def _fetch(self, reading: Reading) -> Picture | Source:
         try:
-            with _request(self.address) as answer:
-                head = answer.read(64)
+            with request(self.address, _HANDLERS) as answer:
+                head = answer.read(_HEAD)
                 kind = answer.headers.get_content_type()
                 if not (is_image(head) or kind.startswith("image/")):
-                    if kind in ("text/html", "application/xhtml+xml"):
+                    if kind in _PAGES:
                         raise ImageError(f"{self.source} is a web page, expected an image or a film")
                     return (_LiveAnswer if kind == _LIVE else WebFilm)(self.address, self.source)
-                content = _read(answer, head, self.source, reading)
+                content = _read(answer, head, self.source, Bounds(MAX_IMAGE_BYTES, MAX_FETCH_S), reading.stopped)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"{self.source} cannot be fetched: {_why(error)}") from None
+            raise not_fetched(self.source, error) from None
         picture = decode_picture(content, self.source, reading.least_size, reading.max_pixels)
         return replace(picture, source=self.source)
 
@@ -121,6 +131,32 @@ def is_image(head: bytes) -> bool:
     return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
+Handlers = Iterable[type[urllib.request.BaseHandler] | urllib.request.BaseHandler]
+
+
+def fetch_image(address: str, name: str, handlers: Handlers, bounds: Bounds) -> bytes:
+    """The content of an image at an address.
+
+    Args:
+        address: of http or https.
+        name: what errors call it.
+        handlers: of urllib, those that open connections.
+        bounds: its size and time.
+
+    Raises:
+        ImageError: it cannot be fetched, is out of bounds or no image.
+    """
+    try:
+        with request(address, handlers) as answer:
+            head = answer.read(_HEAD)
+            if not is_image(head):
+                kind = "a web page" if answer.headers.get_content_type() in _PAGES else "something else"
+                raise ImageError(f"{name} is {kind}, expected an image")
+            return _read(answer, head, name, bounds, Event())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise not_fetched(name, error) from None
+
+
 class _StayOnTheWeb(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https; urllib's own goes to ftp as well."""
 
@@ -132,23 +168,26 @@ class _StayOnTheWeb(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _request(address: str) -> Any:
-    """The answer of the server, opened. Raises `OSError`, `ValueError`, `http.client.HTTPException`."""
+_HANDLERS = (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler)
+
+
+def request(address: str, handlers: Handlers) -> Any:
+    """The answer of the server, opened by these. Raises `OSError`, `ValueError`, `http.client.HTTPException`."""
     parts = urlsplit(address)
     user, _, where = parts.netloc.rpartition("@")
     plain = urlunsplit(("", "", *parts[2:4], ""))
-    request = urllib.request.Request(f"{parts.scheme}://{where}{_quoted(plain)}")
-    request.add_header("User-Agent", f"dyzoo/{__version__}")
+    asked = urllib.request.Request(f"{parts.scheme}://{where}{_quoted(plain)}")
+    asked.add_header("User-Agent", f"dyzoo/{__version__}")
     if user:  # to this server alone, not where it redirects to
         token = base64.b64encode(unquote(user).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {token}")
+        asked.add_unredirected_header("Authorization", f"Basic {token}")
     opener = urllib.request.OpenerDirector()  # build_opener's would open files, too
     for handler in (
-        urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, _StayOnTheWeb,
-        urllib.request.HTTPErrorProcessor, urllib.request.HTTPDefaultErrorHandler, urllib.request.UnknownHandler,
+        *handlers, _StayOnTheWeb, urllib.request.HTTPErrorProcessor, urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.UnknownHandler,
     ):  # fmt: skip
-        opener.add_handler(handler())
-    return opener.open(request, timeout=PATIENCE_S)
+        opener.add_handler(handler() if isinstance(handler, type) else handler)
+    return opener.open(asked, timeout=PATIENCE_S)
 
 
 def _quoted(path: str) -> str:
@@ -156,19 +195,24 @@ def _quoted(path: str) -> str:
     return quote(path, safe="%/:=&?~#+!$,;'@()*[]")
 
 
-def _read(answer: Any, head: bytes, name: str, reading: Reading) -> bytes:
+def _read(answer: Any, head: bytes, name: str, bounds: Bounds, stopped: Event) -> bytes:
     pieces, size = [head], len(head)
-    end = time.monotonic() + MAX_FETCH_S
+    end = time.monotonic() + bounds.seconds
     while piece := answer.read1(_PIECE):
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_IMAGE_BYTES:
-            raise ImageError(f"{name} is larger than {MAX_IMAGE_BYTES} bytes: fetch it yourself")
-        if time.monotonic() > end or reading.stopped.is_set():
-            raise ImageError(f"{name} is not there after {MAX_FETCH_S:g} s, {size} bytes of it are")
+        if size > bounds.bytes:
+            raise ImageError(f"{name} is larger than {bounds.bytes} bytes: fetch it yourself")
+        if time.monotonic() > end or stopped.is_set():
+            raise ImageError(f"{name} is not there after {bounds.seconds:g} s, {size} bytes of it are")
     if (length := answer.headers.get("Content-Length", "")).isdecimal() and size < int(length[:19]):
         raise ImageError(f"{name} breaks off after {size} of {length[:19]} bytes")
     return b"".join(pieces)
+
+
+def not_fetched(name: str, error: Exception) -> ImageError:
+    """The error of an address, from that of its connection; one that says it already stays."""
+    return error if isinstance(error, ImageError) else ImageError(f"{name} cannot be fetched: {_why(error)}")
 
 
 def _why(error: Exception) -> str:
