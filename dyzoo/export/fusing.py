@@ -24,6 +24,8 @@ SEQUENCES = frozenset({"SplitToSequence", "SequenceConstruct", "SequenceInsert",
 """Operators whose output the inference of types takes for a tensor."""
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "DeformConv"})
+POSITIONS = {"DeformConv": 2, "GridSample": 1}
+"""Operators that read a map at positions, and the number of the input that has these."""
 
 
 def fuse(model: ir.Model) -> None:
@@ -37,7 +39,7 @@ def fuse(model: ir.Model) -> None:
         if node.op_type == "CastLike":
             _resolve_cast(node)
         elif node.op_type in SEQUENCES:
-            node.outputs[0].type = None
+            node.outputs[0].type = node.outputs[0].shape = None
     ir.passes.common.RemoveUnusedNodesPass()(model)
 
 
@@ -48,17 +50,38 @@ def network_nodes(graph: ir.Graph, maps: Sequence[str]) -> set[ir.Node]:
 
 def output_nodes(graph: ir.Graph, maps: Sequence[str]) -> set[ir.Node]:
     """The nodes from the last products of the network on to the raw maps, the products not among them."""
-    return nodes_below_products(_producers(graph, maps))
+    return nodes_above(_producers(graph, maps), _is_end)
 
 
-def nodes_below_products(nodes: Iterable[ir.Node | None]) -> set[ir.Node]:
-    """These nodes and those that lead to them from products, or from the size of something."""
-    return nodes_above(nodes, lambda node: is_product(node) or node.op_type == "Shape")
+def reading_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that make positions, which maps are read at, of the offsets that a convolution has given."""
+    grids = [node.inputs[POSITIONS[node.op_type]] for node in graph if node.op_type in POSITIONS]
+    return nodes_above([value.producer() for value in grids if value is not None], _is_end)
 
 
 def is_product(node: ir.Node) -> bool:
     """Whether it multiplies by weights or by other maps."""
     return node.op_type in PRODUCTS
+
+
+def has_weights(node: ir.Node, least: int = 1) -> bool:
+    """Whether it multiplies by weights, of at least so many values."""
+    weights = node.inputs[1] if is_product(node) else None
+    return weights is not None and weights.const_value is not None and weights.const_value.size >= least
+
+
+def products_before(nodes: set[ir.Node]) -> set[ir.Node]:
+    """The products whose outputs these nodes take."""
+    before = {value.producer() for node in nodes for value in node.inputs if value is not None}
+    return {node for node in before if node is not None and is_product(node)}
+
+
+def leads_to_product(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes whose outputs come to a product with weights, however late."""
+    with_weights = [
+        value.producer() for node in graph if has_weights(node) for value in node.inputs if value is not None
+    ]
+    return nodes_above(with_weights, lambda _: False)
 
 
 def nodes_above(nodes: Iterable[ir.Node | None], stop: Callable[[ir.Node], bool]) -> set[ir.Node]:
@@ -80,7 +103,8 @@ def _producers(graph: ir.Graph, names: Sequence[str]) -> list[ir.Node]:
 
 def _resolve_cast(node: ir.Node) -> None:
     value, like = node.inputs
-    assert value is not None and like is not None
+    assert value is not None
+    assert like is not None
     assert like.dtype is not None
     if value.dtype == like.dtype:
         node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
@@ -91,3 +115,7 @@ def _resolve_cast(node: ir.Node) -> None:
     assert node.graph is not None
     node.graph.insert_before(node, cast)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def _is_end(node: ir.Node) -> bool:
+    return is_product(node) or node.op_type == "Shape"  # a size says nothing of the values

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-from dyzoo.export.fusing import fuse, is_product, network_nodes, nodes_below_products, output_nodes
+from dyzoo.export.fusing import fuse, has_weights, network_nodes, output_nodes, reading_nodes
 
 EXACT = frozenset(
     {
@@ -23,9 +23,6 @@ EXACT = frozenset(
         "Cast", "Constant", "ConstantOfShape", "Range",  # no input says their type
     }
 )  # fmt: skip
-POSITIONS = {"DeformConv": 2, "GridSample": 1}
-"""Operators that read a map at positions, and the number of the input that has these."""
-
 LEAST_STORED = 1024  # values of a weight that is kept in float16 and used in float32
 
 
@@ -42,11 +39,11 @@ def to_half(model: ir.Model, maps: Sequence[str]) -> None:
     fuse(model)
     graph = model.graph
     network = network_nodes(graph, maps)
-    exact = output_nodes(graph, maps) | _reading_nodes(graph)
+    exact = output_nodes(graph, maps) | reading_nodes(graph)
     rounded = {
         node
         for node in graph
-        if node.op_type not in EXACT and node not in exact and (node in network or _has_weights(node))
+        if node.op_type not in EXACT and node not in exact and (node in network or has_weights(node))
     }
     _Rounding(model, rounded).run()
     store_half(graph, network - rounded)
@@ -62,8 +59,9 @@ def store_half(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
                 continue
             if value.const_value.size >= LEAST_STORED:
                 if value not in stored:
-                    stored[value] = _cast(_rounded_weight(graph, value), ir.DataType.FLOAT)
-                    graph.insert_before(graph[0], stored[value].producer())
+                    cast = _cast(_rounded_weight(graph, value), ir.DataType.FLOAT)
+                    graph.insert_before(graph[0], cast)
+                    stored[value] = cast.outputs[0]
                 node.replace_input_with(index, stored[value])
 
 
@@ -83,11 +81,12 @@ class _Rounding:
                     if value is not None and value.dtype == ir.DataType.FLOAT16:
                         node.replace_input_with(index, self._exact(value, node))
                 continue
-            for index in types:
-                node.replace_input_with(index, self._rounded(node.inputs[index], node))
+            for index, value in enumerate(node.inputs):
+                if index in types and value is not None:
+                    node.replace_input_with(index, self._rounded(value, node))
             for value in filter(_is_float, node.outputs):
                 value.type = ir.TensorType(ir.DataType.FLOAT16)
-        for index, value in enumerate(self.graph.outputs):
+        for index, value in enumerate(list(self.graph.outputs)):
             if value.dtype == ir.DataType.FLOAT16:
                 name = value.name
                 outside = self._exact(value, None)
@@ -97,7 +96,9 @@ class _Rounding:
     def _types(self, node: ir.Node) -> list[int] | None:
         """Which inputs become float16, or None where an output would stay as it is."""
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
-        halves = {each.type_param_str for each in schema.type_constraints if "tensor(float16)" in each.allowed_type_strs}
+        halves = {
+            each.type_param_str for each in schema.type_constraints if "tensor(float16)" in each.allowed_type_strs
+        }
         inputs = [schema.inputs[min(index, len(schema.inputs) - 1)].type_str for index in range(len(node.inputs))]
         changed = [
             index
@@ -116,29 +117,20 @@ class _Rounding:
             if value.is_initializer() and value.const_value is not None:
                 self.rounded[value] = _rounded_weight(self.graph, value)
             else:
-                self.rounded[value] = _cast(value, ir.DataType.FLOAT16)
-                self.graph.insert_before(before, self.rounded[value].producer())
+                cast = _cast(value, ir.DataType.FLOAT16)
+                self.graph.insert_before(before, cast)
+                self.rounded[value] = cast.outputs[0]
         return self.rounded[value]
 
     def _exact(self, value: ir.Value, before: ir.Node | None) -> ir.Value:
         if value not in self.exact:
-            self.exact[value] = _cast(value, ir.DataType.FLOAT)
-            node = self.exact[value].producer()
+            cast = _cast(value, ir.DataType.FLOAT)
             if before is None:
-                self.graph.append(node)
+                self.graph.append(cast)
             else:
-                self.graph.insert_before(before, node)
+                self.graph.insert_before(before, cast)
+            self.exact[value] = cast.outputs[0]
         return self.exact[value]
-
-
-def _reading_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that make positions of the offsets that a convolution has given."""
-    grids = [node.inputs[POSITIONS[node.op_type]].producer() for node in graph if node.op_type in POSITIONS]
-    return nodes_below_products(grids)
-
-
-def _has_weights(node: ir.Node) -> bool:
-    return is_product(node) and node.inputs[1].is_initializer()
 
 
 def _is_float(value: ir.Value) -> bool:
@@ -146,6 +138,7 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _rounded_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    assert value.const_value is not None
     with np.errstate(over="ignore"):  # an infinity is found by the comparison
         tensor = ir.tensor(value.const_value.numpy().astype(np.float16))
     half = ir.Value(
@@ -155,8 +148,8 @@ def _rounded_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return half
 
 
-def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
     node = ir.node("Cast", [value], {"to": dtype.value}, name=f"cast_{value.name}")
     cast = node.outputs[0]
     cast.name, cast.type, cast.shape = f"{value.name}_{dtype.name.lower()}", ir.TensorType(dtype), value.shape
-    return cast
+    return node
