@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common  # which the package does not import by itself
+from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_conv_rule,
@@ -13,6 +14,7 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from dyzoo.errors import ExportError
 from dyzoo.export.preparation import is_preparation
 
 NORMALISATIONS = (
@@ -23,6 +25,10 @@ NORMALISATIONS = (
 SEQUENCES = frozenset({"SplitToSequence", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceEmpty"})
 """Operators whose output the inference of types takes for a tensor."""
 
+MOST_FOLDED = 2**27
+"""Values of the largest constant that is computed beforehand: a transposed weight, above all."""
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "DeformConv"})
 POSITIONS = {"DeformConv": 2, "GridSample": 1}
 """Operators that read a map at positions, and the number of the input that has these."""
@@ -32,8 +38,14 @@ def fuse(model: ir.Model) -> None:
     """Let convolutions do the batch normalisation after them, and take casts to the same type away, in place.
 
     Weights are then rounded as they are used; every value has its type.
+
+    Raises:
+        ExportError: there are graphs within the graph.
     """
+    if any(attribute.type in _GRAPHS for node in model.graph for attribute in node.attributes.values()):
+        raise ExportError("the network has loops or branches, which are exported in fp32 alone")
     RewritePass(NORMALISATIONS)(model)
+    fold_constants(model, input_size_limit=MOST_FOLDED, output_size_limit=MOST_FOLDED)
     ir.passes.common.ShapeInferencePass()(model)
     for node in list(model.graph):
         if node.op_type == "CastLike":

@@ -138,12 +138,13 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _rounded_weight(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    name = f"{value.name}_half"
+    if name in graph.initializers:  # float32 for one node, float16 for another
+        return graph.initializers[name]
     assert value.const_value is not None
     with np.errstate(over="ignore"):  # an infinity is found by the comparison
         tensor = ir.tensor(value.const_value.numpy().astype(np.float16))
-    half = ir.Value(
-        name=f"{value.name}_half", type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape, const_value=tensor
-    )
+    half = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape, const_value=tensor)
     graph.register_initializer(half)
     return half
 
