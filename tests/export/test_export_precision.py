@@ -90,7 +90,7 @@ def test_positions_boxes_and_scores_stay_in_float32(exported_atss: Exported, tmp
     of: dict[str, set[int]] = {}
     for node in model.graph.node:
         of.setdefault(node.op_type, set()).update(types[name] for name in node.output if name in types)
-    assert of["DeformConv"] == of["InstanceNormalization"] == of["NonMaxSuppression"] | {FLOAT} == {FLOAT}
+    assert of["DeformConv"] == of["InstanceNormalization"] == {FLOAT}
     assert of["Conv"] == {FLOAT16}
     model32 = exported_atss.model
     picture = np.random.default_rng(1).integers(0, 256, (128, 192, 3), dtype=np.uint8)
