@@ -43,6 +43,18 @@ def export(
             help="ONNX's DeformConv, or GridSample for runtimes without it (OpenVINO); slower.",
         ),
     ] = "node",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option("--precision", help="Half the size with fp16; a third of it, and faster on CPUs, with int8."),
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="DIR",
+            help="With int8: pictures like those the detector is for, a folder, or a dataset with a split train.",
+        ),
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option("--image", metavar="FILE", help="Picture to compare on.", show_default="a sample image"),
@@ -57,12 +69,15 @@ def export(
     Examples:
       dyzoo export --out cells.onnx
       dyzoo export runs/mine --out mine.onnx --deform-conv grid-sample
+      dyzoo export runs/mine --out half.onnx --precision fp16
+      dyzoo export runs/mine --out small.onnx --precision int8 --calibration DIR
       dyzoo export runs/mine --no-decode --no-preprocess --out maps.onnx
     """
     from dyzoo.export.exporting import check_before_loading, export_onnx
     from dyzoo.export.options import ExportOptions
+    from dyzoo.zoo.names import DEFAULT_MODEL
 
-    options = ExportOptions(decode, preprocess, input_type, deform_conv)
+    options = ExportOptions(decode, preprocess, input_type, deform_conv, precision, calibration)
     check_before_loading(options)
     detector = load_detector(model, "cpu")
     path = out or Path(f"{detector.config.architecture}.{to}")
@@ -73,3 +88,5 @@ def export(
     for line in report.lines():
         say(line)
     say(f"{megabytes(path.stat().st_size)} after {report.seconds:.0f} s -> {path}")
+    if precision == "int8":
+        note(f"what 8 bits cost: dyzoo evaluate --data DIR --model {path} --against {model or DEFAULT_MODEL}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +11,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dyzoo.errors import ExportError
+from dyzoo.export.inputs import graph_inputs
 from dyzoo.export.options import ExportOptions
+from dyzoo.export.precision import BOUNDS
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.base import Detected
 from dyzoo.model.preprocess import batch_images, resize_image
 from dyzoo.runtime.sessions import open_session
 
-MOST_MAP_DIFFERENCE = 1e-4  # of a level's largest value
-LEAST_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
-LEAST_IOU, MOST_SCORE_DIFFERENCE = 0.95, 2e-3
 DETECTION_OUTPUTS = ("boxes", "scores", "labels", "counts")
 PICTURE_SIZES = ((160, 224), (300, 200), (97, 331))
 """(H, W) of the pictures that are compared: lying, standing and long, none a multiple of a divisor."""
@@ -37,6 +35,7 @@ class Comparison:
 
     def __init__(self, model: Detector, options: ExportOptions, picture: Tensor) -> None:
         self.model, self.options = model, options
+        self.bounds = BOUNDS[options.precision]
         self.pictures = [resize_image(picture, size) for size in PICTURE_SIZES]
         self.map_difference = self.box_difference_px = self.score_difference = 0.0
         self.detections = self.same = 0
@@ -59,20 +58,19 @@ class Comparison:
         for number, picture in enumerate(self.pictures, start=1):
             images = [picture] * (1 + number % 2)  # one picture, and two at once
             batch, sizes = batch_images(images, self.model.config.preprocess, self.model.device)
-            answers = dict(zip(names, session.run(names, self._inputs(images, batch, sizes)), strict=True))
+            answers = dict(
+                zip(
+                    names,
+                    session.run(names, graph_inputs(images, self.model.config.preprocess, self.options)),
+                    strict=True,
+                )
+            )
             raw = self.model.forward_head(self.model.forward_features(batch))
             if set(names) - set(DETECTION_OUTPUTS):
                 self._compare_maps(raw, [answers[name] for name in names if name not in DETECTION_OUTPUTS])
             if "boxes" in answers:
                 self._compare_detections(self.model.head.decode(raw, sizes), answers)
         self._judge()
-
-    def _inputs(self, images: Sequence[Tensor], batch: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        if self.options.preprocess:
-            pixels = torch.stack(list(images)).numpy()
-            return {"images": pixels if self.options.input_type == "uint8" else pixels.astype(np.float32) / 255}
-        inputs = {"batch": batch.contiguous().numpy()}
-        return {**inputs, "image_sizes": np.array(sizes, np.int64)} if self.options.decode else inputs
 
     def _compare_maps(self, raw: dict[str, list[Tensor]], maps: Sequence[np.ndarray]) -> None:
         wanted = [level for levels in raw.values() for level in levels]
@@ -90,9 +88,9 @@ class Comparison:
             if not count or not len(want["scores"]):
                 continue
             iou = box_iou(want["boxes"], got["boxes"])
-            alike = (iou > LEAST_IOU) & (want["labels"][:, None] == got["labels"])
+            alike = (iou > self.bounds.iou) & (want["labels"][:, None] == got["labels"])
             scores = (want["scores"][:, None] - got["scores"]).abs()
-            alike &= scores < MOST_SCORE_DIFFERENCE
+            alike &= scores < self.bounds.score_difference
             best, partner = torch.where(alike, iou, -1.0).max(dim=1)
             found = best >= 0
             self.same += int(found.sum())
@@ -102,13 +100,13 @@ class Comparison:
             self.score_difference = max(self.score_difference, *own.flatten().tolist(), 0.0)
 
     def _judge(self) -> None:
-        if not self.map_difference <= MOST_MAP_DIFFERENCE:
+        if not self.map_difference <= self.bounds.map_difference:
             raise ExportError(
                 f"the exported maps differ by {self.map_difference:.1e} of a level's largest value, expected at most "
-                f"{MOST_MAP_DIFFERENCE:.0e}: nothing is written"
+                f"{self.bounds.map_difference:.0e}: nothing is written"
             )
-        if self.agreement < LEAST_AGREEMENT:
+        if self.agreement < self.bounds.agreement:
             raise ExportError(
                 f"{self.agreement:.1%} of {self.detections} detections are the same as the detector's, expected at "
-                f"least {LEAST_AGREEMENT:.0%}: nothing is written"
+                f"least {self.bounds.agreement:.0%}: nothing is written"
             )

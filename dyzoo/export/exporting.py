@@ -12,6 +12,7 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.errors import ExportError
+from dyzoo.export.calibration import calibration_files, check_calibration
 from dyzoo.export.options import ExportOptions
 from dyzoo.export.report import ExportReport
 from dyzoo.files import replacing
@@ -46,16 +47,20 @@ def export_onnx(
     path = Path(path)
     check_before_loading(options)
     check_exportable(model)
+    calibration = () if options.calibration is None else calibration_files(options.calibration)
     pixels = TF.pil_to_tensor(to_picture(sample_image() if picture is None else picture).image)
 
     from dyzoo.export.comparison import Comparison
     from dyzoo.export.graph import detections_and_maps, without_maps
     from dyzoo.export.metadata import metadata
+    from dyzoo.export.networks import map_names
+    from dyzoo.export.precision import in_precision
 
     own = copy.deepcopy(model).to("cpu", torch.float32).eval()
     started = time.perf_counter()
     graph = detections_and_maps(own, options)
-    graph.metadata_props.update(metadata(model, options))
+    graph, facts = in_precision(graph, map_names(own), own.config.preprocess, options, calibration)
+    graph.metadata_props.update({**metadata(model, options), **facts})
     seconds = time.perf_counter() - started
     comparison = Comparison(own, options, pixels)
     with replacing(path) as aside:
@@ -80,10 +85,12 @@ def export_onnx(
 
 
 def check_before_loading(options: ExportOptions) -> None:
-    """Raise an `ExportError` where something is not installed that exporting so needs."""
+    """Raise an `ExportError` where something is not installed or not there that exporting so needs."""
     check_installed(TO_EXPORT, ExportError, "exporting")
     if options.deform_conv == "node":
         check_deform_conv(ExportError, "or choose the form grid-sample")
+    if options.calibration is not None:
+        check_calibration(options.calibration)
 
 
 def check_exportable(model: Any) -> None:

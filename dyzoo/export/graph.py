@@ -95,6 +95,7 @@ def _tidy(model: ir.Model) -> None:
         ir.passes.common.RemoveUnusedNodesPass(),
         ir.passes.common.RemoveUnusedFunctionsPass(),
         ir.passes.common.RemoveUnusedOpsetsPass(),
+        ir.passes.common.ClearMetadataAndDocStringPass(),  # where each node was in Python: megabytes of them
     ):
         tidying(model)
 

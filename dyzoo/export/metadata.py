@@ -26,6 +26,7 @@ def metadata(model: Detector, options: ExportOptions) -> dict[str, str]:
         "input": options.input_type if options.preprocess else "batch",
         "output": "detections" if options.decode else "maps",
         "deform_conv": options.deform_conv,
+        "precision": options.precision,
         "size": json.dumps([preprocess.shortest_edge, preprocess.longest_edge]),
         "size_divisor": str(preprocess.size_divisor),
         "channel_order": preprocess.channel_order,

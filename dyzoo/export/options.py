@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from dyzoo.errors import ExportError
 
 DeformConv = Literal["node", "grid-sample"]
 InputType = Literal["uint8", "float32"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,30 @@ class ExportOptions:
         input_type: with `preprocess`: "uint8" for pixels 0..255, "float32" for 0..1.
         deform_conv: "node" for ONNX's `DeformConv`, which onnxruntime has from 1.25.1 on; "grid-sample" for samples
             taken by `GridSample`, slower, for runtimes without it (OpenVINO, older onnxruntime).
+        precision: "fp32"; "fp16" for a file of half the size; "int8" for convolutions of 8 bits, whose ranges are
+            measured on pictures. What goes in and comes out is of the same type with each.
+        calibration: with "int8": a folder of these pictures, a glob, or a dataset, whose split "train" is taken.
 
     Raises:
-        ExportError: there is no such form or type.
+        ExportError: there is no such form, type or precision, or pictures are missing or there for nothing.
     """
 
     decode: bool = True
     preprocess: bool = True
     input_type: InputType = "uint8"
     deform_conv: DeformConv = "node"
+    precision: Precision = "fp32"
+    calibration: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, kinds in (("input_type", InputType), ("deform_conv", DeformConv)):
+        for name, kinds in (("input_type", InputType), ("deform_conv", DeformConv), ("precision", Precision)):
             value = getattr(self, name)
             if value not in get_args(kinds):
                 raise ExportError(f"{name} is {value!r}, expected {' or '.join(map(repr, get_args(kinds)))}")
+        if self.precision == "int8" and self.calibration is None:
+            raise ExportError(
+                "int8 needs pictures to measure ranges on, expected calibration (--calibration DIR): a folder of some "
+                "dozens like those that the detector is for, and not those that it is measured on"
+            )
+        if self.precision != "int8" and self.calibration is not None:
+            raise ExportError(f"calibration is for int8 and does nothing for {self.precision}: leave it out")

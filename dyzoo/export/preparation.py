@@ -9,6 +9,7 @@ from dyzoo.config import PreprocessConfig
 from dyzoo.export.options import InputType
 
 INPUT_NAME = "images"
+_NODE_NAME = "prepare_"
 
 
 def prepend_preparation(model: ir.Model, config: PreprocessConfig, input_type: InputType) -> None:
@@ -54,9 +55,14 @@ def prepend_preparation(model: ir.Model, config: PreprocessConfig, input_type: I
         shape = tape.op("Concat", [number, constant([2], ir.DataType.INT64)], {"axis": 0})
         replaced[rest[0]] = tape.op("Expand", [size, shape])
     for number_, value in enumerate(tape.nodes):
-        value.name = f"prepare_{number_}"
+        value.name = f"{_NODE_NAME}{number_}"
     graph.insert_before(graph[0], tape.nodes)
     for old, new in replaced.items():
         new.type, new.shape = old.type, old.shape
         old.replace_all_uses_with(new)
     graph.inputs[:] = [images]
+
+
+def is_preparation(node: ir.Node) -> bool:
+    """Whether `prepend_preparation` has made the node."""
+    return (node.name or "").startswith(_NODE_NAME)

@@ -99,8 +99,9 @@ class Detector(PredictingModel):
 
         Args:
             path: the file, written aside and renamed.
-            options: fields of `dyzoo.export.ExportOptions` (`decode`, `preprocess`, `input_type`, `deform_conv`), and
-                `picture`, which the comparison is made on in place of the sample image.
+            options: fields of `dyzoo.export.ExportOptions` (`decode`, `preprocess`, `input_type`, `deform_conv`,
+                `precision`, `calibration`), and `picture`, which the comparison is made on in place of the sample
+                image.
 
         Returns:
             The `dyzoo.export.ExportReport`: the file and the largest differences.

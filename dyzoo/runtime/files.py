@@ -19,7 +19,7 @@ def read_detector(path: Path) -> tuple[bytes, DetectorConfig, dict[str, str]]:
 
     Raises:
         CheckpointError: it is no ONNX file, keeps weights in other files, uses operators of another domain than
-            ONNX's, or does not say that it takes pictures and gives detections.
+            ONNX's, loops, or does not say that it takes pictures and gives detections.
         OSError: it cannot be read, is no regular file, or too large.
     """
     import onnx
@@ -33,7 +33,7 @@ def read_detector(path: Path) -> tuple[bytes, DetectorConfig, dict[str, str]]:
         raise CheckpointError(f"{path} is no ONNX file: it has no graph")
     if model.functions or {opset.domain for opset in model.opset_import} - {"", "ai.onnx"}:
         raise CheckpointError(f"{path} has operators of its own, expected ONNX's alone: {WAY_OUT}")
-    _check_tensors(model, path)
+    _check_parts(model, path)
     told = {entry.key: entry.value for entry in model.metadata_props}
     if missing := [key for key in ("config", "input", "output") if key not in told]:
         raise CheckpointError(f"{path} does not say its {', '.join(missing)}, expected metadata of dyzoo: {WAY_OUT}")
@@ -52,8 +52,11 @@ def read_detector(path: Path) -> tuple[bytes, DetectorConfig, dict[str, str]]:
     return content, config, told
 
 
-def _check_tensors(message: Any, path: Path) -> None:
-    """Refuse tensors whose values lie in another file, wherever they are."""
+def _check_parts(message: Any, path: Path) -> None:
+    """Refuse tensors whose values lie in another file, or that are larger than the file, and graphs within the graph.
+
+    A loop need not end; without one, each operator runs once.
+    """
     import onnx
 
     waiting = [message]
@@ -63,6 +66,10 @@ def _check_tensors(message: Any, path: Path) -> None:
             if each.external_data or each.data_location == onnx.TensorProto.EXTERNAL:
                 raise CheckpointError(f"{path} keeps weights in another file, expected all in one: {WAY_OUT}")
             continue
+        if isinstance(each, onnx.SparseTensorProto):
+            raise CheckpointError(f"{path} has sparse tensors, expected whole ones: {WAY_OUT}")
+        if isinstance(each, onnx.AttributeProto) and (each.HasField("g") or each.graphs):
+            raise CheckpointError(f"{path} has loops or branches, expected operators that run once: {WAY_OUT}")
         for field, value in each.ListFields():
             if field.message_type is not None:
                 waiting += [value] if hasattr(value, "ListFields") else list(value)

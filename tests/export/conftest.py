@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
-
 import pytest
 
-from dyzoo.export import ExportOptions, ExportReport
-from dyzoo.model.detector import Detector
-from tests.export.detectors import small_detector
-
-
-class Exported(NamedTuple):
-    model: Detector
-    options: ExportOptions
-    report: ExportReport
-
-
-def export_small(folder: Path, options: ExportOptions, head: str, **settings: str) -> Exported:
-    from dyzoo.export.exporting import export_onnx
-
-    model = small_detector(head, **settings)
-    return Exported(model, options, export_onnx(model, folder / "small.onnx", options))
+from dyzoo.export import ExportOptions
+from tests.export.exported import Exported, export_small
 
 
 @pytest.fixture(scope="session")

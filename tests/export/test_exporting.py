@@ -21,13 +21,14 @@ import dyzoo
 from dyzoo.cli import run
 from dyzoo.config import DetectorConfig
 from dyzoo.errors import ExportError
-from dyzoo.export import ExportOptions, comparison, exporting, graph
+from dyzoo.export import ExportOptions, exporting, graph
 from dyzoo.export.comparison import Comparison
 from dyzoo.export.metadata import weights_digest
+from dyzoo.export.precision import BOUNDS
 from dyzoo.runtime import sessions
 from dyzoo.runtime.onnx_detector import OnnxDetector
-from tests.export.conftest import Exported, export_small
 from tests.export.detectors import small_detector
+from tests.export.exported import Exported, export_small
 
 LEAST_DETECTIONS = 100  # fewer say little
 
@@ -38,11 +39,11 @@ def random_picture(height: int, width: int) -> torch.Tensor:
 
 
 def check(exported: Exported) -> None:
-    assert exported.report.map_difference < comparison.MOST_MAP_DIFFERENCE
+    assert exported.report.map_difference < BOUNDS["fp32"].map_difference
     assert exported.report.map_difference > 0
     if exported.options.decode:
         assert exported.report.detections >= LEAST_DETECTIONS
-        assert exported.report.agreement >= comparison.LEAST_AGREEMENT
+        assert exported.report.agreement >= BOUNDS["fp32"].agreement
     onnx.checker.check_model(str(exported.report.path))
     used = {node.domain for node in onnx.load(str(exported.report.path)).graph.node}
     assert used == {""}, "operators of ONNX alone"

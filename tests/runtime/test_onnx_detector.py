@@ -106,9 +106,50 @@ def broken_graph(model: onnx.ModelProto, path: Path) -> None:
     model.graph.node[0].op_type = "NoSuchOperator"
 
 
+def endless(model: onnx.ModelProto, path: Path) -> None:
+    """A loop that goes on as long as a condition holds, which is never changed."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, [])],
+    )
+    model.graph.node.append(helper.make_node("Loop", ["", "always"], [], body=body))
+    model.graph.initializer.append(helper.make_tensor("always", TensorProto.BOOL, [], [True]))
+
+
+def sparse(model: onnx.ModelProto, path: Path) -> None:
+    """Eight bytes that say to be a tensor of a terabyte."""
+    values = helper.make_tensor("huge", TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("places", TensorProto.INT64, [1], [0])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [2**38]))
+
+
+def without_values(model: onnx.ModelProto, path: Path) -> None:
+    tensor = model.graph.initializer.add()
+    tensor.name, tensor.data_type = "huge", TensorProto.FLOAT
+    tensor.dims.append(2**38)
+    model.graph.node.append(helper.make_node("Identity", ["huge"], ["taken"]))
+
+
+def filled(model: onnx.ModelProto, path: Path) -> None:
+    """A constant of 2^60 values, which no machine has room for."""
+    model.graph.initializer.append(helper.make_tensor("size", TensorProto.INT64, [1], [2**60]))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["size"], ["huge"]))
+    model.graph.node.append(helper.make_node("ReduceMax", ["huge"], ["most"], keepdims=0))
+    model.graph.node.append(helper.make_node("Add", ["scores_0", "most"], ["scores"]))
+    next(node for node in model.graph.node if node.output[0] == "scores").output[0] = "scores_0"
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (endless, "has loops or branches, expected operators that run once"),
+        (sparse, "has sparse tensors"),
+        (without_values, "onnxruntime cannot run"),
         (external, "keeps weights in another file"),
         (foreign, "has operators of its own"),
         (no_metadata, "does not say its config, input, output"),
@@ -121,6 +162,9 @@ def broken_graph(model: onnx.ModelProto, path: Path) -> None:
         (broken_graph, "onnxruntime cannot run"),
     ],
     ids=[
+        "loop",
+        "sparse",
+        "no_values",
         "external",
         "domain",
         "metadata",
@@ -139,6 +183,15 @@ def test_a_file_that_is_something_else_is_refused_on_one_line(spoil: Any, messag
     spoil(model, path)
     with pytest.raises(CheckpointError, match=message) as raised:
         dyzoo.load(written(model, path))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_graph_that_asks_for_more_than_there_is_fails_on_one_line(tmp_path: Path) -> None:
+    model = constant_model()
+    path = tmp_path / "filled.onnx"
+    filled(model, path)
+    with pytest.raises(CheckpointError, match="cannot be run") as raised:
+        dyzoo.load(written(model, path)).predict(np.zeros((50, 60, 3), np.uint8))
     assert "\n" not in str(raised.value)
 
 
