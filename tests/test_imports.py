@@ -40,7 +40,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
-    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime",
+    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "openvino",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 

@@ -20,10 +20,13 @@ def export(
             show_default="the embedded one",
         ),
     ] = None,
-    to: Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")] = "onnx",
+    to: Annotated[
+        Literal["onnx", "openvino", "torch-export", "aoti"],
+        typer.Option("--to", help="ONNX, OpenVINO's .xml and .bin, a program of torch.export, or that compiled."),
+    ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Where it goes.", show_default="ARCHITECTURE.onnx"),
+        typer.Option("--out", "-o", metavar="FILE", help="Where it goes.", show_default="ARCHITECTURE and the suffix"),
     ] = None,
     decode: Annotated[
         bool, typer.Option("--decode/--no-decode", help="Boxes, scores and labels, or the raw maps of the head.")
@@ -37,12 +40,13 @@ def export(
         typer.Option("--input-type", help="Pictures' pixels: 0..255, or 0..1."),
     ] = "uint8",
     deform_conv: Annotated[
-        Literal["node", "grid-sample"],
+        Literal["node", "grid-sample"] | None,
         typer.Option(
             "--deform-conv",
-            help="ONNX's DeformConv, or GridSample for runtimes without it (OpenVINO, browsers); slower.",
+            help="The format's own operator, or GridSample for runtimes without it (OpenVINO, browsers); slower.",
+            show_default="node, for openvino grid-sample",
         ),
-    ] = "node",
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option("--image", metavar="FILE", help="Picture to compare on.", show_default="a sample image"),
@@ -50,26 +54,29 @@ def export(
 ) -> None:
     """Write a detector for other runtimes, compared with the detector before it is done.
 
-    Needs `pip install 'dyzoo[onnx]'`. The file takes batches of any number and size, is plain ONNX, and says in its
-    metadata what it is. A file whose answers differ is not written.
+    Needs `pip install 'dyzoo[onnx]'`, for openvino 'dyzoo[onnx,openvino]', for aoti a C++ compiler. The file takes
+    batches of any number and size, has no operator of dyzoo's own, and says in its metadata what it is. A file whose
+    answers differ is not written.
 
     \b
     Examples:
       dyzoo export --out cells.onnx
       dyzoo export runs/mine --out mine.onnx --deform-conv grid-sample
+      dyzoo export runs/mine --to openvino --out mine.xml
       dyzoo export runs/mine --no-decode --no-preprocess --out maps.onnx
     """
-    from dyzoo.export.exporting import check_before_loading, export_onnx
-    from dyzoo.export.options import ExportOptions
+    from dyzoo.export.exporting import check_before_loading, export_detector
+    from dyzoo.export.options import SUFFIXES, ExportOptions
 
-    options = ExportOptions(decode, preprocess, input_type, deform_conv)
-    check_before_loading(options)
+    options = ExportOptions(decode, preprocess, input_type, deform_conv, to)  # type: ignore[arg-type] # None is resolved
+    check_before_loading(options, out)
     detector = load_detector(model, "cpu")
-    path = out or Path(f"{detector.config.architecture}.{to}")
+    path = out or Path(f"{detector.config.architecture}{SUFFIXES[to]}")
     note("tracing takes half a minute to two")
     with progress_bar() as bar:
         bar.add_task(f"exporting to {to}", total=None)
-        report = export_onnx(detector, path, options, image)
+        report = export_detector(detector, path, options, image)
     for line in report.lines():
         say(line)
-    say(f"{megabytes(path.stat().st_size)} after {report.seconds:.0f} s -> {path}")
+    size = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if to == "openvino" else 0)
+    say(f"{megabytes(size)} after {report.seconds:.0f} s -> {path}")

@@ -47,7 +47,7 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
     if options.decode:
         inputs.append(torch.tensor([[tiles[0] * divisor, tiles[1] * divisor]] * 2))
         shapes["image_sizes"] = {0: number}
-    with _quiet(), _one_line(model), torch.no_grad():
+    with _quiet(), one_line(model), torch.no_grad():
         # not strict: the graph is made by running the model, whose Python needs no interpreter of its own
         program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
         onnx_program = torch.onnx.export(
@@ -113,7 +113,7 @@ class _AllOutputs(nn.Module):
 
 
 @contextmanager
-def _one_line(model: Detector) -> Iterator[None]:
+def one_line(model: Detector) -> Iterator[None]:
     """Say on one line that a backbone cannot be traced."""
     try:
         yield

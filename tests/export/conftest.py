@@ -19,10 +19,10 @@ class Exported(NamedTuple):
 
 
 def export_small(folder: Path, options: ExportOptions, head: str, **settings: str) -> Exported:
-    from dyzoo.export.exporting import export_onnx
+    from dyzoo.export.exporting import export_detector
 
     model = small_detector(head, **settings)
-    return Exported(model, options, export_onnx(model, folder / "small.onnx", options))
+    return Exported(model, options, export_detector(model, folder / "small.onnx", options))
 
 
 @pytest.fixture(scope="session")
