@@ -15,12 +15,12 @@ from dyzoo.export.options import ExportOptions
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.base import Detected
 from dyzoo.model.preprocess import batch_images, resize_image
+from dyzoo.runtime.exported_detector import OUTPUTS
 from dyzoo.runtime.runners import Runner
 
 MOST_MAP_DIFFERENCE = 1e-4  # of a level's largest value
 LEAST_AGREEMENT = 0.98  # a pair of boxes at the very edge of the NMS threshold may fall either way
 LEAST_IOU, MOST_SCORE_DIFFERENCE = 0.95, 2e-3
-DETECTION_OUTPUTS = ("boxes", "scores", "labels", "counts")
 PICTURE_SIZES = ((160, 224), (300, 200), (97, 331))
 """(H, W) of the pictures that are compared: lying, standing and long, none a multiple of a divisor."""
 
@@ -61,8 +61,8 @@ class Comparison:
             batch, sizes = batch_images(images, self.model.config.preprocess, self.model.device)
             answers = runner.run(self._inputs(images, batch, sizes))
             raw = self.model.forward_head(self.model.forward_features(batch))
-            if set(names) - set(DETECTION_OUTPUTS):
-                self._compare_maps(raw, [answers[name] for name in names if name not in DETECTION_OUTPUTS])
+            if set(names) - set(OUTPUTS):
+                self._compare_maps(raw, [answers[name] for name in names if name not in OUTPUTS])
             if "boxes" in answers:
                 self._compare_detections(self.model.head.decode(raw, sizes), answers)
         self._judge()

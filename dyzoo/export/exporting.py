@@ -102,5 +102,3 @@ def check_exportable(model: Any) -> None:
             f"the weights take {size / 1e9:.1f} GB in float32, expected at most {MOST_BYTES / 1e9:.1f}: one ONNX file "
             "holds no more"
         )
-
-

@@ -7,9 +7,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dyzoo.export.comparison import Comparison
 from dyzoo.export.graph import detections_and_maps, without_maps
@@ -55,17 +54,10 @@ def _contents(graph: ir.Model) -> tuple[bytes, bytes]:
     import openvino
 
     with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder:
-        file = Path(folder) / "detector.onnx"
+        file, xml, weights = (Path(folder) / f"detector.{suffix}" for suffix in ("onnx", "xml", "bin"))
         onnx_ir.save(graph, file)
         converted = openvino.Core().read_model(file)
-        _, weights = _serialized(converted)
-        converted.set_rt_info(hashlib.sha256(weights).hexdigest(), [METADATA, WEIGHTS_DIGEST])
-        return _serialized(converted)
-
-
-def _serialized(converted: Any) -> tuple[bytes, bytes]:
-    import openvino
-
-    xml, weights = BytesIO(), BytesIO()
-    openvino.serialize(converted, xml, weights)
-    return xml.getvalue(), weights.getvalue()
+        openvino.serialize(converted, xml, weights)
+        converted.set_rt_info(hashlib.sha256(weights.read_bytes()).hexdigest(), [METADATA, WEIGHTS_DIGEST])
+        openvino.serialize(converted, xml, weights)
+        return xml.read_bytes(), weights.read_bytes()

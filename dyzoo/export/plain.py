@@ -11,14 +11,15 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image, deform_conv2d, nms, roi_align
+from torchvision.ops import deform_conv2d, nms, roi_align
 
 from dyzoo.dyhead.levelwise import DEFORM_CONV, NORM_GROUPS, Branch, LevelwiseParameters, levelwise_block
 from dyzoo.export.options import DeformConv
 from dyzoo.export.regions import pool_regions
-from dyzoo.export.windows import window_attention
+from dyzoo.export.windows import attend_in_windows, window_attention
 from dyzoo.model.boxes import add_to_ends
 from dyzoo.model.heads.fixed_size import NO_LABEL, suppress_to_fixed_size
+from dyzoo.model.heads.roi import assign_levels
 
 TAPS = 9
 OFFSETS = 2 * TAPS
@@ -41,6 +42,8 @@ def decompositions(form: DeformConv) -> dict[Any, Any]:
         levelwise_block._opoverload: dyhead_block,
         DEFORM_CONV: deform_conv,
         suppress_to_fixed_size._opoverload: suppress,
+        pool_regions._opoverload: pool_levels_of_batch,
+        window_attention._opoverload: attend_in_windows,
     }
 
 
@@ -128,6 +131,20 @@ def _deform_conv_of_samples(
     samples = F.grid_sample(input, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     weighted = samples.unflatten(2, (TAPS, height)) * mask[:, None]
     return F.conv2d(weighted.flatten(1, 2), weight.flatten(1)[:, :, None, None], bias)
+
+
+def pool_levels_of_batch(features: list[Tensor], boxes_xyxy: Tensor, strides_px: list[int], roi_size: int) -> Tensor:
+    """`pool_regions`, with the number of pictures not known."""
+    flat = boxes_xyxy.flatten(0, 1)
+    image = torch.arange(flat.shape[0], device=flat.device) // boxes_xyxy.shape[1]
+    regions = torch.cat([image[:, None].to(flat.dtype), flat], dim=1)
+    levels = assign_levels(flat, strides_px)
+    pooled = flat.new_zeros(flat.shape[0], features[0].shape[1], roi_size, roi_size)
+    for level, stride_px in enumerate(strides_px):
+        own = (levels == level).nonzero()[:, 0]
+        of_level = roi_align(features[level], regions[own], roi_size, 1 / stride_px, 0, aligned=True)
+        pooled = pooled.index_copy(0, own, of_level)
+    return pooled
 
 
 def suppress(

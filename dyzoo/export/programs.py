@@ -21,12 +21,12 @@ from torch.export import Dim, ExportedProgram
 
 from dyzoo.errors import ExportError, first_line
 from dyzoo.export.comparison import Comparison
-from dyzoo.export.graph import DETECTIONS, MOST_IMAGES, MOST_TILES, one_line
-from dyzoo.export.networks import detections_network, map_names, maps_network
+from dyzoo.export.networks import MOST_IMAGES, MOST_TILES, detections_network, map_names, maps_network, one_line
 from dyzoo.export.options import ExportOptions
 from dyzoo.export.plain import decompositions
 from dyzoo.files import replacing
 from dyzoo.model.detector import Detector
+from dyzoo.runtime.exported_detector import OUTPUTS
 
 METADATA_NAME = "dyzoo.json"  # among the extra files of a program
 
@@ -45,7 +45,7 @@ class WholeNetwork(nn.Module):
         super().__init__()
         self.options, self.config = options, model.config.preprocess
         self.network: nn.Module = detections_network(model) if options.decode else maps_network(model)
-        self.names = DETECTIONS if options.decode else map_names(model)
+        self.names = OUTPUTS if options.decode else map_names(model)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(self.config, name)).view(3, 1, 1))
 

@@ -1,4 +1,4 @@
-"""Reading OpenVINO's intermediate representation of strangers: an XML file, and the weights in a .bin file beside it."""
+"""Reading OpenVINO's intermediate representation of strangers: an XML file, and weights in a .bin file beside it."""
 
 from __future__ import annotations
 
