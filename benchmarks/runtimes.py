@@ -69,9 +69,7 @@ def measure(
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder:
         exported = list(files) or _export(detector, Path(folder), skipped, note)
-        makers: dict[str, tuple[Callable[[], Run], float]] = {
-            EAGER: (lambda: lambda: detector([picture]), weights_mb)
-        }
+        makers: dict[str, tuple[Callable[[], Run], float]] = {EAGER: (lambda: lambda: detector([picture]), weights_mb)}
         if compile_:
             makers[COMPILED] = (lambda: _compiled(detector, picture), weights_mb)
         for file in exported:

@@ -192,7 +192,7 @@ def _survivors(boxes: Tensor, scores: Tensor, labels: Tensor, present: Tensor, t
     """Which of (N, T) candidates are left."""
     exact = boxes.double()
     step = exact.max() - exact.min() + 1
-    image = torch.arange(len(boxes), device=boxes.device)[:, None]
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
     apart = (image * (labels.max() + 1) + labels) * step
     chosen = nms((exact + apart[:, :, None]).flatten(0, 1), scores.double().flatten(), threshold)
     left = torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, chosen, True)

@@ -37,8 +37,8 @@ class OnnxRunner:
 
     def __init__(self, model: Path | bytes) -> None:
         self.session = open_session(model)
-        self.inputs = [value.name for value in self.session.get_inputs()]
-        self.outputs = [value.name for value in self.session.get_outputs()]
+        self.inputs: Sequence[str] = [value.name for value in self.session.get_inputs()]
+        self.outputs: Sequence[str] = [value.name for value in self.session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """See `Runner`."""
@@ -66,8 +66,8 @@ class OpenVinoRunner:
         core = openvino.Core()
         self._weights = weights  # which the model has a view of
         self._compiled = core.compile_model(core.read_model(xml, weights), "CPU", settings)
-        self.inputs = [value.get_any_name() for value in self._compiled.inputs]
-        self.outputs = [value.get_any_name() for value in self._compiled.outputs]
+        self.inputs: Sequence[str] = [value.get_any_name() for value in self._compiled.inputs]
+        self.outputs: Sequence[str] = [value.get_any_name() for value in self._compiled.outputs]
         self._idle: list[Any] = []  # requests, each of which is one thread's while it runs
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:

@@ -21,7 +21,7 @@ from tests.export.conftest import Exported
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "onnx_predict.py"
 BLOCKED = ("torch", "torchvision", "timm", "dyzoo", "dyhead_kernels")
-THRESHOLD, MOST_PX = 0.2, 0.5
+THRESHOLD, MOST_PX = 0.002, 0.5
 TURNED = {0x0112: 6}  # EXIF: the top of the picture is at the right of the stored one
 
 
@@ -50,19 +50,20 @@ def test_boxes_are_those_of_the_detector(exported_atss: Exported, tmp_path: Path
     found = json.loads((tmp_path / "found.json").read_text())
     wanted = dyzoo.load(model).predict(tmp_path / "turned.jpg", THRESHOLD)[0]
     assert wanted.image_size == (400, 220), "turned upright"
-    assert len(wanted) > 5
-    assert len(found) == len(wanted)
-    boxes = np.array([each["box"] for each in found])
+    assert len(wanted) > 100
+    assert abs(len(found) - len(wanted)) <= 2, "but for scores at the threshold"
+    missing = 0
     for want in wanted:
+        boxes = np.array([each["box"] for each in found if each["label"] == want.name])
         apart = np.abs(boxes - np.array(want.box_xyxy)).max(axis=1)
-        nearest = found[int(apart.argmin())]
-        assert apart.min() < MOST_PX
-        assert nearest["label"] == want.name
-        assert nearest["score"] == pytest.approx(want.score, abs=0.02)
+        missing += int(apart.min() >= MOST_PX)
+    assert missing <= 2, "likewise"
     assert done.stdout.splitlines()[-1] == f"{len(found)} objects"
     with Image.open(tmp_path / "found.png") as drawn:
         assert drawn.size == (220, 400)
-        assert (255, 0, 0) in set(drawn.get_flattened_data() if hasattr(drawn, "get_flattened_data") else drawn.getdata())
+        assert (255, 0, 0) in set(
+            drawn.get_flattened_data() if hasattr(drawn, "get_flattened_data") else drawn.getdata()
+        )
 
 
 def test_files_that_are_something_else_are_one_line(exported_maps: Exported, tmp_path: Path) -> None:
