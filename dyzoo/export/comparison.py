@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from dyzoo.errors import ExportError
+from dyzoo.errors import ExportError, first_line
 from dyzoo.export.options import ExportOptions
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.base import Detected
@@ -59,7 +59,10 @@ class Comparison:
         for number, picture in enumerate(self.pictures, start=1):
             images = [picture] * (1 + number % 2)  # one picture, and two at once
             batch, sizes = batch_images(images, self.model.config.preprocess, self.model.device)
-            answers = runner.run(self._inputs(images, batch, sizes))
+            try:
+                answers = runner.run(self._inputs(images, batch, sizes))
+            except Exception as error:  # each runtime has classes of its own
+                raise ExportError(f"{runner.runtime} cannot run what was exported: {first_line(error)}") from error
             raw = self.model.forward_head(self.model.forward_features(batch))
             if set(names) - set(OUTPUTS):
                 self._compare_maps(raw, [answers[name] for name in names if name not in OUTPUTS])

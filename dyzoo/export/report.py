@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dyzoo.runtime.runners import OnnxRunner
-
 
 @dataclass(frozen=True)
 class ExportReport:
@@ -32,7 +30,7 @@ class ExportReport:
     agreement: float = 1.0
     box_difference_px: float = 0.0
     score_difference: float = 0.0
-    runtime: str = OnnxRunner.runtime
+    runtime: str = "onnxruntime"
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
