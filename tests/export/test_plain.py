@@ -18,7 +18,7 @@ from dyzoo.model.heads.fixed_size import suppress_to_fixed_size
 
 def random_levels(generator: torch.Generator) -> list[Tensor]:
     """Levels down to one of a single row."""
-    return [torch.randn(2, 16, -(-9 // 2**k), -(-14 // 2**k), generator=generator) for k in range(5)]
+    return [torch.randn(2, 16, -(-9 // 2**k), -(-30 // 2**k), generator=generator) for k in range(5)]
 
 
 @pytest.mark.parametrize("form", ["node", "grid-sample"])
