@@ -21,8 +21,8 @@ def export(
         ),
     ] = None,
     to: Annotated[
-        Literal["onnx", "openvino", "torch-export", "aoti"],
-        typer.Option("--to", help="ONNX, OpenVINO's .xml and .bin, a program of torch.export, or that compiled."),
+        Literal["onnx", "openvino", "torch-export"],
+        typer.Option("--to", help="ONNX, OpenVINO's .xml and .bin, or a program of torch.export."),
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -54,7 +54,7 @@ def export(
 ) -> None:
     """Write a detector for other runtimes, compared with the detector before it is done.
 
-    Needs `pip install 'dyzoo[onnx]'`, for openvino 'dyzoo[onnx,openvino]', for aoti a C++ compiler. The file takes
+    Needs `pip install 'dyzoo[onnx]'`, for openvino 'dyzoo[onnx,openvino]'. The file takes
     batches of any number and size, has no operator of dyzoo's own, and says in its metadata what it is. A file whose
     answers differ is not written.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ def export_detector(
     """Write a detector as a file of another runtime, after it has been compared with the detector.
 
     Args:
-        model: of any mode, dtype and device, which stay; float32 on the CPU is exported, and to "aoti" float32 on the
-            detector's device.
+        model: of any mode, dtype and device, which stay; float32 on the CPU is exported.
         path: the file, written aside and renamed; with OpenVINO the .bin file beside it likewise.
         options: the format, what goes in and comes out; None for ONNX from pictures to detections.
         picture: what the comparison is made on, in several sizes; None for the sample image of the package.
@@ -61,7 +59,7 @@ def export_detector(
     else:
         from dyzoo.export.programs import write_program
 
-        seconds = write_program(own, options, told, comparison, path, model.device)
+        seconds = write_program(own, options, told, comparison, path)
     return ExportReport(
         path,
         seconds,
@@ -81,9 +79,7 @@ def check_before_loading(options: ExportOptions, path: Path | None = None) -> No
     suffix = SUFFIXES[options.to]
     if path is not None and path.suffix.lower() != suffix:
         raise ExportError(f"{path} does not end in {suffix}, expected so of the format {options.to}")
-    if options.to == "aoti" and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")):
-        raise ExportError("no C++ compiler is there, which aoti compiles with: install g++, or export to torch-export")
-    if options.to in ("torch-export", "aoti"):
+    if options.to == "torch-export":
         return
     check_installed(TO_EXPORT, ExportError, "exporting")
     if options.to == "openvino":

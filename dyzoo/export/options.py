@@ -9,8 +9,8 @@ from dyzoo.errors import ExportError
 
 DeformConv = Literal["node", "grid-sample"]
 InputType = Literal["uint8", "float32"]
-Format = Literal["onnx", "openvino", "torch-export", "aoti"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
+Format = Literal["onnx", "openvino", "torch-export"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ExportOptions:
             torchvision's; "grid-sample" for samples taken by `GridSample`, slower in onnxruntime, for runtimes without
             it (OpenVINO, browsers, older onnxruntime). None for "node" where the format has it.
         to: "onnx"; "openvino" for the intermediate representation of OpenVINO; "torch-export" for a program of
-            `torch.export`; "aoti" for a package of AOTInductor, compiled for the machine and the detector's device.
+            `torch.export`.
 
     Raises:
         ExportError: there is no such form, type or format, or the format has no such form.

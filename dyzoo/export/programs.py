@@ -1,4 +1,4 @@
-"""From a detector to a program of `torch.export`, and to a package that AOTInductor has compiled of it.
+"""From a detector to a program of `torch.export`.
 
 A program holds operators of PyTorch and torchvision alone, so that whoever loads it needs no dyzoo.
 """
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dyzoo.errors import ExportError, first_line
 from dyzoo.export.comparison import Comparison
 from dyzoo.export.networks import MOST_IMAGES, MOST_TILES, detections_network, map_names, maps_network, one_line
 from dyzoo.export.options import ExportOptions
@@ -51,17 +50,14 @@ class WholeNetwork(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> dict[str, Tensor]:
         """Detect, or predict: `images` (N, 3, H, W) as the options say."""
+        height, width = images.shape[2:]
+        size = torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in (height, width)])
         if self.options.preprocess:
             pixels = images.float() if self.options.input_type == "uint8" else images * 255.0
             if self.config.channel_order == "BGR":
                 pixels = pixels.flip(1)
             images = (pixels - self.mean) / self.std
-            height, width = images.shape[2:]
-            size = torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in (height, width)])
             image_sizes = size.to(images.device).expand(images.shape[0], 2)
-        else:
-            height, width = images.shape[2:]
-            size = torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in (height, width)])
         rows, columns = (-(-size // self.config.size_divisor)).tolist()
         for count in (rows, columns):
             torch._check(count >= 1)
@@ -74,63 +70,46 @@ class WholeNetwork(nn.Module):
 
 
 class ProgramRunner:
-    """A program or package that PyTorch runs.
+    """A program that PyTorch runs on the CPU.
 
     Args:
-        run: from the inputs by name to a dict of tensors.
-        runtime: what runs it, for people.
+        program: from the inputs to a dict of tensors.
         inputs, outputs: names.
-        device: where the inputs go.
     """
 
-    def __init__(
-        self, run: Any, runtime: str, inputs: tuple[str, ...], outputs: tuple[str, ...], device: torch.device
-    ) -> None:
-        self._run, self.runtime, self.inputs, self.outputs, self._device = run, runtime, inputs, outputs, device
+    runtime = "torch.export"
+
+    def __init__(self, program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self._module, self.inputs, self.outputs = program.module(), inputs, outputs
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `dyzoo.runtime.runners.Runner`."""
-        tensors = [torch.from_numpy(np.array(inputs[name])).to(self._device) for name in self.inputs]
+        tensors = [torch.from_numpy(np.array(inputs[name])) for name in self.inputs]
         with torch.inference_mode():
-            return {name: value.cpu().numpy() for name, value in self._run(*tensors).items()}
+            return {name: value.numpy() for name, value in self._module(*tensors).items()}
 
 
 def write_program(
-    model: Detector,
-    options: ExportOptions,
-    told: Mapping[str, str],
-    comparison: Comparison,
-    path: Path,
-    device: torch.device,
+    model: Detector, options: ExportOptions, told: Mapping[str, str], comparison: Comparison, path: Path
 ) -> float:
     """Write a .pt2 file that has been compared, and give the seconds without the comparison.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
-        told: metadata: the extra file `METADATA_NAME` of a program, `get_metadata()` of a package.
-        device: what a package is compiled for.
+        told: metadata, which become the extra file `METADATA_NAME`.
 
     Raises:
-        ExportError: the network cannot be traced or compiled, or answers otherwise.
+        ExportError: the network cannot be traced, or answers otherwise.
     """
     started = time.perf_counter()
-    on = device if options.to == "aoti" else torch.device("cpu")
-    network = WholeNetwork(model, options).to(on)
-    inputs = _inputs(options)
+    network = WholeNetwork(model, options)
     with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what nobody here can act on
-        file = Path(folder) / "detector.pt2"
+        file = Path(folder) / "detector.pt2"  # torch wants the suffix
         with one_line(model):
-            program = _program(network, options, on)
-        if options.to == "torch-export":
-            torch.export.save(program, file, extra_files={METADATA_NAME: json.dumps(dict(told))})
-            seconds = time.perf_counter() - started
-            run, runtime = torch.export.load(file).module(), "torch.export"
-        else:
-            _compile(program, file, told)
-            seconds = time.perf_counter() - started
-            run, runtime = torch._inductor.aoti_load_package(str(file)), "AOTInductor"
-        comparison.run(ProgramRunner(run, runtime, inputs, network.names, on))
+            torch.export.save(_program(network, options), file, extra_files={METADATA_NAME: json.dumps(dict(told))})
+        seconds = time.perf_counter() - started
+        comparison.run(ProgramRunner(torch.export.load(file), _inputs(options), network.names))
         with replacing(path) as aside:
             shutil.copyfile(file, aside)
     return seconds
@@ -143,26 +122,16 @@ def _inputs(options: ExportOptions) -> tuple[str, ...]:
     return ("batch", "image_sizes") if options.decode else ("batch",)
 
 
-def _program(network: WholeNetwork, options: ExportOptions, device: torch.device) -> ExportedProgram:
+def _program(network: WholeNetwork, options: ExportOptions) -> ExportedProgram:
     number = Dim("batch", max=MOST_IMAGES)
     most = MOST_TILES * network.config.size_divisor
     dtype = torch.uint8 if options.preprocess and options.input_type == "uint8" else torch.float32
-    inputs = [torch.zeros(2, 3, 250, 370, dtype=dtype, device=device)]
+    inputs = [torch.zeros(2, 3, 250, 370, dtype=dtype)]
     shapes: dict[str, Any] = {"images": {0: number, 2: Dim("height", max=most), 3: Dim("width", max=most)}}
     if not options.preprocess and options.decode:
-        inputs.append(torch.tensor([[250, 370]] * 2, device=device))
+        inputs.append(torch.tensor([[250, 370]] * 2))
         shapes["image_sizes"] = {0: number}
     with torch.no_grad():
         # not strict: the graph is made by running the model, whose Python needs no interpreter of its own
         program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
         return program.run_decompositions(decompositions(options.deform_conv))
-
-
-def _compile(program: ExportedProgram, file: Path, told: Mapping[str, str]) -> None:
-    import torch._inductor
-
-    settings = {"aot_inductor.metadata": dict(told)}
-    try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=settings)
-    except Exception as error:  # the compilers have classes of their own
-        raise ExportError(f"AOTInductor cannot compile the detector: {first_line(error)}") from error

@@ -99,7 +99,7 @@ class Detector(PredictingModel):
         docs/export.md.
 
         Args:
-            path: the file, written aside and renamed: `.onnx`, `.xml` of OpenVINO, `.pt2` of torch.export and AOTI.
+            path: the file, written aside and renamed: `.onnx`, `.xml` of OpenVINO, `.pt2` of torch.export.
             options: fields of `dyzoo.export.ExportOptions` (`to`, `decode`, `preprocess`, `input_type`,
                 `deform_conv`), and `picture`, which the comparison is made on in place of the sample image.
 

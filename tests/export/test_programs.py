@@ -1,4 +1,4 @@
-"""Programs of torch.export and packages of AOTInductor: their answers without dyzoo, and what is refused."""
+"""Programs of torch.export: their answers without dyzoo, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import dyzoo
 from dyzoo.cli import run
 from dyzoo.errors import CheckpointError, ExportError
-from dyzoo.export import ExportOptions, exporting
+from dyzoo.export import ExportOptions
 from tests.export.detectors import small_detector
 
 ALONE = """
@@ -72,18 +72,11 @@ def test_a_program_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("onnx", "a.xml", ".onnx"),
         ("openvino", "a.onnx", ".xml"),
         ("torch-export", "a", ".pt2"),
-        ("aoti", "a.so", ".pt2"),
     ],
 )
 def test_a_suffix_of_another_format_is_said_before_the_work(to: Any, name: str, suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"does not end in \{suffix}, expected so of the format {to}"):
         small_detector("atss").export(tmp_path / name, to=to)
-
-
-def test_a_compiler_that_is_not_there_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting.shutil, "which", lambda name: None)
-    with pytest.raises(ExportError, match=r"no C\+\+ compiler is there"):
-        exporting.check_before_loading(ExportOptions(to="aoti"))
 
 
 def test_forms_and_formats_that_do_not_go_together_are_said() -> None:
