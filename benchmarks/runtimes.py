@@ -33,7 +33,7 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a runtime took.
+    """Time and memory that a runtime took.
 
     Attributes:
         times: of a picture.
@@ -73,7 +73,7 @@ def measure(
         if compile_:
             makers[COMPILED] = (lambda: _compiled(detector, picture), weights_mb)
         for file in exported:
-            makers[file.name] = (lambda file=file: _loaded(file, picture), _size_mb(file))  # type: ignore[misc]
+            makers[file.name] = (lambda file=file: _loaded(file, picture, detector), _size_mb(file))  # type: ignore[misc]
         runs: dict[str, Run] = {}
         facts: dict[str, tuple[float, float, float | None, float]] = {}
         with torch.inference_mode():
@@ -134,8 +134,10 @@ def _size_mb(file: Path) -> float:
     return (file.stat().st_size + (weights.stat().st_size if file.suffix == ".xml" else 0)) / 1e6
 
 
-def _loaded(file: Path, picture: Tensor) -> Run:
+def _loaded(file: Path, picture: Tensor, detector: Detector) -> Run:
     model = dyzoo.load(file)
+    if model.config != detector.config:
+        raise DyzooError(f"{file} is of another detector, {model.config.architecture}: export the one that is timed")
     return lambda: model([picture])
 
 

@@ -49,7 +49,7 @@ def write_openvino(
 
 
 def _contents(graph: ir.Model) -> tuple[bytes, bytes]:
-    """What the .xml and the .bin file are to hold."""
+    """Contents of the .xml and the .bin file."""
     import onnx_ir
     import openvino
 

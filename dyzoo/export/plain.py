@@ -91,7 +91,8 @@ def _resize(maps: Tensor, like: Tensor) -> Tensor:
     for axis in (2, 3):
         last = maps.shape[axis] - 1
         wanted = torch.arange(like.shape[axis], device=maps.device)
-        positions = wanted * (last / torch.sym_max(like.shape[axis] - 1, 1))
+        scale: Any = last / torch.sym_max(like.shape[axis] - 1, 1)
+        positions: Tensor = wanted * scale
         before = positions.long()
         share = (positions - before).to(maps.dtype)
         low, high = (maps.index_select(axis, place.clamp(max=last)) for place in (before, before + 1))
@@ -179,7 +180,7 @@ def suppress(
     if inclusive_corners:
         boxes = add_to_ends(boxes, 1.0)
     found = best > -torch.inf
-    missing = torch.sym_max(max_detections - best.shape[1], 0)
+    missing: Any = torch.sym_max(max_detections - best.shape[1], 0)
     return (
         F.pad(boxes.masked_fill(~found[:, :, None], 0.0), (0, 0, 0, missing)),
         F.pad(best.masked_fill(~found, 0.0), (0, missing)),
