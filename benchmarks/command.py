@@ -139,6 +139,39 @@ def steps(
 
 
 @app.command()
+def runtimes(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="As for `dyzoo predict --model`.", show_default="the embedded one"),
+    ] = None,
+    exported: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file that `dyzoo export` wrote of it (.onnx, .xml), repeatable.",
+            show_default="the model is exported",
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Image size.")] = "320x480",
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds of taking turns.")] = 5,
+    compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="PyTorch under torch.compile too.")] = True,
+) -> None:
+    """Time a detector on the CPU in PyTorch, compiled, in onnxruntime and in OpenVINO.
+
+    From a picture's pixels to detections. A runtime that is not installed or fails is listed with the reason. Nothing
+    is saved.
+
+    \b
+    Examples:
+      dyzoo bench runtimes --no-compile
+      dyzoo bench runtimes runs/mine --exported mine.onnx --exported mine.xml
+    """
+    from . import session
+
+    print(session.runtimes(model, exported or [], size, rounds, compile_))
+
+
+@app.command()
 def table(path: FileArgument) -> None:
     """Print the newest rows of a file as Markdown tables.
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from . import rows as results
+from . import runtimes as by_runtime
 from . import steps as block_steps
 from .cases import CASES, Setup
 from .machine import OP as MACHINE
@@ -110,6 +111,23 @@ def steps(size: str | None, batch: int, dtype: str | None, device_name: str | No
     precision = _precision(dtype or defaults["dtype"], device)
     with tf32(precision.tf32_matmul, precision.tf32_cudnn):
         return block_steps.table(block_steps.measure(Setup(height, width, batch, precision, device), rounds))
+
+
+def runtimes(model: str | None, files: Sequence[Path], size: str, rounds: int, compile_: bool) -> str:
+    """Time a detector in several runtimes and give a Markdown table.
+
+    Raises:
+        typer.BadParameter: the size is none.
+        DyzooError: the model cannot be loaded.
+    """
+    from dyzoo.zoo.names import DEFAULT_MODEL
+
+    shape, where = size_of(size), machine(device_of("cpu"))
+    with Console(stderr=True).status("loading", spinner="dots") as status:
+        measured, skipped = by_runtime.measure(model or DEFAULT_MODEL, files, shape, rounds, compile_, status.update)
+    lines = [by_runtime.table(measured), *(f"\nNot timed: {line}" for line in skipped)]
+    lines.append(f"\n{where.device}, {where.threads} threads, torch {where.torch}.")
+    return "\n".join(lines)
 
 
 def plot(

@@ -40,7 +40,8 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
-    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "gradio", "fastapi", "uvicorn", "prometheus_client",
+    "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "openvino", "gradio", "fastapi", "uvicorn",
+    "prometheus_client",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 

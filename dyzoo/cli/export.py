@@ -20,10 +20,13 @@ def export(
             show_default="the embedded one",
         ),
     ] = None,
-    to: Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")] = "onnx",
+    to: Annotated[
+        Literal["onnx", "openvino", "torch-export"],
+        typer.Option("--to", help="ONNX, OpenVINO's .xml and .bin, or a program of torch.export."),
+    ] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Where it goes.", show_default="ARCHITECTURE.onnx"),
+        typer.Option("--out", "-o", metavar="FILE", help="Where it goes.", show_default="ARCHITECTURE and the suffix"),
     ] = None,
     decode: Annotated[
         bool, typer.Option("--decode/--no-decode", help="Boxes, scores and labels, or the raw maps of the head.")
@@ -37,12 +40,13 @@ def export(
         typer.Option("--input-type", help="Pictures' pixels: 0..255, or 0..1."),
     ] = "uint8",
     deform_conv: Annotated[
-        Literal["node", "grid-sample"],
+        Literal["node", "grid-sample"] | None,
         typer.Option(
             "--deform-conv",
-            help="ONNX's DeformConv, or GridSample for runtimes without it (OpenVINO); slower.",
+            help="The format's own operator, or GridSample for runtimes without it (OpenVINO); slower.",
+            show_default="node, for openvino grid-sample",
         ),
-    ] = "node",
+    ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
         typer.Option("--precision", help="Half the size with fp16; a third of it, and faster on CPUs, with int8."),
@@ -62,8 +66,9 @@ def export(
 ) -> None:
     """Write a detector for other runtimes, compared with the detector before it is done.
 
-    Needs `pip install 'dyzoo[onnx]'`. The file takes batches of any number and size, is plain ONNX, and says in its
-    metadata what it is. A file whose answers differ is not written.
+    Needs `pip install 'dyzoo[onnx]'`, for openvino 'dyzoo[onnx,openvino]'. The file takes
+    batches of any number and size, has no operator of dyzoo's own, and says in its metadata what it is. A file whose
+    answers differ is not written.
 
     \b
     Examples:
@@ -71,22 +76,32 @@ def export(
       dyzoo export runs/mine --out mine.onnx --deform-conv grid-sample
       dyzoo export runs/mine --out half.onnx --precision fp16
       dyzoo export runs/mine --out small.onnx --precision int8 --calibration DIR
+      dyzoo export runs/mine --to openvino --out mine.xml
       dyzoo export runs/mine --no-decode --no-preprocess --out maps.onnx
     """
-    from dyzoo.export.exporting import check_before_loading, export_onnx
-    from dyzoo.export.options import ExportOptions
+    from dyzoo.export.exporting import check_before_loading, export_detector
+    from dyzoo.export.options import SUFFIXES, ExportOptions
     from dyzoo.zoo.names import DEFAULT_MODEL
 
-    options = ExportOptions(decode, preprocess, input_type, deform_conv, precision, calibration)
-    check_before_loading(options)
+    options = ExportOptions(
+        decode,
+        preprocess,
+        input_type,
+        deform_conv,  # type: ignore[arg-type] # None is resolved
+        precision,
+        calibration,
+        to,
+    )
+    check_before_loading(options, out)
     detector = load_detector(model, "cpu")
-    path = out or Path(f"{detector.config.architecture}.{to}")
+    path = out or Path(f"{detector.config.architecture}{SUFFIXES[to]}")
     note("tracing takes half a minute to two")
     with progress_bar() as bar:
         bar.add_task(f"exporting to {to}", total=None)
-        report = export_onnx(detector, path, options, image)
+        report = export_detector(detector, path, options, image)
     for line in report.lines():
         say(line)
-    say(f"{megabytes(path.stat().st_size)} after {report.seconds:.0f} s -> {path}")
+    size = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if to == "openvino" else 0)
+    say(f"{megabytes(size)} after {report.seconds:.0f} s -> {path}")
     if precision == "int8":
         note(f"what 8 bits cost: dyzoo evaluate --data DIR --model {path} --against {model or DEFAULT_MODEL}")

@@ -32,7 +32,7 @@ ModelOption = Annotated[
         "-m",
         metavar="M",
         help="A checkpoint of `dyzoo list`, which is fetched if need be, the folder of a run or of save_pretrained, or "
-        "a Hugging Face Hub id, org/name or org/name@revision, or an exported ONNX file.",
+        "a Hugging Face Hub id, org/name or org/name@revision, or an exported ONNX or OpenVINO file (.onnx, .xml).",
         show_default="the embedded one",
     ),
 ]
@@ -53,10 +53,10 @@ SizeOption = Annotated[str | None, option_of(PredictConfig, "size")]
 
 def load_detector(model: str | None, device: str | None, words: Sequence[str] | None = None) -> Detector:
     """The detector that --model and --device name; `words` are its classes, if these are words."""
-    from dyzoo.zoo.creation import is_onnx_file, load_model
+    from dyzoo.zoo.creation import is_exported_file, load_model
     from dyzoo.zoo.names import DEFAULT_MODEL
 
-    if device is None and model is not None and is_onnx_file(model):
+    if device is None and model is not None and is_exported_file(model):
         device = "cpu"  # whatever else there is
     return load_model(model or DEFAULT_MODEL, choose_device(device), words)
 

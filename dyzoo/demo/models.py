@@ -13,7 +13,7 @@ from dyzoo.errors import UnknownModelError
 from dyzoo.model.detector import Detector
 from dyzoo.text import printable
 from dyzoo.zoo.catalog import checkpoints
-from dyzoo.zoo.creation import is_here, is_onnx_file, load_model
+from dyzoo.zoo.creation import is_exported_file, is_here, load_model
 from dyzoo.zoo.names import DEFAULT_MODEL, list_models
 
 IN_MEMORY = 2
@@ -70,4 +70,4 @@ class Models:
     def _device_of(self, name: str) -> str | torch.device:
         if self._device is not None:
             return self._device
-        return "cuda" if torch.cuda.is_available() and not is_onnx_file(name) else "cpu"
+        return "cuda" if torch.cuda.is_available() and not is_exported_file(name) else "cpu"

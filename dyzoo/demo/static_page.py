@@ -12,7 +12,7 @@ from huggingface_hub import SpaceCardData
 from dyzoo._version import __version__
 from dyzoo.demo import runtime
 from dyzoo.errors import ExportError
-from dyzoo.export.exporting import check_before_loading, check_exportable, export_onnx
+from dyzoo.export.exporting import check_before_loading, check_exportable, export_detector
 from dyzoo.export.options import ExportOptions
 from dyzoo.files import check_is_new, folder_aside, write_text
 from dyzoo.hub.cards import terms_of
@@ -87,7 +87,7 @@ def write_static_page(
         if isinstance(model, OnnxDetector):
             shutil.copyfile(model.name, aside / MODEL_NAME)
         else:
-            export_onnx(model, aside / MODEL_NAME, options, picture)
+            export_detector(model, aside / MODEL_NAME, options, picture)
             _check_size((aside / MODEL_NAME).stat().st_size)
         files = _write_runtime(aside)
         settings = _settings(model, title, options, (aside / MODEL_NAME).stat().st_size, files)

@@ -35,8 +35,10 @@ class Cost:
     Attributes:
         device: "cpu", "cuda:0", ... with the name of the chip; None for a predictor that does not say where it runs.
         threads: threads of PyTorch on the CPU; None on other devices.
-        parameters: numbers in the model's parameters; None for a predictor that is no torch module.
-        weights_mb: 1e6 bytes of parameters and buffers in memory; None likewise.
+        parameters: numbers in the model's parameters; None for a predictor that is no torch module, or whose network
+            is none.
+        weights_mb: 1e6 bytes of parameters and buffers in memory, or of the files of an exported detector; None
+            likewise.
         batch_size: images in a batch, at most.
         images: how many were timed; 0 where none could be read, and then there are no times.
         warm_up_images: how many came before and were not.
@@ -96,7 +98,7 @@ class Stopwatch:
         if self._on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            _reset_peak_resident()
+            reset_peak_resident()
 
     @contextmanager
     def batch(self, images: int) -> Iterator[None]:
@@ -115,14 +117,17 @@ class Stopwatch:
         counts = np.array([images for images, _ in timed], dtype=np.int64)
         seconds = np.array([spent for _, spent in timed])
         an_image_ms = np.repeat(1e3 * seconds / counts, counts)
-        peak = torch.cuda.max_memory_allocated(self.device) if self._on_cuda else _peak_resident()
-        module = self.model if isinstance(self.model, nn.Module) else None
-        weights = None if module is None else [*module.parameters(), *module.buffers()]
+        peak = torch.cuda.max_memory_allocated(self.device) if self._on_cuda else peak_resident()
+        module = (
+            self.model if isinstance(self.model, nn.Module) and any(True for _ in self.model.parameters()) else None
+        )
+        weights = [] if module is None else [*module.parameters(), *module.buffers()]
+        size = sum(w.numel() * w.element_size() for w in weights) or getattr(self.model, "file_bytes", None)
         return Cost(
             device=None if self.device is None else _described(self.device),
             threads=torch.get_num_threads() if self.device is not None and self.device.type == "cpu" else None,
             parameters=None if module is None else sum(p.numel() for p in module.parameters()),
-            weights_mb=None if weights is None else sum(w.numel() * w.element_size() for w in weights) / _MEGABYTE,
+            weights_mb=None if size is None else size / _MEGABYTE,
             batch_size=self.batch_size,
             images=int(counts.sum()),
             warm_up_images=sum(images for images, _ in self.batches[:skipped]),
@@ -147,7 +152,8 @@ class Stopwatch:
 def _device(model: object) -> torch.device | None:
     if isinstance(model, nn.Module):
         tensor = next(model.parameters(), None)
-        return None if tensor is None else tensor.device
+        if tensor is not None:
+            return tensor.device
     said = getattr(model, "device", None)
     return said if isinstance(said, torch.device) else None
 
@@ -168,13 +174,13 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _reset_peak_resident() -> None:
+def reset_peak_resident() -> None:
     """Let the peak begin at what is resident now, where the system can (Linux, proc(5)); elsewhere it is the run's."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_resident() -> int | None:
+def peak_resident() -> int | None:
     """Bytes of the process's largest resident memory; None where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():

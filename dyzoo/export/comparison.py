@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from dyzoo.errors import ExportError
+from dyzoo.errors import ExportError, first_line
 from dyzoo.export.inputs import graph_inputs
 from dyzoo.export.options import ExportOptions
 from dyzoo.export.precision import BOUNDS
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.base import Detected
 from dyzoo.model.preprocess import batch_images, resize_image
-from dyzoo.runtime.sessions import open_session
+from dyzoo.runtime.exported_detector import OUTPUTS
+from dyzoo.runtime.runners import Runner
 
-DETECTION_OUTPUTS = ("boxes", "scores", "labels", "counts")
 PICTURE_SIZES = ((160, 224), (300, 200), (97, 331))
 """(H, W) of the pictures that are compared: lying, standing and long, none a multiple of a divisor."""
 
@@ -37,7 +36,9 @@ class Comparison:
         self.model, self.options = model, options
         self.bounds = BOUNDS[options.precision]
         self.pictures = [resize_image(picture, size) for size in PICTURE_SIZES]
-        self.map_difference = self.box_difference_px = self.score_difference = 0.0
+        self.map_difference: float | None = None  # where no maps were compared
+        self.box_difference_px = self.score_difference = 0.0
+        self.runtime = ""
         self.detections = self.same = 0
 
     @property
@@ -46,28 +47,24 @@ class Comparison:
         return self.same / self.detections if self.detections else 1.0
 
     @torch.inference_mode()
-    def run(self, path: Path) -> None:
-        """Compare all that a file gives: raw maps by their names, detections or both.
+    def run(self, runner: Runner) -> None:
+        """Compare all that a runtime gives: raw maps by their names, detections or both.
 
         Raises:
             ExportError: a difference is larger than it may be.
         """
-        self.detections = self.same = 0
-        session = open_session(path)
-        names = [output.name for output in session.get_outputs()]
+        self.detections, self.same, self.runtime = 0, 0, runner.runtime
+        names = runner.outputs
         for number, picture in enumerate(self.pictures, start=1):
             images = [picture] * (1 + number % 2)  # one picture, and two at once
             batch, sizes = batch_images(images, self.model.config.preprocess, self.model.device)
-            answers = dict(
-                zip(
-                    names,
-                    session.run(names, graph_inputs(images, self.model.config.preprocess, self.options)),
-                    strict=True,
-                )
-            )
+            try:
+                answers = runner.run(graph_inputs(images, self.model.config.preprocess, self.options))
+            except Exception as error:  # each runtime has classes of its own
+                raise ExportError(f"{runner.runtime} cannot run what was exported: {first_line(error)}") from error
             raw = self.model.forward_head(self.model.forward_features(batch))
-            if set(names) - set(DETECTION_OUTPUTS):
-                self._compare_maps(raw, [answers[name] for name in names if name not in DETECTION_OUTPUTS])
+            if set(names) - set(OUTPUTS):
+                self._compare_maps(raw, [answers[name] for name in names if name not in OUTPUTS])
             if "boxes" in answers:
                 self._compare_detections(self.model.head.decode(raw, sizes), answers)
         self._judge()
@@ -78,7 +75,7 @@ class Comparison:
             if tuple(want.shape) != got.shape:
                 raise ExportError(f"an exported map is {got.shape}, expected {tuple(want.shape)} as of the detector")
             difference = (want - torch.from_numpy(got)).abs().max() / want.abs().max().clamp(min=1e-12)
-            self.map_difference = max(self.map_difference, difference.nan_to_num(float("inf")).item())
+            self.map_difference = max(self.map_difference or 0.0, difference.nan_to_num(float("inf")).item())
 
     def _compare_detections(self, wanted: Sequence[Detected], answers: dict[str, np.ndarray]) -> None:
         for index, want in enumerate(wanted):
@@ -100,7 +97,7 @@ class Comparison:
             self.score_difference = max(self.score_difference, *own.flatten().tolist(), 0.0)
 
     def _judge(self) -> None:
-        if not self.map_difference <= self.bounds.map_difference:
+        if self.map_difference is not None and not self.map_difference <= self.bounds.map_difference:
             raise ExportError(
                 f"the exported maps differ by {self.map_difference:.1e} of a level's largest value, expected at most "
                 f"{self.bounds.map_difference:.0e}: nothing is written"

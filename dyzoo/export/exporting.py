@@ -3,75 +3,64 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torchvision.transforms.v2 import functional as TF
 
 from dyzoo.errors import ExportError
-from dyzoo.export.calibration import calibration_files, check_calibration
-from dyzoo.export.options import ExportOptions
+from dyzoo.export.calibration import check_calibration
+from dyzoo.export.options import SUFFIXES, ExportOptions
 from dyzoo.export.report import ExportReport
-from dyzoo.files import replacing
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.detector import Detector
 from dyzoo.runtime.sessions import TO_EXPORT, check_deform_conv, check_installed
 from dyzoo.zoo.catalog import sample_image
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 MOST_BYTES = 2**31 - 2**24  # of the weights: an ONNX file is one protocol buffer, which ends at 2 GiB
 
 
-def export_onnx(
+def export_detector(
     model: Detector, path: str | Path, options: ExportOptions | None = None, picture: ImageSource | None = None
 ) -> ExportReport:
-    """Write a detector as an ONNX file, after it has been compared with the detector.
+    """Write a detector as a file of another runtime, after it has been compared with the detector.
 
     Args:
         model: of any mode, dtype and device, which stay; float32 on the CPU is exported.
-        path: the file, written aside and renamed.
-        options: what goes in and comes out; None for pictures and detections.
+        path: the file, written aside and renamed; with OpenVINO the .bin file beside it likewise.
+        options: the format, what goes in and comes out; None for ONNX from pictures to detections.
         picture: what the comparison is made on, in several sizes; None for the sample image of the package.
 
     Raises:
-        ExportError: what is needed is not installed, the detector cannot be exported, or the exported graph answers
-            otherwise; no file is left.
+        ExportError: what is needed is not installed, the detector cannot be exported, the suffix is another format's,
+            or what was exported answers otherwise; no file is left.
         ImageError: the picture cannot be read.
     """
     options = options or ExportOptions()
     path = Path(path)
-    check_before_loading(options)
+    check_before_loading(options, path)
     check_exportable(model)
-    calibration = () if options.calibration is None else calibration_files(options.calibration)
     pixels = TF.pil_to_tensor(to_picture(sample_image() if picture is None else picture).image)
 
     from dyzoo.export.comparison import Comparison
-    from dyzoo.export.graph import detections_and_maps, without_maps
     from dyzoo.export.metadata import metadata
-    from dyzoo.export.networks import map_names
-    from dyzoo.export.precision import in_precision
 
     own = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    started = time.perf_counter()
-    graph = detections_and_maps(own, options)
-    graph, facts = in_precision(graph, map_names(own), own.config.preprocess, options, calibration)
-    graph.metadata_props.update({**metadata(model, options), **facts})
-    seconds = time.perf_counter() - started
     comparison = Comparison(own, options, pixels)
-    with replacing(path) as aside:
-        if options.decode:
-            with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder:
-                everything = Path(folder) / "everything.onnx"
-                _save(graph, everything)
-                comparison.run(everything)
-            without_maps(graph)
-        _save(graph, aside)
-        comparison.run(aside)
+    told = metadata(model, options)
+    if options.to == "onnx":
+        from dyzoo.export.onnx_file import write_onnx
+
+        seconds = write_onnx(own, options, told, comparison, path)
+    elif options.to == "openvino":
+        from dyzoo.export.openvino import write_openvino
+
+        seconds = write_openvino(own, options, told, comparison, path)
+    else:
+        from dyzoo.export.programs import write_program
+
+        seconds = write_program(own, options, told, comparison, path)
     return ExportReport(
         path,
         seconds,
@@ -81,12 +70,21 @@ def export_onnx(
         comparison.agreement,
         comparison.box_difference_px,
         comparison.score_difference,
+        comparison.runtime,
     )
 
 
-def check_before_loading(options: ExportOptions) -> None:
-    """Raise an `ExportError` where something is not installed or not there that exporting so needs."""
+def check_before_loading(options: ExportOptions, path: Path | None = None) -> None:
+    """Raise an `ExportError` where something is not installed or not there that exporting so needs, or the file is to
+    be named as one of another format."""
+    suffix = SUFFIXES[options.to]
+    if path is not None and path.suffix.lower() != suffix:
+        raise ExportError(f"{path} does not end in {suffix}, expected so of the format {options.to}")
+    if options.to == "torch-export":
+        return
     check_installed(TO_EXPORT, ExportError, "exporting")
+    if options.to == "openvino":
+        check_installed(("openvino",), ExportError, "exporting to openvino", extra="openvino")
     if options.deform_conv == "node":
         check_deform_conv(ExportError, "or choose the form grid-sample")
     if options.calibration is not None:
@@ -103,9 +101,3 @@ def check_exportable(model: Any) -> None:
             f"the weights take {size / 1e9:.1f} GB in float32, expected at most {MOST_BYTES / 1e9:.1f}: one ONNX file "
             "holds no more"
         )
-
-
-def _save(model: ir.Model, path: Path) -> None:
-    import onnx_ir
-
-    onnx_ir.save(model, path)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from dyzoo.dyhead.levelwise import DEFORM_CONV, levelwise_block
-from dyzoo.errors import ExportError, first_line
-from dyzoo.export.networks import detections_network, map_names, maps_network
+from dyzoo.export.networks import MOST_IMAGES, MOST_TILES, detections_network, map_names, maps_network, one_line
 from dyzoo.export.options import ExportOptions
 from dyzoo.export.preparation import prepend_preparation
 from dyzoo.export.regions import pool_regions, pool_regions_translation
@@ -25,9 +24,9 @@ from dyzoo.export.translation import block_translation, deform_conv_translation
 from dyzoo.export.windows import window_attention, window_attention_translation
 from dyzoo.model.detector import Detector
 from dyzoo.model.heads.fixed_size import suppress_to_fixed_size
+from dyzoo.runtime.exported_detector import OUTPUTS
 
 OPSET = 20  # the first in which GridSample is what it is now, and DeformConv is there
-MOST_IMAGES, MOST_TILES = 1024, 512
 EXAMPLE_TILES = (2, 3)  # height and width of the traced example in units of the divisor, at least 256 px
 
 
@@ -38,7 +37,7 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
         model: in evaluation mode, float32, on the CPU.
     """
     network = _AllOutputs(model) if options.decode else maps_network(model)
-    names = [*(DETECTIONS if options.decode else ()), *map_names(model)]
+    names = [*(OUTPUTS if options.decode else ()), *map_names(model)]
     divisor = model.config.preprocess.size_divisor
     tiles = [-(-128 // divisor) * count for count in EXAMPLE_TILES]
     number, height, width = Dim("batch", max=MOST_IMAGES), Dim("rows", max=MOST_TILES), Dim("columns", max=MOST_TILES)
@@ -47,7 +46,7 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
     if options.decode:
         inputs.append(torch.tensor([[tiles[0] * divisor, tiles[1] * divisor]] * 2))
         shapes["image_sizes"] = {0: number}
-    with _quiet(), _one_line(model), torch.no_grad():
+    with _quiet(), one_line(model), torch.no_grad():
         # not strict: the graph is made by running the model, whose Python needs no interpreter of its own
         program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
         onnx_program = torch.onnx.export(
@@ -74,12 +73,9 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
     return graph
 
 
-DETECTIONS = ("boxes", "scores", "labels", "counts")
-
-
 def without_maps(model: ir.Model) -> None:
     """Take the raw maps away from the outputs of a graph that gives detections, in place."""
-    model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in DETECTIONS]
+    model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in OUTPUTS]
     ir.passes.common.RemoveUnusedNodesPass()(model)
 
 
@@ -111,18 +107,6 @@ class _AllOutputs(nn.Module):
         raw = self.detections.predict(batch)
         maps = (level for levels in raw.values() for level in levels)
         return (*self.detections.decode(raw, image_sizes), *maps)
-
-
-@contextmanager
-def _one_line(model: Detector) -> Iterator[None]:
-    """Say on one line that a backbone cannot be traced."""
-    try:
-        yield
-    except Exception as error:  # each backbone has a way of its own
-        raise ExportError(
-            f"{model.config.architecture} on {model.config.backbone.name} cannot be traced at unknown sizes: "
-            f"{first_line(error)}"
-        ) from error
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead
+from dyzoo.errors import ExportError, first_line
 from dyzoo.export.regions import pool_regions
 from dyzoo.export.windows import has_windows, use_operators
 from dyzoo.model.boxes import decode_boxes
@@ -17,6 +20,8 @@ from dyzoo.model.fixed_size import FixedSizeDetector
 from dyzoo.model.heads.base import Raw
 from dyzoo.model.heads.faster_rcnn import FasterRCNNHead
 from dyzoo.model.heads.fixed_size import FixedDetections, suppress_to_fixed_size
+
+MOST_IMAGES, MOST_TILES = 1024, 512  # of a batch; of the divisor, along each side
 
 
 class MapsNetwork(nn.Module):
@@ -119,3 +124,15 @@ def _levelwise(model: Detector) -> Detector:
         own.backbone = copy.deepcopy(model.backbone)
         use_operators(own.backbone)
     return own
+
+
+@contextmanager
+def one_line(model: Detector) -> Iterator[None]:
+    """Say on one line that a backbone cannot be traced."""
+    try:
+        yield
+    except Exception as error:  # each backbone has a way of its own
+        raise ExportError(
+            f"{model.config.architecture} on {model.config.backbone.name} cannot be traced at unknown sizes: "
+            f"{first_line(error)}"
+        ) from error

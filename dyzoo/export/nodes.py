@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxscript import opset20
 
-op: Any = opset20  # whose methods are typed more narrowly than the values that go through them
+class _Opset:
+    """Opset 20, which is loaded when the first node is made: programs of PyTorch are exported without."""
+
+    def __getattr__(self, name: str) -> Any:
+        from onnxscript import opset20
+
+        return getattr(opset20, name)
+
+
+op: Any = _Opset()  # typed less narrowly than its methods, which take more than they say
 Value = Any
 """A value of the graph."""
 

@@ -11,6 +11,8 @@ from dyzoo.errors import ExportError
 DeformConv = Literal["node", "grid-sample"]
 InputType = Literal["uint8", "float32"]
 Precision = Literal["fp32", "fp16", "int8"]
+Format = Literal["onnx", "openvino", "torch-export"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 
 @dataclass(frozen=True)
@@ -21,28 +23,40 @@ class ExportOptions:
         decode: boxes, scores and labels come out, suppressed; else the raw maps of `Detector.forward_head`.
         preprocess: pictures go in, RGB (N, 3, H, W) of any height and width; else normalised, padded batches.
         input_type: with `preprocess`: "uint8" for pixels 0..255, "float32" for 0..1.
-        deform_conv: "node" for ONNX's `DeformConv`, which onnxruntime has from 1.25.1 on; "grid-sample" for samples
-            taken by `GridSample`, slower, for runtimes without it (OpenVINO, older onnxruntime).
+        deform_conv: "node" for ONNX's `DeformConv`, which onnxruntime has from 1.25.1 on, and in PyTorch's programs
+            torchvision's; "grid-sample" for samples taken by `GridSample`, slower in onnxruntime, for runtimes without
+            it (OpenVINO, older onnxruntime). None for "node" where the format has it.
+        to: "onnx"; "openvino" for the intermediate representation of OpenVINO; "torch-export" for a program of
+            `torch.export`.
         precision: "fp32"; "fp16" for a file of half the size; "int8" for convolutions of 8 bits, whose ranges are
             measured on pictures. What goes in and comes out is of the same type with each.
         calibration: with "int8": a folder of these pictures, a glob, or a dataset, whose split "train" is taken.
 
     Raises:
-        ExportError: there is no such form, type or precision, or pictures are missing or there for nothing.
+        ExportError: there is no such form, type, precision or format, the format has no such form or precision, or
+            pictures are missing or there for nothing.
     """
 
     decode: bool = True
     preprocess: bool = True
     input_type: InputType = "uint8"
-    deform_conv: DeformConv = "node"
+    deform_conv: DeformConv = None  # type: ignore[assignment] # which `__post_init__` makes one
     precision: Precision = "fp32"
     calibration: str | Path | None = None
+    to: Format = "onnx"
 
     def __post_init__(self) -> None:
-        for name, kinds in (("input_type", InputType), ("deform_conv", DeformConv), ("precision", Precision)):
+        if self.deform_conv is None:
+            object.__setattr__(self, "deform_conv", "grid-sample" if self.to == "openvino" else "node")
+        kinds = {"input_type": InputType, "deform_conv": DeformConv, "precision": Precision, "to": Format}
+        for name, kind in kinds.items():
             value = getattr(self, name)
-            if value not in get_args(kinds):
-                raise ExportError(f"{name} is {value!r}, expected {' or '.join(map(repr, get_args(kinds)))}")
+            if value not in get_args(kind):
+                raise ExportError(f"{name} is {value!r}, expected {' or '.join(map(repr, get_args(kind)))}")
+        if self.to == "openvino" and self.deform_conv == "node":
+            raise ExportError("OpenVINO reads no DeformConv: leave the form out, or choose grid-sample")
+        if self.to != "onnx" and self.precision != "fp32":
+            raise ExportError(f"{self.precision} is for onnx, {self.to} is written in fp32: leave the precision out")
         if self.precision == "int8" and self.calibration is None:
             raise ExportError(
                 "int8 needs pictures to measure ranges on, expected calibration (--calibration DIR): a folder of some "

@@ -18,8 +18,7 @@ from dyzoo.export.nodes import INT64, Value, op, scalar, scalar_like, vector
 APART = -100.0  # added to the logits of positions that the shift has brought together, as timm does
 
 
-@torch.library.custom_op("dyzoo::window_attention", mutates_args=())
-def window_attention(
+def attend_in_windows(
     x: Tensor,
     qkv_weight: Tensor,
     qkv_bias: Tensor,
@@ -65,6 +64,9 @@ def window_attention(
     output = F.linear(attended.transpose(3, 4).flatten(4), proj_weight, proj_bias)
     merged = output.unflatten(3, tuple(window)).transpose(2, 3).reshape(padded.shape)
     return merged.roll(tuple(shift), dims=(1, 2))[:, :height, :width].contiguous()
+
+
+window_attention = torch.library.custom_op("dyzoo::window_attention", attend_in_windows, mutates_args=())
 
 
 @window_attention.register_fake

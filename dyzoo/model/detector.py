@@ -95,23 +95,24 @@ class Detector(PredictingModel):
         return self.head.losses(raw, on_device, image_sizes)
 
     def export(self, path: str | Path, **options: Any) -> Any:
-        """Write the detector as an ONNX file, after it has been compared with the detector; see docs/export.md.
+        """Write the detector as a file of another runtime, after it has been compared with the detector; see
+        docs/export.md.
 
         Args:
-            path: the file, written aside and renamed.
-            options: fields of `dyzoo.export.ExportOptions` (`decode`, `preprocess`, `input_type`, `deform_conv`,
-                `precision`, `calibration`), and `picture`, which the comparison is made on in place of the sample
-                image.
+            path: the file, written aside and renamed: `.onnx`, `.xml` of OpenVINO, `.pt2` of torch.export.
+            options: fields of `dyzoo.export.ExportOptions` (`to`, `decode`, `preprocess`, `input_type`,
+                `deform_conv`, `precision`, `calibration`), and `picture`, which the comparison is made on in place of
+                the sample image.
 
         Returns:
             The `dyzoo.export.ExportReport`: the file and the largest differences.
 
         Raises:
-            ExportError: what is needed is not installed, or the exported graph answers otherwise.
+            ExportError: what is needed is not installed, or what was exported answers otherwise.
         """
         exporting = import_module("dyzoo.export.exporting")  # which stands above
         picture = options.pop("picture", None)
-        return exporting.export_onnx(self, path, exporting.ExportOptions(**options), picture)
+        return exporting.export_detector(self, path, exporting.ExportOptions(**options), picture)
 
     def forward_features(self, batch: Tensor) -> list[Tensor]:
         """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""

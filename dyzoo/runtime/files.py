@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ def read_detector(path: Path) -> tuple[bytes, DetectorConfig, dict[str, str]]:
         raise CheckpointError(f"{path} has operators of its own, expected ONNX's alone: {WAY_OUT}")
     _check_parts(model, path)
     told = {entry.key: entry.value for entry in model.metadata_props}
+    return content, told_config(told, path), told
+
+
+def told_config(told: Mapping[str, str], path: Path) -> DetectorConfig:
+    """The configuration in the metadata of a file that takes pictures and gives detections.
+
+    Raises:
+        CheckpointError: there is none, none that can be used, or the file says that it is something else.
+    """
     if missing := [key for key in ("config", "input", "output") if key not in told]:
         raise CheckpointError(f"{path} does not say its {', '.join(missing)}, expected metadata of dyzoo: {WAY_OUT}")
     if told["output"] != "detections" or told["input"] not in INPUTS:
@@ -49,7 +59,7 @@ def read_detector(path: Path) -> tuple[bytes, DetectorConfig, dict[str, str]]:
         raise CheckpointError(f"{path} has a configuration that cannot be used: {first_line(error)}") from None
     if not config.labels:
         raise CheckpointError(f"{path} names no classes, expected at least one label in its configuration")
-    return content, config, told
+    return config
 
 
 def _check_parts(message: Any, path: Path) -> None:

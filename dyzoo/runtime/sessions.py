@@ -14,13 +14,12 @@ from dyzoo.errors import DyzooError
 TO_EXPORT = ("onnx", "onnxscript", "onnxruntime")
 TO_RUN = ("onnx", "onnxruntime")
 WITH_DEFORM_CONV = (1, 25, 1)
-INSTALL = "pip install 'dyzoo[onnx]'"
 
 
-def check_installed(packages: Sequence[str], error: type[DyzooError], purpose: str) -> None:
-    """Raise that error unless these packages are here."""
+def check_installed(packages: Sequence[str], error: type[DyzooError], purpose: str, extra: str = "onnx") -> None:
+    """Raise that error unless these packages are here; the extra has them all."""
     if absent := [name for name in packages if find_spec(name) is None]:
-        raise error(f"{', '.join(absent)} not installed, {purpose} needs it: {INSTALL}")
+        raise error(f"{', '.join(absent)} not installed, {purpose} needs it: pip install 'dyzoo[{extra}]'")
 
 
 def check_deform_conv(error: type[DyzooError], way_out: str) -> None:

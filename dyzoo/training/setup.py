@@ -21,7 +21,7 @@ from dyzoo.training.optimizer import FrozenStages
 from dyzoo.training.processes import Processes
 from dyzoo.training.randomness import seed_process
 from dyzoo.training.state import TrainingState
-from dyzoo.zoo.creation import is_onnx_file, load_model
+from dyzoo.zoo.creation import is_exported_file, load_model
 from dyzoo.zoo.names import model_config
 
 
@@ -96,7 +96,7 @@ def starting_detector(config: TrainConfig, labels: tuple[str, ...]) -> Detector 
     """
     if config.weights is None:
         return None
-    if is_onnx_file(config.weights):
+    if is_exported_file(config.weights):
         raise TrainingError(f"{config.weights} cannot be trained, it is an exported file: name what it was exported of")
     source = load_model(config.weights, words=labels)
     if config.model not in (TrainConfig.model, source.config.architecture, config.weights):

@@ -23,7 +23,7 @@ from dyzoo.hub.ids import CONFIG_NAME, WEIGHTS_NAME
 from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.model.detector import Detector
 from dyzoo.model.transfer import start_from
-from dyzoo.runtime.onnx_detector import SUFFIX, OnnxDetector
+from dyzoo.runtime.loading import SUFFIXES, load_exported
 from dyzoo.zoo.catalog import Checkpoint, entries_of, weights_folder
 from dyzoo.zoo.fetching import fetch_foreign
 from dyzoo.zoo.names import find_checkpoint, is_checkpoint, model_config, reads_words
@@ -101,8 +101,8 @@ def load(
     Args:
         source: a checkpoint's name (`dyzoo list`), a folder that `save_pretrained` wrote, the folder of a training run,
             a repository of the Hugging Face Hub (`org/name`, `org/name@revision`, `hf-hub:org/name`), a file of
-            another code base, which is converted, or an ONNX file that `export` wrote: what comes then is a
-            `dyzoo.runtime.onnx_detector.OnnxDetector`, which predicts and is evaluated on the CPU.
+            another code base, which is converted, or an ONNX or OpenVINO (.xml) file that `export` wrote: what comes
+            then is a `dyzoo.runtime.exported_detector.ExportedDetector`, which predicts and is evaluated on the CPU.
             A folder or file is preferred to a repository of the same name.
         device: device of the model.
         labels: class names. Of a file: those of its outputs, where it does not name them. Of a file or a checkpoint
@@ -123,8 +123,8 @@ def load(
     text = str(source)
     path = Path(text).expanduser()
     is_repository = not path.exists() and hub.is_hub_id(text)
-    is_onnx = is_onnx_file(path)
-    is_foreign = path.is_file() and not _is_own(path) and not is_onnx
+    is_exported = is_exported_file(path)
+    is_foreign = path.is_file() and not _is_own(path) and not is_exported
     for name, value, fits in (
         ("architecture", architecture, is_foreign),
         ("revision", revision, is_repository),
@@ -133,8 +133,8 @@ def load(
         if value is not None and not fits:
             kind = "a file of another code base" if name == "architecture" else "a repository, org/name"
             raise ValueError(f"{name} is for {kind}, and {text!r} is none: leave it out")
-    if is_onnx:
-        return _load_onnx(path, torch.device(device), labels)
+    if is_exported:
+        return _load_exported(path, torch.device(device), labels)
     if is_repository:
         detector = Detector.from_pretrained(text, device, revision=revision, token=token)
     elif is_foreign:
@@ -166,20 +166,20 @@ def takes_words(source: str | Path) -> bool:
     """
     path = Path(source).expanduser()
     if path.is_file() and not _is_own(path):
-        return not is_onnx_file(path) and _architecture(path) in glip.KEY_RULES
+        return not is_exported_file(path) and _architecture(path) in glip.KEY_RULES
     return not path.exists() and is_checkpoint(str(source)) and reads_words(find_checkpoint(str(source)))
 
 
-def is_onnx_file(source: str | Path) -> bool:
+def is_exported_file(source: str | Path) -> bool:
     """Whether it is the file of an exported detector, by its name."""
     path = Path(source).expanduser()
-    return path.suffix.lower() == SUFFIX and path.is_file()
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def _load_onnx(path: Path, device: torch.device, labels: Sequence[str] | None) -> Detector:
+def _load_exported(path: Path, device: torch.device, labels: Sequence[str] | None) -> Detector:
     if device.type != "cpu":
         raise CheckpointError(f"device is {device}, expected cpu: that is where {path} is run")
-    detector = OnnxDetector.from_file(path)
+    detector = load_exported(path)
     if labels is not None and tuple(labels) != detector.labels:
         raise CheckpointError(f"labels are other ones than those of {path}, which cannot learn any: leave them out")
     return detector  # type: ignore[return-value] # which it is to those who predict

@@ -25,7 +25,7 @@ def export_small(folder: Path, options: ExportOptions, head: str, **settings: st
     import onnx_ir
 
     from dyzoo.export import graph
-    from dyzoo.export.exporting import export_onnx
+    from dyzoo.export.exporting import export_detector
 
     trace = graph.detections_and_maps
 
@@ -37,4 +37,4 @@ def export_small(folder: Path, options: ExportOptions, head: str, **settings: st
 
     model = small_detector(head, **settings)
     with patch.object(graph, "detections_and_maps", traced):
-        return Exported(model, options, export_onnx(model, folder / "small.onnx", options))
+        return Exported(model, options, export_detector(model, folder / "small.onnx", options))

@@ -27,6 +27,7 @@ from dyzoo.export.metadata import weights_digest
 from dyzoo.export.precision import BOUNDS
 from dyzoo.runtime import sessions
 from dyzoo.runtime.onnx_detector import OnnxDetector
+from dyzoo.runtime.runners import OnnxRunner
 from tests.export.detectors import small_detector
 from tests.export.exported import Exported, export_small
 
@@ -179,7 +180,7 @@ def test_the_command_says_how_well_a_file_agrees(
 def test_maps_that_differ_are_an_error(exported_maps: Exported) -> None:
     other = small_detector("retinanet", offset_mode="crop")
     with pytest.raises(ExportError, match=r"exported maps differ by .* of a level's largest value"):
-        Comparison(other, exported_maps.options, random_picture(90, 70)).run(exported_maps.report.path)
+        Comparison(other, exported_maps.options, random_picture(90, 70)).run(OnnxRunner(exported_maps.report.path))
 
 
 def test_what_is_not_installed_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -68,7 +68,27 @@ def test_a_file_is_evaluated(voc: Path, tmp_path: Path) -> None:
     dataset = open_dataset(voc, "val")
     config = small_detector("atss").config.with_labels([dataset.labels[0], "nothing"]).to_json()
     path = written(constant_model(metadata={**METADATA, "config": config}), tmp_path / "constant.onnx")
-    assert dyzoo.evaluate(dyzoo.load(path), dataset).num_images == len(dataset)
+    evaluation = dyzoo.evaluate(dyzoo.load(path), dataset)
+    assert evaluation.num_images == len(dataset)
+    cost = evaluation.cost
+    assert cost is not None
+    assert cost.weights_mb == path.stat().st_size / 1e6, "of the file"
+    assert cost.parameters is None
+    assert str(cost.device).startswith("cpu")
+
+
+def test_two_files_are_evaluated_side_by_side(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dyzoo.data import open_dataset
+
+    config = small_detector("atss").config.with_labels([open_dataset(voc, "val").labels[0], "nothing"]).to_json()
+    first, second = (
+        written(constant_model(metadata={**METADATA, "config": config}), tmp_path / f"{name}.onnx") for name in "ab"
+    )
+    words = ["evaluate", "--data", str(voc), "--model", str(first), "--against", str(second), "--draws", "0"]
+    assert run([*words, "--out", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr().out
+    for fact in ("time an image, median", "peak resident memory", "weights", "AP50"):
+        assert fact in said
 
 
 def external(model: onnx.ModelProto, path: Path) -> None:
