@@ -1,9 +1,9 @@
 """The whole way of a CUDA launch on CPU tensors, for GPUs that are not at hand: a driver that launches nothing.
 
 `python -m tests.kernels.launchless sm_90` runs operators forward and backward. Triton specialises, compiles to machine
-code, checks shared memory, threads and tensor memory, and hands the launch to the driver, which checks the grid. Tensors
-hold what was in memory before. One line for each kernel: name, dtype, bytes of shared memory. Not for a process in which
-Triton interprets.
+code, checks shared memory, threads and tensor memory, and hands the launch to the driver, which checks the grid.
+Tensors hold what was in memory before. One line for each kernel: name, dtype, bytes of shared memory. Not for a process
+in which Triton interprets.
 """
 
 from __future__ import annotations
