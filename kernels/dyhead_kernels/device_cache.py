@@ -27,7 +27,7 @@ P = ParamSpec("P")
 
 
 class DeviceCache:
-    """What calls with equal arguments share on one device.
+    """Values that calls with equal arguments share on one device.
 
     Attributes:
         device: where the tensors are.

@@ -25,7 +25,7 @@ MOST_THREADS = 1024  # of a program
 
 
 class Utils:
-    """What Triton asks the CUDA driver about a device and a kernel."""
+    """Answers to what Triton asks the CUDA driver about a device and a kernel."""
 
     def __init__(self, target: str) -> None:
         self.target = target

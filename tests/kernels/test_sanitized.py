@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def lines_of(*arguments: str) -> dict[str, str]:
-    """What a run of `sanitized_runs` printed, by what stands before the first colon."""
+    """Lines that a run of `sanitized_runs` printed, by what stands before the first colon."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.kernels.sanitized_runs", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
