@@ -107,20 +107,20 @@ class CachedOnDevice(Generic[P, T]):
         self._captured: dict[Hashable, _Entry[T]] = {}
         self._lock = Lock()
 
-    def __call__(self, device: torch.device, *arguments: P.args, **no_keywords: P.kwargs) -> T:
+    def __call__(self, device: torch.device, *arguments: P.args, **keywords: P.kwargs) -> T:
         """The result for these arguments, for calls on the device's current stream.
 
         Raises:
             RuntimeError: as `DeviceCache.made`.
         """
-        key = (device, *arguments)
+        key = (device, arguments, tuple(keywords.items()))
         with self._lock:
             entry = self._captured.get(key)
             if entry is None:
                 entry = self._recent.get(key)
                 if entry is None:
                     cache = DeviceCache(device)
-                    entry = _Entry(cache, cache.made("", lambda: self._function(cache, *arguments, **no_keywords)))
+                    entry = _Entry(cache, cache.made("", lambda: self._function(cache, *arguments, **keywords)))
                     self._recent[key] = entry
                 self._recent.move_to_end(key)
             entry.cache.enter()
