@@ -70,7 +70,7 @@ class Problem:
     @property
     def plan(self) -> BlockTables:
         """Tables of the block."""
-        return block_tables(self.layout, OFFSET_MODE)
+        return block_tables(self.values.device, self.layout, OFFSET_MODE)
 
     @property
     def convolution(self) -> deform_conv.Convolution:
@@ -92,7 +92,7 @@ class Problem:
     def convolve(self) -> tuple[Tensor, Tensor]:
         """Raw convolutions (rows, C), and statistics of their tiles."""
         convolved = self.values.new_empty(self.plan.rows, self.channels)
-        weights = self.plan.mean_weights(self.values.device)
+        weights = self.plan.mean_weights()
         return convolved, deform_conv.forward(self.convolution, self.operands, None, convolved, weights)
 
     @cached_property

@@ -27,14 +27,21 @@ from .backends import kernels_are_interpreted
 if TYPE_CHECKING:
     from .launch.launching import Launch
 
-TARGETS = ("sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
+TARGETS = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # What one multiprocessor (compute unit) has: bytes of shared memory a program may use, 32-bit registers, threads.
-SHARED_BYTES = {"sm_80": 166_912, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448, "gfx942": 65_536}
+SHARED_BYTES = {
+    "sm_75": 65_536,
+    "sm_80": 166_912,
+    "sm_89": 101_376,
+    "sm_90": 232_448,
+    "sm_100": 232_448,
+    "gfx942": 65_536,
+}
 LEAST_SHARED_BYTES = 101_376  # of NVIDIA's other GPUs since sm_86
-REGISTERS = {"sm_80": 65_536, "sm_89": 65_536, "sm_90": 65_536, "sm_100": 65_536, "gfx942": 131_072}
-THREADS = 2_048
+REGISTERS, USUAL_REGISTERS = {"gfx942": 131_072}, 65_536
+THREADS, USUAL_THREADS = {"sm_75": 1_024, "sm_89": 1_536}, 2_048
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -220,8 +227,8 @@ def compile_job(job: Job) -> Resources:
         shared_bytes=shared,
         programs=min(
             SHARED_BYTES.get(job.target, LEAST_SHARED_BYTES) // max(1, shared),
-            REGISTERS.get(job.target, 65_536) // (threads * -(-registers // 8) * 8),
-            THREADS // threads,
+            REGISTERS.get(job.target, USUAL_REGISTERS) // (threads * -(-registers // 8) * 8),
+            THREADS.get(job.target, USUAL_THREADS) // threads,
         ),
         matrix=", ".join(name for name in _MATRIX_INSTRUCTIONS if name in text),
     )

@@ -75,7 +75,16 @@ def test_the_detector_s_work_is_that_of_its_network_and_its_blocks() -> None:
 def test_providers_are_timed_side_by_side(make: Callable[..., Case], pass_: str) -> None:
     case = tiny(make)
     chosen = [
-        PROVIDERS[key] for key in ("ours", "ours-graph", "ours-compiled", "official-float32", "reference", "dense")
+        PROVIDERS[key]
+        for key in (
+            "ours",
+            "ours-graph",
+            "ours-compiled",
+            "ours-reduce-overhead",
+            "official-float32",
+            "reference",
+            "dense",
+        )
     ]
     rows, skipped = measured(case, *chosen, pass_=pass_)
     names = ["dyhead_kernels", BASELINE, "reference, float32", "dense 3x3 convolutions (floor)"]
@@ -90,6 +99,7 @@ def test_providers_are_timed_side_by_side(make: Callable[..., Case], pass_: str)
     assert {entry.provider: entry.reason for entry in skipped} == {
         "dyhead_kernels, CUDA graph": "CUDA graphs need a GPU",
         "dyhead_kernels, compiled": "torch.compile takes part on a CPU only with --compile",
+        "dyhead_kernels, reduce-overhead": "torch.compile takes part on a CPU only with --compile",
     }
 
 

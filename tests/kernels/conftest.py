@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kernels.poison import poison_allocations
+
 
 @pytest.fixture(autouse=True)
 def _seeded_and_single_threaded() -> Iterator[None]:
@@ -104,14 +106,4 @@ def triton_device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def poisoned_allocations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Like `poisoned_memory`, but PyTorch's deterministic algorithms stay off. Integers are filled with -1."""
-
-    def poisoning(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def allocate_poisoned(*arguments: Any, **options: Any) -> torch.Tensor:
-            tensor = allocate(*arguments, **options)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-
-        return allocate_poisoned
-
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))
-    assert torch.zeros(2).new_empty(3).isnan().all()
+    poison_allocations(monkeypatch)

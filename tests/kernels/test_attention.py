@@ -76,7 +76,7 @@ def test_the_triton_form_has_the_same_moments_and_coefficients(triton_device: to
 
     shapes = PYRAMIDS["two levels, odd"]
     pyramid, parameters = random_pyramid(shapes, batch=1), random_parameters(channels=CHANNELS)
-    layout, plan = BranchLayout(shapes), block_tables(BranchLayout(shapes), "flat")
+    layout, plan = BranchLayout(shapes), block_tables(triton_device, BranchLayout(shapes), "flat")
     single = type(parameters)(*(t.detach().float().to(triton_device) for t in vars(parameters).values()))
     with tuning.overriding(tiles(128, 8)):
         values = pyramid.values.detach().float().to(triton_device)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from dyhead_kernels.device_cache import DeviceCache
 from dyhead_kernels.dyhead_block.layout import LOW, MID, BranchLayout
 from dyhead_kernels.dyhead_block.tables import BlockTables, block_tables
 
@@ -15,8 +16,8 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("mode", ["flat", "crop", "resize"])
 def test_every_row_of_every_branch_is_in_one_tile(mode: str) -> None:
-    plan = BlockTables(BranchLayout(SHAPES), mode)
-    made = plan.segments.tables(4, 4, CPU)
+    plan = BlockTables(BranchLayout(SHAPES), mode, DeviceCache(CPU))
+    made = plan.segments.tables(4, 4)
     rows: list[int] = []
     for index, first, end in zip(range(len(plan.branch_levels)), made.first_tile, made.first_tile[1:], strict=False):
         segment = plan.segments.maps[index]
@@ -30,8 +31,8 @@ def test_every_row_of_every_branch_is_in_one_tile(mode: str) -> None:
 
 
 def test_weights_of_tiles_add_up_to_one_for_each_map() -> None:
-    plan = BlockTables(BranchLayout(((13, 10), (7, 5), (4, 3), (2, 2), (1, 1))), "flat")
-    made = plan.segments.tables(2, 4, CPU)
+    plan = BlockTables(BranchLayout(((13, 10), (7, 5), (4, 3), (2, 2), (1, 1))), "flat", DeviceCache(CPU))
+    made = plan.segments.tables(2, 4)
     weights = plan.tile_mean_weights(made)
     for (branch, _), (first, end) in zip(plan.branch_levels, pairwise(made.first_tile), strict=True):
         assert weights[first:end].sum() == pytest.approx(1, abs=1e-6)
@@ -41,5 +42,5 @@ def test_weights_of_tiles_add_up_to_one_for_each_map() -> None:
 
 def test_a_plan_is_made_once() -> None:
     layout = BranchLayout(SHAPES)
-    assert block_tables(layout, "flat") is block_tables(BranchLayout(SHAPES), "flat")
-    assert block_tables(layout, "flat") is not block_tables(layout, "crop")
+    assert block_tables(CPU, layout, "flat") is block_tables(CPU, BranchLayout(SHAPES), "flat")
+    assert block_tables(CPU, layout, "flat") is not block_tables(CPU, layout, "crop")

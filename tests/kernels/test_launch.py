@@ -12,8 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from dyhead_kernels.dyhead_block.layout import BranchLayout
-from dyhead_kernels.dyhead_block.tables import BlockTables
+from dyhead_kernels.device_cache import DeviceCache
 from dyhead_kernels.launch import launching, tuning
 
 from tests.kernels.launch_cases import recorded_launches
@@ -24,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("groups", [((0, 7),), ((0, 90), (90, 95), (95, 95)), ((3, 4),), ((0, 0),)])
 @pytest.mark.parametrize("images", [0, 1, 3])
 def test_parts_of_a_sum_cover_every_tile_of_every_image_once(groups: tuple[tuple[int, int], ...], images: int) -> None:
-    parts = launching.parts_table(groups, images, CPU)
+    parts = launching.parts_table(DeviceCache(CPU), groups, images)
     assert len(parts.of_group) == len(groups)
     for (first, end), part in zip(groups, parts.of_group, strict=True):
         seen = []
@@ -91,12 +90,6 @@ def test_importing_the_operators_does_not_define_kernels() -> None:
 def test_a_batch_too_large_for_a_launch_is_named() -> None:
     with pytest.raises(ValueError, match="a batch of 70000 is more than a launch can hold, expected 65535"):
         launching.launch(None, (1, 1, 70_000), torch.zeros(1))
-
-
-def test_tables_are_not_made_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="run the operator once before, forward and backward"):
-        BlockTables(BranchLayout(((9, 6), (5, 3), (3, 2))), "flat").levels.tables(4, 4, torch.device("cuda"))
 
 
 def test_tables_for_an_architecture_lie_over_the_defaults() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dyhead_kernels.device_cache import DeviceCache
 from dyhead_kernels.dyhead_block.layout import HIGH, BranchLayout
 from dyhead_kernels.dyhead_block.offsets import reference
 from dyhead_kernels.dyhead_block.offsets import torch as plain
 from dyhead_kernels.dyhead_block.parameters import OFFSETS, OFFSETS_AND_MASKS, TAPS
-from dyhead_kernels.dyhead_block.tables import BlockTables
+from dyhead_kernels.dyhead_block.tables import BlockTables, block_tables
 from dyhead_kernels.launch import tuning
 
 from tests.kernels.block_cases import in_float64, random_parameters, random_pyramid, tiles
@@ -19,7 +20,7 @@ SHAPES = ((9, 6), (5, 3), (3, 2))
 
 def test_offsets_of_a_branch_stay_within_their_image() -> None:
     for mode in ("flat", "crop", "resize"):
-        plan = BlockTables(BranchLayout(SHAPES), mode)
+        plan = BlockTables(BranchLayout(SHAPES), mode, DeviceCache(torch.device("meta")))
         for (branch, level), segment in zip(plan.branch_levels, plan.segments.maps, strict=True):
             height, width = segment.height, segment.width
             last = (height - 1) * segment.offset_line + width - 1
@@ -42,7 +43,7 @@ def test_the_three_forms_make_the_same_offsets_and_masks(triton_device: torch.de
     packed = values.new_empty(*values.shape[:2], OFFSETS_AND_MASKS)
     plain.forward(values, single, layout, packed)
     with tuning.overriding(tiles(128, 8)):
-        flat = triton.forward(BlockTables(layout, "crop"), values, single)
+        flat = triton.forward(block_tables(triton_device, layout, "crop"), values, single)
     for wanted, start, end in zip(expected, layout.starts, layout.starts[1:], strict=False):
         level = wanted.detach().flatten(2)
         assert relative_error(packed[:, start:end].transpose(1, 2), level) < 1e-6

@@ -90,12 +90,12 @@ def _samples(
     kernel_height, kernel_width = weight.shape[2:]
     dtype, offset_groups = sampling_dtype(input, offset), _offset_groups(offset, weight)
     grid = sampling_grid(
+        input.device,
         (OutputMap((offset.shape[2], offset.shape[3]), (height, width), 0, (stride[0], stride[1])),),
         (kernel_height, kernel_width),
         (padding[0], padding[1]),
         (dilation[0], dilation[1]),
         dtype,
-        input.device,
         offset_groups,
     )
     return Samples(

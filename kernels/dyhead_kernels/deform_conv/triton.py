@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
-from ..launch.tables import Maps, Segment
+from ..device_cache import DeviceCache, cached_on_device
+from ..launch.tables import MOST_LAYOUTS, Maps, Segment
 from .packed import triton as packed
 from .packed.triton import Convolution, Operands
 
@@ -106,12 +105,22 @@ def _operands(input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None
         offset=offset,
         mask=offset if mask is None else mask.contiguous(),
         weight=weight.permute(0, 2, 3, 1).flatten(1, 2).contiguous().unsqueeze(0),
-        segments=_one_map(input.shape[2], input.shape[3], offset.shape[2], offset.shape[3], stride[0], stride[1]),
+        segments=_one_map(
+            input.device, input.shape[2], input.shape[3], offset.shape[2], offset.shape[3], stride[0], stride[1]
+        ),
     )
 
 
-@cache
-def _one_map(source_height: int, source_width: int, height: int, width: int, stride_y: int, stride_x: int) -> Maps:
+@cached_on_device(MOST_LAYOUTS)
+def _one_map(
+    cache: DeviceCache,
+    source_height: int,
+    source_width: int,
+    height: int,
+    width: int,
+    stride_y: int,
+    stride_x: int,
+) -> Maps:
     segment = Segment(
         height=height,
         width=width,
@@ -125,4 +134,4 @@ def _one_map(source_height: int, source_width: int, height: int, width: int, str
         offset_channel=height * width,
         offset_line=width,
     )
-    return Maps((segment,))
+    return Maps((segment,), cache)

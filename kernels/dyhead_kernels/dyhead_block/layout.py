@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..deform_conv.packed.sampling import OutputMap, SamplingGrid, sampling_grid
+from ..device_cache import DeviceCache, cached_on_device
 from ..pyramid import level_starts
 
 HIGH, MID, LOW = BRANCHES = range(3)
@@ -69,7 +69,7 @@ class BranchLayout:
                 stride = (2, 2) if branch == LOW else (1, 1)
                 size = self.shapes[self.output(branch, level)]
                 maps.append(OutputMap(size, self.shapes[source], starts[source], stride))
-        return sampling_grid(tuple(maps), (3, 3), (1, 1), (1, 1), dtype, device)
+        return sampling_grid(device, tuple(maps), (3, 3), (1, 1), (1, 1), dtype)
 
     def upsample(self, rows: Tensor, level: int) -> Tensor:
         """(N, h * w, C) of the level coarser than `level` -> (N, H * W, C), bilinear with aligned corners."""
@@ -86,19 +86,18 @@ class BranchLayout:
 
     def upsampling_weights(self, level: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """(1, h * w), the weight of each pixel of the coarser level in the mean of `upsample`; they sum to one."""
-        return _upsampling_weights(self.shapes[level + 1], self.shapes[level], dtype, device)
+        return _upsampling_weights(device, self.shapes[level + 1], self.shapes[level], dtype)
 
 
-@lru_cache(maxsize=256)
+@cached_on_device(256)
 def _upsampling_weights(
-    size: tuple[int, int], target: tuple[int, int], dtype: torch.dtype, device: torch.device
+    cache: DeviceCache, size: tuple[int, int], target: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
-    with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
-        axes = [line_weights(small, large) for small, large in zip(size, target, strict=True)]
-        return torch.outer(*axes).view(1, -1).to(device, dtype)
+    axes = [line_weights(small, large) for small, large in zip(size, target, strict=True)]
+    return cache.tensor(torch.outer(*axes).view(1, -1).to(dtype))
 
 
 def line_weights(small: int, large: int) -> Tensor:
     """(small,) float64, the weight of each of `small` pixels in the mean of the `large` that they are upsampled to."""
-    units = torch.eye(small, dtype=torch.float64)[None]
+    units = torch.eye(small, dtype=torch.float64, device="cpu")[None]
     return F.interpolate(units, large, mode="linear", align_corners=True)[0].mean(dim=1)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ..device_cache import DeviceCache, cached_on_device
 from ..launch.launching import block_size, parameters
-from ..launch.tables import Level, Maps, Segment, Tables, int_table, to_device
+from ..launch.tables import MOST_LAYOUTS, Level, Maps, Segment, Tables, int_table
 from .layout import BRANCHES, HIGH, LOW, MID, BranchLayout, line_weights
 from .parameters import OFFSETS, OFFSETS_AND_MASKS, OffsetMode
 
 
 @dataclass(frozen=True, eq=False)
 class BlockTables:
-    """Tables for one pyramid and offset mode.
+    """Tables for one pyramid and offset mode on one device.
 
     Results of all branches share a buffer of rows: high of all images, then mid, then low. Offsets and masks of an
     image are (27, H, W) of each level, and in mode "resize" then of each level but the last on the coarser one's grid.
@@ -25,6 +26,7 @@ class BlockTables:
 
     layout: BranchLayout
     offset_mode: OffsetMode
+    cache: DeviceCache
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -64,13 +66,14 @@ class BlockTables:
             tuple(
                 Level(*size, start, *coarse)
                 for size, start, coarse in zip(self.layout.shapes, self.starts, coarser, strict=False)
-            )
+            ),
+            self.cache,
         )
 
     @cached_property
     def segments(self) -> Maps:
         """Maps of the grouped deformable convolution, in the order of `branch_levels`."""
-        return Maps(tuple(self._segment(branch, level) for branch, level in self.branch_levels))
+        return Maps(tuple(self._segment(branch, level) for branch, level in self.branch_levels), self.cache)
 
     @cached_property
     def branch_levels(self) -> tuple[tuple[int, int], ...]:
@@ -135,7 +138,31 @@ class BlockTables:
             position += sum(self.layout.shapes[self.layout.output(branch, level)])
         return starts
 
-    @cached_property
+    def mean_weights(self) -> Tensor:
+        """Weight of each line and each column of every segment in the mean of what is added to its level; float32."""
+        return self.cache.made(BlockTables.mean_weights, lambda: self.cache.tensor(self._mean_weights().float()))
+
+    def tile_mean_weights(self, conv_tables: Tables) -> Tensor:
+        """Weight of each tile in that mean: (tiles,) float32."""
+        key = (BlockTables.tile_mean_weights, conv_tables)
+        return self.cache.made(key, lambda: self._tile_mean_weights(conv_tables))
+
+    def merges(self, conv_tables: Tables) -> Tensor:
+        """(L * 3, 2) int32, first tile and end of the segment of each level and branch; (0, 0) where there is none."""
+        return self.cache.made((BlockTables.merges, conv_tables), lambda: self._merges(conv_tables))
+
+    def first_tiles(self, level_tables: Tables) -> Tensor:
+        """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
+        key, rows = (BlockTables.first_tiles, level_tables), [(first,) for first in level_tables.first_tile]
+        return self.cache.made(key, lambda: int_table(self.cache, rows, 1))
+
+    def launch_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Tables]:
+        """Launch parameters, the block of channels no larger than needed, and the levels' tiles."""
+        options = parameters(kernel, like)
+        if "BLOCK_C" in options:
+            options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
+        return options, self.levels.tables(options["BLOCK_P"] // options["TILE_W"], options["TILE_W"])
+
     def _mean_weights(self) -> Tensor:
         parts = []
         for branch, level in self.branch_levels:
@@ -143,15 +170,8 @@ class BlockTables:
             parts += [line_weights(small, large if branch == HIGH else small) for small, large in sizes]
         return torch.cat(parts)
 
-    @cache  # noqa: B019  (plans live as long as the process)
-    def mean_weights(self, device: torch.device) -> Tensor:
-        """Weight of each line and each column of every segment in the mean of what is added to its level; float32."""
-        return to_device(self._mean_weights.float(), device)
-
-    @cache  # noqa: B019
-    def tile_mean_weights(self, conv_tables: Tables) -> Tensor:
-        """Weight of each tile in that mean: (tiles,) float32."""
-        weights, found = self._mean_weights.tolist(), []
+    def _tile_mean_weights(self, conv_tables: Tables) -> Tensor:
+        weights, found = self._mean_weights().tolist(), []
         for segment in (self._segment(*place) for place in self.branch_levels):
             lines, columns = (
                 [sum(weights[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
@@ -161,29 +181,15 @@ class BlockTables:
                 )
             )
             found += [line * column for line in lines for column in columns]
-        return to_device(torch.tensor(found, dtype=torch.float32), conv_tables.tiles.device)
+        return self.cache.tensor(torch.tensor(found, dtype=torch.float32, device="cpu"))
 
-    @cache  # noqa: B019
-    def merges(self, conv_tables: Tables) -> Tensor:
-        """(L * 3, 2) int32, first tile and end of the segment of each level and branch; (0, 0) where there is none."""
+    def _merges(self, conv_tables: Tables) -> Tensor:
         spans = dict(zip(self.branch_levels, pairwise(conv_tables.first_tile), strict=True))
         places = ((branch, level) for level in self.layout.levels for branch in BRANCHES)
-        return int_table([spans.get(place, (0, 0)) for place in places], 2, conv_tables.tiles.device)
-
-    @cache  # noqa: B019
-    def first_tiles(self, level_tables: Tables) -> Tensor:
-        """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
-        return int_table([(first,) for first in level_tables.first_tile], 1, level_tables.tiles.device)
-
-    def launch_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Tables]:
-        """Launch parameters, the block of channels no larger than needed, and the levels' tiles."""
-        options = parameters(kernel, like)
-        if "BLOCK_C" in options:
-            options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
-        return options, self.levels.tables(options["BLOCK_P"] // options["TILE_W"], options["TILE_W"], like.device)
+        return int_table(self.cache, [spans.get(place, (0, 0)) for place in places], 2)
 
 
-@cache  # a graph that was captured holds addresses of these tables: they are never given up
-def block_tables(layout: BranchLayout, offset_mode: OffsetMode) -> BlockTables:
+@cached_on_device(MOST_LAYOUTS)
+def block_tables(cache: DeviceCache, layout: BranchLayout, offset_mode: OffsetMode) -> BlockTables:
     """The same object for equal arguments, so that its tables are made once."""
-    return BlockTables(layout, offset_mode)
+    return BlockTables(layout, offset_mode, cache)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..deform_conv.packed import triton as deform_conv
 from ..deform_conv.packed.triton import Convolution, Operands
+from ..device_cache import DeviceCache
 from .attention import triton as attention
 from .attention.arguments import Attention
 from .layout import BranchLayout
@@ -40,7 +41,8 @@ def state_like(
 ) -> tuple[Tensor, ...]:
     """The output (N, S, C) and the tensors of `State`, allocated and not filled."""
     images, positions, _ = values.shape
-    plan, levels = BlockTables(layout, offset_mode), len(layout.shapes)  # sizes may be symbols: not cached
+    levels = len(layout.shapes)
+    plan = BlockTables(layout, offset_mode, DeviceCache(values.device))  # sizes may be symbols: not kept
     channels, hidden = parameters.conv_weight.shape[1], len(parameters.relu_bias1)
     state = State(
         values.new_empty(images, plan.offset_mask_size, dtype=torch.float32),
@@ -59,13 +61,13 @@ def forward(
         values: (N, S, C_in), in the dtype of the matrix product, like `parameters.conv_weight`.
     """
     values, parameters = values.contiguous(), _contiguous(parameters)
-    plan = block_tables(layout, offset_mode)
+    plan = block_tables(values.device, layout, offset_mode)
     channels = parameters.conv_weight.shape[1]
     offset_mask = offsets.forward(plan, values, parameters)
     convolved = values.new_empty(len(values) * plan.rows, channels)
     operands = _operands(plan, values, offset_mask, parameters)
     convolution = _convolution(values, parameters)
-    partial = deform_conv.forward(convolution, operands, None, convolved, plan.mean_weights(values.device))
+    partial = deform_conv.forward(convolution, operands, None, convolved, plan.mean_weights())
     conv_tables = deform_conv.forward_tables(convolution, operands)
     attended = attention.forward(plan, partial, conv_tables, parameters, norm_groups)
     output = values.new_empty(*values.shape[:2], channels)
@@ -94,7 +96,7 @@ def backward(
     values_needed, parameters_needed = needs
     values, parameters = values.contiguous(), _contiguous(parameters)
     offset_mask, convolved, *rest = State(*state)
-    plan, attended = block_tables(layout, offset_mode), Attention(*rest)
+    plan, attended = block_tables(values.device, layout, offset_mode), Attention(*rest)
     convolution, operands = _convolution(values, parameters), _operands(plan, values, offset_mask, parameters)
     conv_tables = deform_conv.forward_tables(convolution, operands)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..device_cache import DeviceCache
 from .tables import PART, int_table
 from .tuning import launch_parameters
 
@@ -108,9 +108,12 @@ class Parts:
     of_group: tuple[slice, ...]
 
 
-@cache
-def parts_table(groups: tuple[tuple[int, int], ...], images: int, device: torch.device) -> Parts:
+def parts_table(cache: DeviceCache, groups: tuple[tuple[int, int], ...], images: int) -> Parts:
     """Divide the tiles (first, end) of each group, over all images, into parts of about the same length."""
+    return cache.made((parts_table, groups, images), lambda: _parts_table(cache, groups, images))
+
+
+def _parts_table(cache: DeviceCache, groups: tuple[tuple[int, int], ...], images: int) -> Parts:
     total = images * sum(end - first for first, end in groups)
     length = max(1, -(-total // MOST_PARTS))
     rows: list[tuple[int, int, int, int]] = []
@@ -121,4 +124,4 @@ def parts_table(groups: tuple[tuple[int, int], ...], images: int, device: torch.
         bounds = [count * part // parts for part in range(parts + 1)] if parts else [0]
         rows += ((first, max(1, end - first), low, high) for low, high in pairwise(bounds))
         of_group.append(slice(start, len(rows)))
-    return Parts(int_table(rows, len(PART), device), tuple(of_group))
+    return Parts(int_table(cache, rows, len(PART)), tuple(of_group))

@@ -1,16 +1,18 @@
 """Maps that one launch serves, and their tiles, as small tables on the device.
 
 A grouped kernel serves many maps at once. A program looks up its tile, that is a map and a corner in it, and the map's
-sizes, strides and start addresses. The host makes a table once per layout and caches it.
+sizes, strides and start addresses. The host makes a table once per layout and caches it, see `device_cache`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, fields
 
 import torch
 from torch import Tensor
+
+from ..device_cache import DeviceCache
 
 TILE = ("map", "y", "x")
 """Columns of the table of tiles: the map, the first line, the first column."""
@@ -18,6 +20,9 @@ TILE = ("map", "y", "x")
 STATISTICS = ("mean", "squares", "weighted")
 """Rows of C values that a convolution leaves for each tile of its output: the mean, then the sum of squared and the
 weighted sum of deviations from it."""
+
+MOST_LAYOUTS = 128
+"""Layouts whose tables are kept, 80 KiB each for images of 800x1344: training at many scales meets ever new ones."""
 
 PART = ("first_tile", "tile_count", "low", "high")
 """Columns of the table of parts of a sum: the tiles of its group, and the part's range of tiles times images."""
@@ -88,19 +93,17 @@ class Tables:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """The maps that a launch serves, with the tables made of them so far."""
+    """The maps that a launch serves, and where tables made of them are kept."""
 
     maps: tuple[Segment | Level, ...]
-    _made: dict[tuple[int, int, torch.device], Tables] = field(default_factory=dict)
+    cache: DeviceCache
 
-    def tables(self, tile_height: int, tile_width: int, device: torch.device) -> Tables:
+    def tables(self, tile_height: int, tile_width: int) -> Tables:
         """Cut every map into tiles of so many lines and columns."""
-        key = (tile_height, tile_width, device)
-        if key not in self._made:
-            self._made[key] = self._tables(*key)
-        return self._made[key]
+        key = (Maps.tables, self, tile_height, tile_width)
+        return self.cache.made(key, lambda: self._tables(tile_height, tile_width))
 
-    def _tables(self, tile_height: int, tile_width: int, device: torch.device) -> Tables:
+    def _tables(self, tile_height: int, tile_width: int) -> Tables:
         rows: list[tuple[int, int, int]] = []
         first_tile = [0]
         for index, each in enumerate(self.maps):
@@ -108,29 +111,14 @@ class Maps:
             rows += ((index, y, x) for y in lines for x in columns)
             first_tile.append(len(rows))
         return Tables(
-            int_table([astuple(each) for each in self.maps], len(fields(self.maps[0])), device),
-            int_table(rows, len(TILE), device),
+            int_table(self.cache, [astuple(each) for each in self.maps], len(fields(self.maps[0]))),
+            int_table(self.cache, rows, len(TILE)),
             tuple(first_tile),
             tile_height,
             tile_width,
         )
 
 
-def int_table(rows: Sequence[Sequence[int]], columns: int, device: torch.device) -> Tensor:
-    """(rows, columns) int32, on the device."""
-    return to_device(torch.tensor(rows, dtype=torch.int32).view(-1, columns), device)
-
-
-def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """A copy that serves calls with and without gradients.
-
-    Raises:
-        RuntimeError: a CUDA graph is being captured, which cannot hold a copy from the host.
-    """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "the first call at a size makes tables, which a CUDA graph cannot capture: run the operator once before, "
-            "forward and backward"
-        )
-    with torch.inference_mode(False):
-        return table.clone().to(device)
+def int_table(cache: DeviceCache, rows: Sequence[Sequence[int]], columns: int) -> Tensor:
+    """(rows, columns) int32, on the device. For functions that the cache's `made` calls."""
+    return cache.tensor(torch.tensor(rows, dtype=torch.int32, device="cpu").view(-1, columns))

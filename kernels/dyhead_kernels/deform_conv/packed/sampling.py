@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ...device_cache import DeviceCache, cached_on_device
 
 
 class OutputMap(NamedTuple):
@@ -46,21 +47,21 @@ class SamplingGrid:
     pixel_rows: int = 1
 
 
-@lru_cache(maxsize=48)  # some MiB each for images of a thousand pixels
+@cached_on_device(48)  # some MiB each for images of a thousand pixels
 def sampling_grid(
+    cache: DeviceCache,
     maps: tuple[OutputMap, ...],
     kernel_size: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
     dtype: torch.dtype,
-    device: torch.device,
     offset_groups: int = 1,
 ) -> SamplingGrid:
     """The grid of `maps`; cached, since every block and every step asks for the same few."""
-    with torch.inference_mode(False):  # a cached tensor must also serve calls that record gradients
+    with torch.device("cpu"):
         taps = (_cells(kernel_size) * torch.tensor(dilation) - torch.tensor(padding)).repeat(offset_groups, 1)
         group = torch.arange(offset_groups).repeat_interleave(len(taps) // offset_groups)
-        parts = []
+        parts = [torch.empty(6, 0, len(taps), dtype=torch.int64)]
         for output in maps:
             cells = _cells(output.size) * torch.tensor(output.stride)
             height, width = output.source_size
@@ -68,18 +69,16 @@ def sampling_grid(
             sizes = torch.tensor([height - 1, width - 1, width * offset_groups]).view(3, 1, 1).expand(-1, *y.shape)
             start = (output.source_start * offset_groups + group).expand_as(y)
             parts.append(torch.stack([y, x, *sizes, start]))
-        y, x, last_y, last_x, line_rows, start = torch.cat(
-            [torch.empty(6, 0, len(taps), dtype=torch.int64), *parts], dim=1
-        )
-        return SamplingGrid(
-            y=y.to(device, dtype),
-            x=x.to(device, dtype),
-            last_y=last_y.to(device, dtype),
-            last_x=last_x.to(device, dtype),
-            line_rows=line_rows.to(device, torch.int32),
-            start=start.to(device, torch.int32),
-            pixel_rows=offset_groups,
-        )
+    y, x, last_y, last_x, line_rows, start = torch.cat(parts, dim=1)
+    return SamplingGrid(
+        y=cache.tensor(y.to(dtype)),
+        x=cache.tensor(x.to(dtype)),
+        last_y=cache.tensor(last_y.to(dtype)),
+        last_x=cache.tensor(last_x.to(dtype)),
+        line_rows=cache.tensor(line_rows.to(torch.int32)),
+        start=cache.tensor(start.to(torch.int32)),
+        pixel_rows=offset_groups,
+    )
 
 
 def _cells(size: Sequence[int]) -> Tensor:

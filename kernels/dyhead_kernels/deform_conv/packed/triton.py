@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -202,7 +201,8 @@ def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) 
     values = operands.values
     options = _options("deform_conv_weight_backward", conv, operands)
     table = _tables(operands, options)
-    parts = parts_table(_tiles_by_weight(operands.segments, table, len(operands.weight)), len(values), values.device)
+    segments = operands.segments
+    parts = parts_table(segments.cache, _tiles_by_weight(segments, table, len(operands.weight)), len(values))
     shape = (conv.out_channels, conv.taps, conv.in_channels // conv.groups)
     sums = values.new_empty(len(parts.table), *shape, dtype=torch.float32)
     blocks = conv.in_channels // conv.run * -(-conv.run // options["BLOCK_C"])
@@ -241,10 +241,9 @@ def _options(kernel: str, conv: Convolution, operands: Operands) -> dict[str, in
 
 def _tables(operands: Operands, options: dict[str, int]) -> Tables:
     width = options["TILE_W"]
-    return operands.segments.tables(options["BLOCK_P"] // width, width, operands.values.device)
+    return operands.segments.tables(options["BLOCK_P"] // width, width)
 
 
-@cache
 def _tiles_by_weight(segments: Maps, table: Tables, weights: int) -> tuple[tuple[int, int], ...]:
     """(first tile, end) of each weight."""
     spans = []

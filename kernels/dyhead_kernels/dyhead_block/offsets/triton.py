@@ -94,7 +94,7 @@ def weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> tuple[Te
     """Gradients of the offset convolution's weight (27, C_in, 3, 3) and bias (27,), float32."""
     options, table = plan.launch_options("offsets_weight_backward", values)
     channels = values.shape[2]
-    parts = parts_table(((0, table.tile_count),), len(values), values.device).table
+    parts = parts_table(plan.cache, ((0, table.tile_count),), len(values)).table
     weights = grad.new_empty(len(parts), OFFSETS_AND_MASKS, TAPS, channels)
     biases = grad.new_empty(len(parts), OFFSETS_AND_MASKS)
     launch(
