@@ -13,7 +13,10 @@ from ..precision import Precision
 from . import operators as ways
 from .operators import Unavailable
 
-Wrap = Literal["eager", "graph", "compile", "max-autotune"]
+Wrap = Literal["eager", "graph", "compile", "reduce-overhead", "max-autotune"]
+COMPILED: tuple[Wrap, ...] = ("compile", "reduce-overhead", "max-autotune")
+WITH_GRAPHS: tuple[Wrap, ...] = ("reduce-overhead", "max-autotune")
+"""Ways of `torch.compile` that put what they compile into CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ PROVIDERS = {
         Provider("ours", "dyhead_kernels", _ours, channels_last=True),
         Provider("ours-graph", "dyhead_kernels, CUDA graph", _ours, "graph", channels_last=True),
         Provider("ours-compiled", "dyhead_kernels, compiled", _ours, "compile", channels_last=True),
+        Provider(
+            "ours-reduce-overhead", "dyhead_kernels, reduce-overhead", _ours, "reduce-overhead", channels_last=True
+        ),
         Provider("reference", "reference, float32", _reference, in_float32=True, slow_on_cpu=True),
         Provider("official-float32", BASELINE, exact_way, in_float32=True),
         Provider("official", "torchvision, {dtype} (operator float32)", _official, only_half=True),
@@ -107,4 +113,4 @@ PROVIDERS = {
     )
 }
 
-__all__ = ["BASELINE", "PROVIDERS", "Provider", "Unavailable", "exact_way"]
+__all__ = ["BASELINE", "COMPILED", "PROVIDERS", "WITH_GRAPHS", "Provider", "Unavailable", "exact_way"]

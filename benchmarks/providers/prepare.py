@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cases import Case
-from . import Provider, Unavailable
+from . import COMPILED, WITH_GRAPHS, Provider, Unavailable
 
 Results = dict[str, Tensor]
 Run = Callable[[], Results]
@@ -35,7 +35,7 @@ def prepare(case: Case, provider: Provider, pass_: str, compile_: bool) -> Run:
         raise Unavailable("CUDA graphs need a GPU")
     if provider.wrap == "graph" and pass_ != "forward" and case.losses is not None:
         raise Unavailable("the losses choose shapes by their data, which a CUDA graph cannot hold")
-    if provider.wrap in ("compile", "max-autotune") and not compile_:
+    if provider.wrap in COMPILED and not compile_:
         raise Unavailable("torch.compile takes part on a CPU only with --compile")
     dtype = torch.float32 if provider.in_float32 else case.setup.precision.dtype
     run = eager(case, provider, pass_, dtype)
@@ -57,10 +57,10 @@ def eager(case: Case, provider: Provider, pass_: str, dtype: torch.dtype) -> Run
     held = dtype.itemsize == 2 and training  # parameters stay in float32, autocast makes copies
     module = case.network_with(provider.operators(dtype), torch.float32 if held else dtype, training)
     network: Callable[..., Sequence[Tensor]] = module
-    if provider.wrap in ("compile", "max-autotune"):
+    if provider.wrap in COMPILED:
         mode = None if provider.wrap == "compile" else provider.wrap
         network = torch.compile(module, dynamic=False, mode=mode)
-    mark_step = torch.compiler.cudagraph_mark_step_begin if provider.wrap == "max-autotune" else nullcontext
+    mark_step = torch.compiler.cudagraph_mark_step_begin if provider.wrap in WITH_GRAPHS else nullcontext
 
     if not training:
 

@@ -74,9 +74,7 @@ def test_no_inner_loop_grows(rows: list[dict[str, Any]]) -> None:
             continue
         assert expected is not None, f"{name} on {row['target']} has no counts: {REWRITE}"
         if same:
-            assert len(row["loops"]) == len(expected), (
-                f"{row} has other loops than {expected}: look why, then {REWRITE}"
-            )
+            assert len(row["loops"]) == len(expected), f"{row} had {expected}: look why, then {REWRITE}"
         allowed = (1 + (MARGIN if same else MARGIN_OF_OTHERS)) * max(expected)
         assert max(row["loops"]) <= allowed, f"{row} had {expected}: mend it, or if it is wanted {REWRITE}"
 

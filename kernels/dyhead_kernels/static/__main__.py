@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--loops",
         action="store_true",
-        help="instructions of innermost loops, as tests/kernels/loop_counts.json has them",
+        help="instructions of innermost loops, as in tests/kernels/loop_counts.json",
     )
     parser.add_argument("--model", action="store_true", help="the time model instead: what bounds each launch")
     parser.add_argument("--card", nargs="+", default=["H100"], choices=CARDS, help="cards of the time model")
@@ -60,7 +60,8 @@ def _print_resources(rows: Iterable[Resources]) -> None:
     for row in rows:
         print(
             f"| {row.kernel} | {row.dtype} | {row.channels} | {row.target} | {row.warps} | {row.registers} | "
-            f"{row.spill_bytes} | {row.shared_bytes / 1024:.0f} | {row.programs} | {row.matrix} | {_listed(row.loops)} |",
+            f"{row.spill_bytes} | {row.shared_bytes / 1024:.0f} | {row.programs} | {row.matrix} | "
+            f"{_listed(row.loops)} |",
             flush=True,
         )
 

@@ -27,6 +27,7 @@ class Card:
         names: what PyTorch calls it.
         target: its architecture.
         multiprocessors: their number.
+        l1_kib: first cache and shared memory of a multiprocessor, together.
         clock_ghz: boost clock.
         half_tflops, tf32_tflops: peaks of products on tensor cores.
         memory_tbps, l2_tbps, atomics_tbps: bytes a second through memory, through the L2 cache, and of float32 atomics.
@@ -35,6 +36,7 @@ class Card:
     names: tuple[str, ...]
     target: str
     multiprocessors: int
+    l1_kib: int
     clock_ghz: float
     half_tflops: float
     tf32_tflops: float
@@ -44,10 +46,10 @@ class Card:
 
 
 CARDS = {
-    "H100": Card(("NVIDIA H100 80GB HBM3",), "sm_90", 132, 1.83, 989, 494, 3.35, 5.5, 1.65),
-    "H200": Card(("NVIDIA H200",), "sm_90", 132, 1.83, 989, 494, 4.8, 5.5, 1.65),
-    "A100": Card(("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), "sm_80", 108, 1.41, 312, 156, 2.04, 4.0, 1.2),
-    "L4": Card(("NVIDIA L4",), "sm_89", 58, 2.04, 121, 60, 0.3, 2.0, 0.5),
+    "H100": Card(("NVIDIA H100 80GB HBM3",), "sm_90", 132, 256, 1.83, 989, 494, 3.35, 5.5, 1.65),
+    "H200": Card(("NVIDIA H200",), "sm_90", 132, 256, 1.83, 989, 494, 4.8, 5.5, 1.65),
+    "A100": Card(("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"), "sm_80", 108, 192, 1.41, 312, 156, 2.04, 4.0, 1.2),
+    "L4": Card(("NVIDIA L4",), "sm_89", 58, 128, 2.04, 121, 60, 0.3, 2.0, 0.5),
 }
 
 

@@ -87,7 +87,7 @@ def recorded(dtype: str, channels: int, target: str, deterministic: bool = False
             for name, shape in shapes.items()
         }
     )
-    before, chosen = torch.are_deterministic_algorithms_enabled(), (parameters, layout, "resize", NORM_GROUPS)
+    before = torch.are_deterministic_algorithms_enabled()
     table = tuning.load_table(tuning.architecture_table(target))
     passes = {}
     torch.use_deterministic_algorithms(deterministic)
@@ -95,10 +95,10 @@ def recorded(dtype: str, channels: int, target: str, deterministic: bool = False
         for _ in range(2):  # the first call makes the tables that later ones find
             with tuning.overriding(table, weakest=True):
                 with recording() as launches, _Aside() as aside:
-                    output, state = form.forward(values, *chosen)
+                    output, state = form.forward(values, parameters, layout, "resize", NORM_GROUPS)
                 passes["forward"] = Recorded(tuple(launches), tuple(aside.bytes))
                 with recording() as launches, _Aside() as aside:
-                    form.backward(output, values, *chosen, state, (True, True))
+                    form.backward(output, values, parameters, layout, "resize", NORM_GROUPS, state, (True, True))
                 passes["backward"] = Recorded(tuple(launches), tuple(aside.bytes))
     finally:
         torch.use_deterministic_algorithms(before)

@@ -74,8 +74,9 @@ class Prediction:
 
 def predict(launch: Launch, resources: Resources, code: Code, pass_: str, card_name: str) -> Prediction:
     """The prediction of one launch that was compiled for the card's target."""
-    card, arguments, found = CARDS[card_name], Arguments(launch), asked(launch)
-    memory = arguments.memory_bytes
+    card = CARDS[card_name]
+    found = asked(launch, card.l1_kib * 1024 / resources.programs - resources.shared_bytes)
+    memory = Arguments(launch).memory_bytes
     l2, atomics = (found.l2_bytes, found.atomic_bytes) if found else (memory, 0.0)
     mean = _executed(code, found, resources.warps, longest=False)
     longest = _executed(code, found, resources.warps, longest=True)
@@ -126,7 +127,7 @@ def _alone(executed: Counts) -> float:
 
 
 def _executed(code: Code, found: Asked | None, warps: int, longest: bool) -> Counts:
-    """What a warp executes in a whole program, the average one or the longest; `loads` are rounds of waiting for some."""
+    """What a warp executes in a whole program, the average one or the longest; `loads` are rounds of waiting."""
     own = replace(code.own, loads=min(code.own.loads, DEPENDENT_LOADS))
     return own + _repeated(code.loops, found.loops if found else (), warps, longest)
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 REACH_PX = 2
 """How far from its tap a sample lies, nearly always: offsets are of a pixel or two."""
-L1_BYTES = 128 * 1024
-"""What the first cache holds beside shared memory, or less."""
 FLOAT = 4
 OFFSETS_AND_MASKS, TAPS = 27, 9
 
@@ -61,10 +59,14 @@ class Asked:
 
 
 class Arguments:
-    """A launch's arguments and constants by name, fields of tuples as "sampling.values_ptr"."""
+    """A launch's arguments and constants by name, fields of tuples as "sampling.values_ptr".
 
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
+    Attributes:
+        l1_bytes: what the first cache has for a program.
+    """
+
+    def __init__(self, launch: Launch, l1_bytes: float = 0) -> None:
+        self.launch, self.l1_bytes = launch, l1_bytes
         self.named: dict[str, Any] = dict(launch.constants)
         for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
             self.named[name] = value
@@ -115,7 +117,7 @@ def _window(arguments: Arguments, taps: int, channels: int, item: int) -> float:
     if taps == 1:
         return one * channels * item
     together = (height + around + 2) * (width + around + 2)
-    return (together if together * channels * item <= L1_BYTES else taps * one) * channels * item
+    return (together if together * channels * item <= arguments.l1_bytes else taps * one) * channels * item
 
 
 def _deform_conv_forward(a: Arguments) -> Asked:
@@ -223,9 +225,8 @@ def _attention_moments(a: Arguments) -> Asked:
 
 def _attention_sums(a: Arguments) -> Asked:
     levels, tiles = a.launch.grid[0], a["tile_count"]
-    loop = Repeat(
-        tiles / levels / a["BLOCK_T"], ceil(0.75 * tiles / a["BLOCK_T"])
-    )  # the finest level has three quarters
+    longest = ceil(0.75 * tiles / a["BLOCK_T"])  # the finest level has three quarters of all tiles
+    loop = Repeat(tiles / levels / a["BLOCK_T"], longest)
     return Asked(a.bytes("partial_ptr", "sums_ptr"), loops=(loop,))
 
 
@@ -233,7 +234,7 @@ def _attention_matrices(a: Arguments) -> Asked:
     """Both kernels read two matrices; how many rows of them at a time says how often the loops run."""
     sizes = a["SIZES"]
     hidden_loops = Repeat(ceil(sizes.hidden / a["MATRIX_ROWS"]))
-    loops = (hidden_loops,)
+    loops: tuple[Repeat, ...] = (hidden_loops,)
     if "BLOCK_H" in a.named:
         loops = (hidden_loops, Repeat(4 * sizes.channels / a["MATRIX_ROWS"]))
     return Asked(a.programs * 5 * sizes.hidden * sizes.channels * FLOAT, loops=loops)
@@ -281,7 +282,7 @@ FORMULAS: dict[str, Callable[[Arguments], Asked]] = {
 """Formulas by a launch's name."""
 
 
-def asked(launch: Launch) -> Asked | None:
-    """What a launch asks for; None of a kernel without a formula."""
+def asked(launch: Launch, l1_bytes: float) -> Asked | None:
+    """What a launch asks for, a program having so much of the first cache; None of a kernel without a formula."""
     formula = FORMULAS.get(launch.name)
-    return None if formula is None else formula(Arguments(launch))
+    return None if formula is None else formula(Arguments(launch, l1_bytes))
