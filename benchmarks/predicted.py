@@ -88,7 +88,7 @@ def known(path: Path = KEPT) -> Predictions:
 
 
 def predicted_ms(row: Row, predictions: Predictions) -> float | None:
-    """What a measured row was predicted to take; None of another's way, or where nothing was predicted."""
+    """The prediction for a measured row; None for others' ways, and where nothing was predicted."""
     card = card_of(row.device)
     provider = OURS if row.op != LAUNCH and row.provider.startswith(OURS) else row.provider
     return predictions.get((card, row.op, row.pass_, row.shape, row.dtype, provider)) if card else None

@@ -107,7 +107,7 @@ def _kill(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What a new process calls so that Linux kills it when its parent dies, however that dies."""
+    """A call for a new process to make, so that Linux kills it when its parent dies, however that dies."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

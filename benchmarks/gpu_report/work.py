@@ -50,7 +50,7 @@ def describe(device: torch.device, out: Path) -> None:
 
 
 def _clocks() -> str:
-    """What nvidia-smi says of every GPU that it sees, one line."""
+    """One line of what nvidia-smi says of every GPU that it sees."""
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

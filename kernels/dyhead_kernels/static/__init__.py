@@ -1,4 +1,4 @@
-"""What the kernels compile to, and how long that should take, on GPUs that are not at hand.
+"""The kernels on GPUs that are not at hand: their compiled code, and how long it should take.
 
 `python -m dyhead_kernels.static` compiles every kernel of a DyHead block, forward and backward, with its shipped launch
 parameters, and prints registers, spills, shared memory and matrix instructions. With `--model` it prints a time model:

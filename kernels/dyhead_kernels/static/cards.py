@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SCHEDULERS = 4
-"""Of a multiprocessor; each issues an instruction of one warp in a cycle."""
+"""Schedulers of a multiprocessor; each issues an instruction of one warp in a cycle."""
 LAUNCH_US = 1.5
 """From the end of one kernel of a CUDA graph to the start of the next, and filling and draining the GPU."""
 LOAD_CYCLES = 500

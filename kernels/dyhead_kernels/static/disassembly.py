@@ -1,4 +1,4 @@
-"""What a compiled kernel for NVIDIA's GPUs executes: instructions of a warp, by loop, counted in its disassembly.
+"""Instructions that a warp of a compiled kernel executes, by loop, counted in the disassembly for NVIDIA's GPUs.
 
 A branch that goes back closes a loop. Code under a condition counts as executed.
 """
@@ -21,7 +21,7 @@ _CUDA_FLOP = {"FFMA": 2, "FADD": 1, "FMUL": 1, "HFMA2": 4, "HADD2": 2, "HMUL2": 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a warp executes in a stretch of code.
+    """Counts of a warp in a stretch of code.
 
     Attributes:
         instructions: all that it issues.

@@ -127,7 +127,7 @@ def _alone(executed: Counts) -> float:
 
 
 def _executed(code: Code, found: Asked | None, warps: int, longest: bool) -> Counts:
-    """What a warp executes in a whole program, the average one or the longest; `loads` are rounds of waiting."""
+    """Counts of a warp in a whole program, the average one or the longest; `loads` are rounds of waiting."""
     own = replace(code.own, loads=min(code.own.loads, DEPENDENT_LOADS))
     return own + _repeated(code.loops, found.loops if found else (), warps, longest)
 

@@ -1,4 +1,4 @@
-"""What each launch asks for: bytes between the multiprocessors and the L2 cache, atomics, and how often its loops run.
+"""The traffic that each launch asks for: bytes between the multiprocessors and the L2 cache, atomics, and how often its loops run.
 
 Bytes of main memory need no formula: every tensor that a launch names moves once. Each formula here reads a launch's
 arguments, its constants and its grid, and nothing else; what a kernel without one asks for is then unknown.
@@ -51,7 +51,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a launch asks for beside main memory."""
+    """Traffic of a launch beside main memory, and its loops."""
 
     l2_bytes: float
     atomic_bytes: float = 0
@@ -283,6 +283,6 @@ FORMULAS: dict[str, Callable[[Arguments], Asked]] = {
 
 
 def asked(launch: Launch, l1_bytes: float) -> Asked | None:
-    """What a launch asks for, a program having so much of the first cache; None of a kernel without a formula."""
+    """Traffic of a launch, a program having so much of the first cache; None for a kernel without a formula."""
     formula = FORMULAS.get(launch.name)
     return None if formula is None else formula(Arguments(launch, l1_bytes))
