@@ -84,7 +84,8 @@ def time_launches(device: torch.device, size: tuple[int, int], out: Path) -> lis
         try:
             times = percentiles(timer([Run((launch,))], ROUNDS)[0])
         except Exception as error:
-            torch.cuda.synchronize(device)  # raises where the GPU has given up: no other launch would run either
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # raises where the GPU has given up: no other launch would run either
             print(f"{launch.name} does not run: {first_line(error)}", flush=True)
             continue
         results.append(

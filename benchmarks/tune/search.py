@@ -29,8 +29,8 @@ VARIED = 3
 """Number of the best candidates that are varied by what `Space.later` has."""
 
 MOST_SPILL_BYTES = 32
-"""Most spilled bytes of a thread. Eight registers written and read back are some instructions beside the hundreds of an inner loop, and
-may be outside it: only time tells. What spills more is not timed."""
+"""Most spilled bytes of a thread. Eight registers written and read back are some instructions beside the hundreds of an
+inner loop, and may be outside it: only time tells. What spills more is not timed."""
 
 COMPILING, TIMING = 0.5, 0.85
 """Shares of a kernel's time after which compiling, and the first timing, come to an end."""

@@ -18,7 +18,7 @@ import typer
 from benchmarks import rows as results
 from benchmarks.command import app, main
 from benchmarks.gpu_report import plan as plans
-from benchmarks.gpu_report import report, running, summary
+from benchmarks.gpu_report import report, running, summary, work
 from benchmarks.gpu_report.plan import SECONDS, Step, plan
 from benchmarks.gpu_report.report import make, read_states
 from benchmarks.gpu_report.run import mend_rows, planned
@@ -260,6 +260,39 @@ def test_without_a_gpu_one_line_says_so_and_the_plan_can_be_seen(
     printed, _ = capfd.readouterr()
     assert "| launches | every launch of a block alone, as a CUDA graph | 4.2 |" in printed
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_every_launch_alone_gets_a_row_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the GPU: kernels are interpreted on a tiny image, times are made up, one launch fails the first time."""
+    pytest.importorskip("triton")
+    from dyhead_kernels.launch import tuning
+    from dyhead_kernels.static.jobs import recorded
+
+    timed: list[str] = []
+
+    def timer(device: torch.device):
+        def time_(runs, rounds: int) -> list[list[float]]:
+            ((launch,),) = (each.launches for each in runs)
+            timed.append(launch.name)
+            if launch.name == "mix_backward" and timed.count(launch.name) == 1:
+                raise RuntimeError("out of resource: shared memory")
+            return [[0.5] * rounds]
+
+        return time_
+
+    monkeypatch.setattr("benchmarks.tune.timing.GpuTimer", timer)
+    monkeypatch.setattr(tuning, "architecture_of", lambda device: "sm_90")
+    monkeypatch.setattr(work, "CHANNELS", 16)
+    assert work.time_launches(CPU, (32, 32), tmp_path) == ["mix_backward"]
+    assert work.time_launches(CPU, (32, 32), tmp_path) == []
+    assert timed.count("mix_backward") == 2
+    assert len(timed) == len(set(timed)) + 1
+    (path,) = tmp_path.glob("*.csv")
+    expected = {
+        (launch.name, pass_) for pass_, own in recorded("bfloat16", 16, "sm_90").items() for launch in own.launches
+    }
+    assert {(row.provider, row.pass_) for row in results.read(path)} == expected
 
 
 @pytest.mark.slow

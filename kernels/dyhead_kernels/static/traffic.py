@@ -1,4 +1,4 @@
-"""The traffic that each launch asks for: bytes between the multiprocessors and the L2 cache, atomics, and how often its loops run.
+"""Traffic of each launch: bytes between the multiprocessors and the L2 cache, atomics, and how often its loops run.
 
 Bytes of main memory need no formula: every tensor that a launch names moves once. Each formula here reads a launch's
 arguments, its constants and its grid, and nothing else; what a kernel without one asks for is then unknown.
