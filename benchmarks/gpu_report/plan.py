@@ -13,6 +13,7 @@ from dyhead_kernels.static.cards import card_of
 CHECKOUT = Path(__file__).parents[2]
 PREDICTED = "predicted.csv"
 TABLES = "tables"
+PYTEST = "pytest"
 SECONDS = "{seconds}"
 """Stands in a command for the seconds that the step may take."""
 
@@ -76,7 +77,7 @@ def plan(out: Path, device: torch.device, device_name: str, size: str) -> list[S
             "right numbers: the tests marked gpu, but for the sanitizer's",
             6,
             no_tests,
-            *(sys.executable, "-m", "pytest", str(tests), "-m", "gpu", "-k", "not sanitizer", "-q", "-x"),
+            *(sys.executable, "-m", PYTEST, str(tests), "-m", "gpu", "-k", "not sanitizer", "-q", "-x"),
             folder=CHECKOUT,
         ),
         step(
@@ -113,7 +114,7 @@ def plan(out: Path, device: torch.device, device_name: str, size: str) -> list[S
             "compute-sanitizer: no access outside of allocations",
             4,
             no_tests or no_tool,
-            *(sys.executable, "-m", "pytest", str(tests / "test_sanitizer.py"), "-m", "gpu", "-k", "memcheck", "-q"),
+            *(sys.executable, "-m", PYTEST, str(tests / "test_sanitizer.py"), "-m", "gpu", "-k", "memcheck", "-q"),
             folder=CHECKOUT,
         ),
     ]

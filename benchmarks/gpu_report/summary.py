@@ -11,7 +11,7 @@ from .. import rows as results
 from ..machine import device_name
 from ..predicted import KEPT, known
 from ..report import markdown
-from .plan import PREDICTED, TABLES, Step
+from .plan import PREDICTED, PYTEST, TABLES, Step
 from .report import LOGS, States
 from .running import last_lines
 
@@ -30,6 +30,8 @@ def text(plan: Sequence[Step], states: States, out: Path, device: torch.device, 
         state = states.get(step.name)
         if state and state.status in ("failed", "timed out", "cut off"):
             parts += [f"### {step.name}: {state.status}, {state.reason}", _tail(out / LOGS / f"{step.name}.log")]
+        elif state and state.status == "done" and (said := _said(step, out / LOGS / f"{step.name}.log")):
+            parts += [f"### {step.name}", said]
     parts += ["## Times", _times(out)]
     if states.get("tune") and (log := out / LOGS / "tune.log").is_file():
         parts += [f"## Tuning, tables in {TABLES}/", *_table_lines(log)]
@@ -54,14 +56,31 @@ def _tail(log: Path) -> str:
     return "\n".join(["```text", *lines, "```"]) if lines else "It printed nothing."
 
 
+def _said(step: Step, log: Path) -> str:
+    """Lines of a finished step's log on what it could not time, as `report.markdown` has them; the last line of tests."""
+    lines = last_lines(log, 100)
+    if PYTEST in step.command:
+        return lines[-1] if lines else ""
+    left_out = [line for line in lines if line.startswith("- **")]
+    return "\n".join(["Not timed:", "", *left_out]) if left_out else ""
+
+
 def _times(out: Path) -> str:
     """The rows of this folder beside its own predictions, or those that came with the benchmarks."""
     path = out / PREDICTED
-    predictions = known(path if path.is_file() else KEPT)
-    measured = [row for file in sorted(out.glob("*.csv")) if file != path for row in results.read(file)]
-    if not measured:
-        return "Nothing was measured yet."
-    return markdown(results.latest(measured), predictions=predictions)
+    try:
+        predictions = known(path if path.is_file() else KEPT)
+    except results.ResultsError:  # written by something else
+        predictions = known(KEPT)
+    measured: list[results.Row] = []
+    unread = []
+    for file in sorted(out.glob("*.csv")):
+        try:
+            measured += results.read(file) if file != path else []
+        except results.ResultsError as error:
+            unread.append(f"Left out: {error}.")
+    shown = markdown(results.latest(measured), predictions=predictions) if measured else "Nothing was measured yet."
+    return "\n\n".join([shown, *unread])
 
 
 def _table_lines(log: Path) -> list[str]:

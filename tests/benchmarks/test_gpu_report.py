@@ -200,6 +200,22 @@ def test_the_summary_holds_rows_against_predictions(tmp_path: Path) -> None:
     assert "| dyhead_kernels, CUDA graph | 0.500 | 0.500..0.500 |  |  |  |  | 0.250 | 2.00 |" in text
 
 
+def test_the_summary_tells_what_a_finished_step_could_not_do(tmp_path: Path) -> None:
+    failed = "- **dyhead_kernels, reduce-overhead**: failed: RuntimeError: a tensor in the pool"
+    steps = [
+        fake("compiled", f"print('| a table |'); print('Not timed:'); print({failed!r})"),
+        Step(
+            "tests", "", 1, (sys.executable, "-c", "print('7 passed, 1 skipped in 3s')", plans.PYTEST), least_seconds=0
+        ),
+    ]
+    (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
+    assert states_of(steps, tmp_path) == {"compiled": "done", "tests": "done"}
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert f"### compiled\n\nNot timed:\n\n{failed}\n" in text
+    assert "### tests\n\n7 passed, 1 skipped in 3s\n" in text
+    assert "foreign.csv has the columns a,b" in text
+
+
 def _on_card(each: Row) -> Row:
     return replace(each, device="H100")
 

@@ -42,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.model:
         with ProcessPoolExecutor(options.workers) as pool:
             found = [each for width in options.channels for each in model(options.dtype, width, options.card, pool)]
-        print("\n".join(json.dumps(asdict(each)) for each in found) if options.json else tables(found))
+        print(
+            "\n".join(json.dumps({**asdict(each), "bound": each.bound}) for each in found)
+            if options.json
+            else tables(found)
+        )
         return
     rows = survey(options.dtype, options.channels, options.target, options.workers)
     if options.loops:

@@ -283,6 +283,12 @@ FORMULAS: dict[str, Callable[[Arguments], Asked]] = {
 
 
 def asked(launch: Launch, l1_bytes: float) -> Asked | None:
-    """Traffic of a launch, a program having so much of the first cache; None for a kernel without a formula."""
+    """Traffic of a launch, a program having so much of the first cache.
+
+    None for a kernel without a formula, or whose arguments are others than its formula reads.
+    """
     formula = FORMULAS.get(launch.name)
-    return None if formula is None else formula(Arguments(launch, l1_bytes))
+    try:
+        return None if formula is None else formula(Arguments(launch, l1_bytes))
+    except (KeyError, AttributeError):
+        return None
