@@ -57,7 +57,7 @@ def _tail(log: Path) -> str:
 
 
 def _said(step: Step, log: Path) -> str:
-    """Lines of a finished step's log on what it could not time, as `report.markdown` has them; the last line of tests."""
+    """Lines of a finished step's log on what it could not time, as `report.markdown` has them; tests' last line."""
     lines = last_lines(log, 100)
     if PYTEST in step.command:
         return lines[-1] if lines else ""
