@@ -207,6 +207,39 @@ def plot(
 
 
 @app.command()
+def predict(
+    card: Annotated[
+        list[str] | None, typer.Option(metavar="CARD", help="H100, H200, A100, L4, repeatable.", show_default="all")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="T", help="bfloat16, float16 or float32, repeatable.", show_default="bfloat16, float32"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Compiling processes.", show_default="all cores")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="CSV", help="File to write.", show_default="benchmarks/predicted.csv of a checkout"
+        ),
+    ] = None,
+) -> None:
+    """Predict the time of every launch of a block on cards that need not be here, with no GPU.
+
+    Measured rows of these cards are shown beside their predictions. `python -m dyhead_kernels.static --model` shows
+    what they are made of.
+
+    \b
+    Examples:
+      dyzoo bench predict --card H100 --dtype bfloat16 --out predicted.csv
+    """
+    from . import session
+
+    print(session.predict(card, dtype, out, workers))
+
+
+@app.command()
 def tune(
     kernels: Annotated[
         list[str] | None, typer.Argument(metavar="KERNEL", help="Names as in configs/default.json; all without one.")
@@ -247,6 +280,50 @@ def tune(
     from .tune.run import run as run_tuning
 
     run_tuning(kernels, size_of(size), channels, dtype or ["bfloat16", "float32"], seconds, workers, place, out)
+
+
+@app.command("gpu-report")
+def gpu_report(
+    minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Time to spend, all steps together.")] = 25.0,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of rows, logs and summary.md.")
+    ] = Path("gpu-report"),
+    size: Annotated[str, typer.Option(metavar="HxW", help="Image size.")] = "800x1344",
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cuda, cuda:1, or cpu for a trial.", show_default="the first GPU")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and run nothing.")] = False,
+) -> None:
+    """Find out all about the kernels on this GPU that a given time allows.
+
+    Tests, a compiled block, the head against its floor, every launch beside its
+    prediction, tuning, the sanitizer: each step in a process of its own with its
+    share of the time. summary.md is written after every step. Called again with
+    the same folder, the report goes on with what is missing.
+
+    \b
+    Examples:
+      dyzoo bench gpu-report --minutes 25 --out report
+      dyzoo bench gpu-report --dry-run
+    """
+    from .gpu_report.run import run as run_report
+
+    if code := run_report(minutes, out, device, size, dry_run):
+        raise typer.Exit(code)
+
+
+@app.command("gpu-report-step", hidden=True)
+def gpu_report_step(
+    name: Annotated[str, typer.Argument(metavar="STEP", help="machine or launches.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the report.")],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Image size.")] = "800x1344",
+    device: Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1.")] = None,
+) -> None:
+    """Run a step of gpu-report that no other command has."""
+    from .gpu_report.run import step
+
+    if code := step(name, out, device, size):
+        raise typer.Exit(code)
 
 
 def main(arguments: Sequence[str] | None = None, prog_name: str = "python -m benchmarks") -> int:

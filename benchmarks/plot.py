@@ -22,7 +22,7 @@ COLORS = {
     "ours": "#1f5fa8",
     "ours-graph": "#0b2f5c",
     "ours-compiled": "#6ea6de",
-    "ours-reduce-overhead": "#a9cdf0",
+    "ours-reduce-overhead": "#3f86cf",
     "reference": "#8d7bb8",
     "official-float32": "#f5c26b",
     "official": "#f29e4c",

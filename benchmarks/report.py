@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .machine import OP as MACHINE
+from .predicted import Predictions, known, predicted_ms
 from .providers import BASELINE
 from .rows import Row
 from .runner import Skipped
@@ -29,9 +30,14 @@ def baseline_ms(rows: Sequence[Row]) -> float | None:
     return next((row.p50_ms for row in rows if row.provider in BASELINES), None)
 
 
-def markdown(rows: Sequence[Row], skipped: Sequence[Skipped] = ()) -> str:
-    """A table for each case, pass, shape and dtype, fastest first, then what was not timed and why."""
-    parts = [_table(group, members) for group, members in groups(rows).items()]
+def markdown(rows: Sequence[Row], skipped: Sequence[Skipped] = (), predictions: Predictions | None = None) -> str:
+    """A table for each case, pass, shape and dtype, fastest first, then what was not timed and why.
+
+    Args:
+        predictions: times to hold rows against; None for those of `predicted.csv`.
+    """
+    expected = known() if predictions is None else predictions
+    parts = [_table(group, members, expected) for group, members in groups(rows).items()]
     parts += [machine_line(rows)] if machine_line(rows) else []
     if skipped:
         parts.append("\n".join(["Not timed:", "", *_reasons(skipped)]))
@@ -62,11 +68,14 @@ def machine_line(rows: Sequence[Row]) -> str:
     return "This machine's peaks: " + ", ".join(f"{name} {rate}" for name, rate in peaks.items()) + "." if peaks else ""
 
 
-def _table(group: Group, rows: Sequence[Row]) -> str:
+def _table(group: Group, rows: Sequence[Row], predictions: Predictions) -> str:
     against = baseline_ms(rows)
+    expected = {row: predicted_ms(row, predictions) for row in rows}
+    has_model = any(expected.values())
     lines = [
-        f"| {', '.join(group)} | median ms | p20..p80 | times as fast | peak MiB | TFLOP/s | GB/s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| {', '.join(group)} | median ms | p20..p80 | times as fast | peak MiB | TFLOP/s | GB/s |"
+        + (" predicted ms | measured / predicted |" if has_model else ""),
+        "|---|---:|---:|---:|---:|---:|---:|" + ("---:|---:|" if has_model else ""),
     ]
     for row in sorted(rows, key=lambda row: row.p50_ms):
         cells = [
@@ -78,6 +87,9 @@ def _table(group: Group, rows: Sequence[Row]) -> str:
             "" if row.tflop_per_s is None else digits(row.tflop_per_s),
             "" if row.gb_per_s is None else digits(row.gb_per_s),
         ]
+        if has_model:
+            ms = expected[row]
+            cells += ["", ""] if ms is None else [digits(ms), f"{row.p50_ms / ms:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

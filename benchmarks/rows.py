@@ -9,6 +9,7 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from dyzoo.errors import DyzooError
+from dyzoo.files import replacing
 
 from .options import CASE_ALIASES
 from .timing import Percentiles
@@ -116,6 +117,14 @@ def path_for(device: str, folder: Path) -> Path:
     return folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv")
 
 
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write a file anew, of any devices."""
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        writer.writerows(map(_cells, rows))
+
+
 def append(rows: Sequence[Row], folder: Path) -> Path:
     """Append rows of one device to its file and give the path.
 
@@ -132,8 +141,12 @@ def append(rows: Sequence[Row], folder: Path) -> Path:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(HEADER)
-        writer.writerows(["" if value is None else value for value in astuple(row)] for row in rows)
+        writer.writerows(map(_cells, rows))
     return path
+
+
+def _cells(row: Row) -> list[object]:
+    return ["" if value is None else value for value in astuple(row)]
 
 
 def read(path: Path) -> list[Row]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 import typer
+from dyhead_kernels.static.cards import CARDS
 from rich.console import Console
 
+from . import predicted
 from . import rows as results
 from . import runtimes as by_runtime
 from . import steps as block_steps
@@ -25,6 +27,8 @@ from .providers import PROVIDERS, Provider
 from .report import markdown
 from .runner import PASSES, Skipped, measure
 from .timing import Clock
+
+DTYPES = ("bfloat16", "float32")  # that are predicted if none are named
 
 
 def run(
@@ -128,6 +132,27 @@ def runtimes(model: str | None, files: Sequence[Path], size: str, rounds: int, c
     lines = [by_runtime.table(measured), *(f"\nNot timed: {line}" for line in skipped)]
     lines.append(f"\n{where.device}, {where.threads} threads, torch {where.torch}.")
     return "\n".join(lines)
+
+
+def predict(cards: Sequence[str] | None, dtypes: Sequence[str] | None, out: Path | None, workers: int | None) -> str:
+    """Write predictions and say where.
+
+    Raises:
+        typer.BadParameter: an option names what there is not.
+        PredictError: the kernels cannot be compiled here.
+    """
+    names = [_choose(name, CARDS, "--card") for name in cards or CARDS]
+    precisions = [_choose(ALIASES.get(name, name), PRECISIONS, "--dtype") for name in dtypes or DTYPES]
+    if "tf32" in precisions:
+        raise typer.BadParameter("tf32 has no time model: choose float32", param_hint="--dtype")
+    path = out or (predicted.KEPT if results.CHECKOUT_RESULTS.is_dir() else Path.cwd() / predicted.KEPT.name)
+    rows = predicted.predict(names, precisions, path, workers)
+    totals = [
+        f"{row.device}, {row.dtype}, {row.op}, {row.pass_}: {row.p50_ms:.3f} ms"
+        for row in rows
+        if row.op != predicted.LAUNCH
+    ]
+    return "\n".join([*totals, f"{len(rows)} rows written to {path}; nothing was measured."])
 
 
 def plot(

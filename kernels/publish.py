@@ -3,9 +3,10 @@
     python kernels/publish.py stage [--out DIR]
     python kernels/publish.py push OWNER/NAME [--revision v1] [--private]
 
-A staged folder holds what the Hub's repository will: README.md, LICENSE and build/torch-<backend>/, each variant the
-whole package and a metadata.json (https://huggingface.co/docs/kernels/kernel-requirements). Try one with
-`kernels.get_local_kernel(Path(DIR))`. Name, version and backends come from build.toml.
+A staged folder holds what the Hub's repository will: README.md, LICENSE, benchmarks/ for `kernels benchmark`, and
+build/torch-<backend>/, each variant the whole package and a metadata.json
+(https://huggingface.co/docs/kernels/kernel-requirements). Try one with `kernels.get_local_kernel(Path(DIR))`, time it
+with `kernels benchmark DIR`. Name, version and backends come from build.toml.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ KERNELS = Path(__file__).resolve().parent
 PACKAGE = KERNELS / "dyhead_kernels"
 LICENSE = KERNELS.parent / "LICENSE"
 DEFAULT_OUT = KERNELS.parent / "build" / "dyhead-kernels"
-STAGED = ("LICENSE", "README.md", "build")  # all that a staged folder holds, sorted
+BENCHMARKS = "benchmarks"
+STAGED = ("LICENSE", "README.md", BENCHMARKS, "build")  # all that a staged folder holds, sorted
+STAGED_BEFORE = tuple(name for name in STAGED if name != BENCHMARKS)  # by version 0.1
 
 
 class PublishError(Exception):
@@ -88,7 +91,9 @@ def stage(out: Path, repo_id: str | None = None) -> Path:
         OSError: it cannot be written.
     """
     manifest = Manifest.read()
-    if out.exists() and not (out.is_dir() and sorted(path.name for path in out.iterdir()) in ([], [*STAGED])):
+    if out.exists() and not (
+        out.is_dir() and sorted(path.name for path in out.iterdir()) in ([], [*STAGED], [*STAGED_BEFORE])
+    ):
         raise PublishError(
             f"{out} holds other files, expected a new folder or one staged before: name another by --out"
         )
@@ -118,6 +123,9 @@ def _write(folder: Path, manifest: Manifest, repo_id: str | None) -> None:
             path.write_bytes(content)
         text = json.dumps(metadata(manifest, backend, contents), indent=2) + "\n"
         (variant / "metadata.json").write_text(text, encoding="utf-8")
+    for script in sorted((KERNELS / BENCHMARKS).glob("benchmark*.py")):
+        (folder / BENCHMARKS).mkdir(exist_ok=True)
+        shutil.copyfile(script, folder / BENCHMARKS / script.name)
     card = (KERNELS / "CARD.md").read_text(encoding="utf-8")
     card = card.replace("{repo_id}", repo_id or f"OWNER/{manifest.name}").replace("{version}", str(manifest.version))
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -149,8 +157,8 @@ def metadata(manifest: Manifest, backend: str, contents: dict[str, bytes]) -> di
 def push(repo_id: str, revision: str | None = None, private: bool = False) -> str:
     """Stage aside and commit to a branch of a repository of type "kernel", both made if absent.
 
-    `kernels` reads the version's branch alone; the Hub shows main's card, so a card goes there with the manifest's own
-    branch. Reads HF_TOKEN and HF_ENDPOINT as huggingface_hub does.
+    `kernels` reads the version's branch alone, to load and to time; the Hub shows main's card, so a card goes there
+    with the manifest's own branch. Reads HF_TOKEN and HF_ENDPOINT as huggingface_hub does.
 
     Args:
         repo_id: "owner/name".
@@ -184,7 +192,7 @@ def push(repo_id: str, revision: str | None = None, private: bool = False) -> st
                 folder_path=folder,
                 revision=revision,
                 commit_message=message,
-                delete_patterns="build/**",
+                delete_patterns=["build/**", f"{BENCHMARKS}/**"],
             )
             if revision == Manifest.read().revision:
                 api.upload_folder(
@@ -193,7 +201,7 @@ def push(repo_id: str, revision: str | None = None, private: bool = False) -> st
                     folder_path=folder,
                     revision="main",
                     commit_message=message,
-                    ignore_patterns="build/**",
+                    ignore_patterns=["build/**", f"{BENCHMARKS}/**"],
                 )
         except HfHubHTTPError as error:
             hint = (

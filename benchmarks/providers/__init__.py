@@ -14,9 +14,9 @@ from . import operators as ways
 from .operators import Unavailable
 
 Wrap = Literal["eager", "graph", "compile", "reduce-overhead", "max-autotune"]
-COMPILED = ("compile", "reduce-overhead", "max-autotune")
-CAPTURED = ("reduce-overhead", "max-autotune")
-"""Where PyTorch's compiler makes CUDA graphs."""
+COMPILED: tuple[Wrap, ...] = ("compile", "reduce-overhead", "max-autotune")
+WITH_GRAPHS: tuple[Wrap, ...] = ("reduce-overhead", "max-autotune")
+"""Ways of `torch.compile` that put what they compile into CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,4 @@ PROVIDERS = {
     )
 }
 
-__all__ = ["BASELINE", "CAPTURED", "COMPILED", "PROVIDERS", "Provider", "Unavailable", "exact_way"]
+__all__ = ["BASELINE", "COMPILED", "PROVIDERS", "WITH_GRAPHS", "Provider", "Unavailable", "exact_way"]

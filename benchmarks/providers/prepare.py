@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cases import Case
-from . import CAPTURED, COMPILED, Provider, Unavailable
+from . import COMPILED, WITH_GRAPHS, Provider, Unavailable
 
 Results = dict[str, Tensor]
 Run = Callable[[], Results]
@@ -60,7 +60,7 @@ def eager(case: Case, provider: Provider, pass_: str, dtype: torch.dtype) -> Run
     if provider.wrap in COMPILED:
         mode = None if provider.wrap == "compile" else provider.wrap
         network = torch.compile(module, dynamic=False, mode=mode)
-    mark_step = torch.compiler.cudagraph_mark_step_begin if provider.wrap in CAPTURED else nullcontext
+    mark_step = torch.compiler.cudagraph_mark_step_begin if provider.wrap in WITH_GRAPHS else nullcontext
 
     if not training:
 

@@ -21,6 +21,7 @@ class Space:
     Attributes:
         axes: every combination is tried, with the default's values of all other parameters.
         later: combinations tried with the few best of those.
+        favoured: what the time model expects most of: tried first, in case time runs out.
         sums: the blocks whose product is the number of sums that a program holds, to leave out what cannot fit.
         every_dtype: the kernel works on float32 whatever the maps are, so there is one entry, "any".
     """
@@ -28,8 +29,15 @@ class Space:
     axes: Axes
     later: Axes = field(default_factory=dict)
     sums: tuple[str, ...] = ()
+    favoured: Sequence[Parameters] = ()
     every_dtype: bool = False
 
+
+WIDE: Sequence[Parameters] = (
+    {"BLOCK_P": 128, "BLOCK_C": 32, "num_warps": 16, "num_stages": 3},
+    {"BLOCK_P": 128, "BLOCK_C": 32, "num_warps": 8},
+)
+"""Twice the positions of a program: half the weights through the L2 cache, without a spill."""
 
 TILES: Axes = {"TILE_W": (4, 8, 16, 32)}
 
@@ -48,6 +56,7 @@ SPACES: dict[str, Space] = {
         },
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_O"),
+        favoured=WIDE,
     ),
     "attention_moments": Space(
         {"BLOCK_T": (8, 16, 32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (2, 4, 8)}, every_dtype=True
@@ -65,11 +74,12 @@ SPACES: dict[str, Space] = {
             "BLOCK_P": (32, 64, 128),
             "BLOCK_C": (16, 32, 64),
             "BLOCK_O": (32, 64, 128),
-            "num_warps": (4, 8),
+            "num_warps": (4, 8, 16),
             "num_stages": (1, 2),
         },
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_C"),
+        favoured=WIDE,
     ),
     "deform_conv_backward_fixed_point": Space(
         {"BLOCK_P": (32, 64), "BLOCK_C": (16, 32), "BLOCK_O": (32, 64), "num_warps": (4, 8), "num_stages": (1, 2)},
@@ -101,9 +111,13 @@ SPACES: dict[str, Space] = {
 
 
 def first_candidates(space: Space, default: Parameters) -> list[Parameters]:
-    """The default, then all combinations, those that differ least from it first: time may run out."""
-    found = sorted(_combinations(space, space.axes, default), key=lambda candidate: differences(candidate, default))
-    return [default, *(candidate for candidate in found if candidate != default)]
+    """The default, what is favoured, then all combinations, those that differ least first: time may run out."""
+    found = [default]
+    combined = sorted(_combinations(space, space.axes, default), key=lambda candidate: differences(candidate, default))
+    for candidate in [*({**default, **each} for each in space.favoured), *combined]:
+        if candidate not in found:
+            found.append(candidate)
+    return found
 
 
 def later_candidates(space: Space, best: Sequence[Parameters]) -> list[Parameters]:

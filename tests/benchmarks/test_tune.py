@@ -24,7 +24,7 @@ from benchmarks.tune import run as command
 from benchmarks.tune.compiling import Compiler
 from benchmarks.tune.problem import OPERATIONS, Problem, Run, record, results
 from benchmarks.tune.run import report, tune_all
-from benchmarks.tune.search import MARGIN, NothingRunsError, Search, agree, beats
+from benchmarks.tune.search import MARGIN, MOST_SPILL_BYTES, NothingRunsError, Search, agree, beats
 from benchmarks.tune.space import SPACES, Parameters, Space, first_candidates, later_candidates
 from benchmarks.tune.table import merge
 
@@ -140,7 +140,7 @@ def test_what_cannot_run_is_dropped_before_it_is_timed(default: Parameters) -> N
             block = dict(job.constants)[([name for name, _ in job.signature].index("BLOCK_P"),)]
             warps = dict(job.options)["num_warps"]
             if (block, warps) == (64, 2):
-                found[job] = resources(spill_bytes=8)
+                found[job] = resources(spill_bytes=MOST_SPILL_BYTES + 4)
             elif (block, warps) == (64, 4):
                 found[job] = resources(shared_bytes=10_001)
             elif (block, warps) == (32, 2):
@@ -153,6 +153,27 @@ def test_what_cannot_run_is_dropped_before_it_is_timed(default: Parameters) -> N
     searching(timer, compiled).tune(KERNEL, [default], EVER)
     assert {has["BLOCK_P"] for has in timer.timed} == {16}
     assert default["BLOCK_P"] == 16
+
+
+def test_what_spills_a_few_bytes_is_timed(default: Parameters) -> None:
+    def compiled(jobs: Iterable[Job], deadline: float) -> dict[Job, Resources | str]:
+        return dict.fromkeys(jobs, resources(spill_bytes=MOST_SPILL_BYTES))
+
+    timer = FakeTimer(lambda has: 1 / has["BLOCK_P"])
+    outcome = searching(timer, compiled).tune(KERNEL, [default], EVER)
+    assert outcome.best["BLOCK_P"] == 64
+
+
+@pytest.mark.parametrize("kernel", ["deform_conv_forward", "deform_conv_backward"])
+def test_what_the_time_model_favours_comes_first(kernel: str) -> None:
+    default = dict(DEFAULT[kernel]["half"])
+    first, second, third, *rest = first_candidates(SPACES[kernel], default)
+    assert first == default
+    wide = {"BLOCK_P": 128, "BLOCK_C": 32}
+    assert second == {**default, **wide, "num_warps": 16, "num_stages": 3}
+    assert third == {**default, **wide, "num_warps": 8}
+    assert second not in rest
+    assert third not in rest
 
 
 def test_the_default_is_timed_even_where_it_should_not_run(default: Parameters) -> None:

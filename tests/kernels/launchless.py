@@ -13,8 +13,10 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from dyhead_kernels import dyhead_block, modulated_deform_conv2d, static
+from dyhead_kernels import dyhead_block, modulated_deform_conv2d
 from dyhead_kernels.launch import launching, tuning
+from dyhead_kernels.static import resources
+from dyhead_kernels.static.disassembly import disassembled
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
@@ -32,8 +34,8 @@ class Utils:
 
     def get_device_properties(self, device: int | None = None) -> dict[str, int]:
         return {
-            "max_shared_mem": static.SHARED_BYTES[self.target],
-            "max_num_regs": static.USUAL_REGISTERS,
+            "max_shared_mem": resources.SHARED_BYTES[self.target],
+            "max_num_regs": resources.USUAL_REGISTERS,
             "multiprocessor_count": 64,
             "warpSize": 32,
             "sm_clock_rate": 1,
@@ -43,8 +45,8 @@ class Utils:
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
         """Module and function (made up), registers, spill bytes, and as many threads as the registers allow."""
-        registers, spilled = static._cubin_resources(kernel)
-        fitting = static.USUAL_REGISTERS // (-(-registers // 8) * 8) // 32 * 32
+        registers, spilled = resources.registers_and_spills(disassembled(kernel))
+        fitting = resources.USUAL_REGISTERS // (-(-registers // 8) * 8) // 32 * 32
         return 1, 1, registers, spilled, min(MOST_THREADS, fitting)
 
     def unload_module(self, *arguments: Any) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -80,7 +81,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_variant_holds_the_whole_package_and_no_more(staged: Path) -> None:
-    assert sorted(path.name for path in staged.iterdir()) == ["LICENSE", "README.md", "build"]
+    assert sorted(path.name for path in staged.iterdir()) == ["LICENSE", "README.md", "benchmarks", "build"]
     assert sorted(path.name for path in (staged / "build").iterdir()) == sorted(VARIANTS)
     for variant in VARIANTS:
         files = files_in(staged / "build" / variant)
@@ -158,6 +159,7 @@ def test_staging_again_replaces_what_was_staged(staged: Path, tmp_path: Path) ->
         assert files_in(folder) == files_in(staged)
         (folder / "build" / "torch-cpu" / "stale.py").touch()
         (folder / "LICENSE").write_text("")
+        shutil.rmtree(folder / "benchmarks")  # as a version that had none left it
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -243,6 +245,27 @@ def test_hugging_faces_loader_takes_the_staged_folder(staged: Path, tmp_path: Pa
     own, cpu = python(code, tmp_path)
     assert own in ("_dyhead_kernels_cpu", "_dyhead_kernels_cuda", "_dyhead_kernels_rocm")
     assert cpu == "_dyhead_kernels_cpu"
+
+
+@needs_kernels_library
+def test_hugging_faces_benchmark_command_takes_the_staged_folder(staged: Path, tmp_path: Path) -> None:
+    """Its own code finds the classes and runs every workload, verified, on maps small enough for a CPU."""
+    code = f"""
+        from kernels.cli import benchmark
+        staged = Path("{staged}")
+        (script,) = benchmark.discover_benchmark_scripts("staged", staged)
+        for cls in benchmark.discover_benchmark_classes(script, staged):
+            sys.modules[cls.__module__].SHAPES = ((9, 12), (5, 6))
+            sys.modules[cls.__module__].CHANNELS = 32
+            found, _ = benchmark.run_benchmark_class(cls, 2, 1, str(staged), True, "local")
+            for name, timing in sorted(found.items()):
+                print(f"{{cls.__name__}}.{{name}}", timing.verified, timing.iterations)
+    """
+    assert python(code, tmp_path) == [
+        *("DyHeadBlock.float32", "True", "2"),
+        *("ModulatedDeformConv.bfloat16", "True", "2"),
+        *("ModulatedDeformConv.float32", "True", "2"),
+    ]
 
 
 def hub_environment(hub: Hub, folder: Path) -> dict[str, str]:

@@ -7,9 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.kernels.static_command import static
 
 pytest.importorskip("triton")
 
@@ -31,12 +35,6 @@ INSTRUCTIONS = {
     "sm_100": "tcgen05.mma",
     "gfx942": "v_mfma",
 }
-
-
-def static(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "dyhead_kernels.static", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 @pytest.fixture(scope="module", params=INSTRUCTIONS)
@@ -65,6 +63,29 @@ def test_products_use_the_target_s_matrix_instructions(rows: list[dict[str, Any]
             assert not row["matrix"], row
 
 
+COUNTS = Path(__file__).parent / "loop_counts.json"
+REWRITE = "python -m dyhead_kernels.static --loops > tests/kernels/loop_counts.json"
+MARGIN, MARGIN_OF_OTHERS = 0.03, 0.5
+"""How much longer an inner loop may become: with the version of Triton that the counts are of, and with others, whose
+compilers choose other instructions."""
+
+
+def test_no_inner_loop_grows(rows: list[dict[str, Any]]) -> None:
+    """The instructions of every innermost loop are no more than those counted before."""
+    known = json.loads(COUNTS.read_text(encoding="utf-8"))
+    same = known["triton"] == version("triton")
+    for row in rows:
+        name = f"{row['kernel']}, {row['dtype']}, {row['channels']}"
+        expected = known["loops"].get(row["target"], {}).get(name)
+        if not row["loops"] or (expected is None and not same):
+            continue
+        assert expected is not None, f"{name} on {row['target']} has no counts: {REWRITE}"
+        if same:
+            assert len(row["loops"]) == len(expected), f"{row} had {expected}: look why, then {REWRITE}"
+        allowed = (1 + (MARGIN if same else MARGIN_OF_OTHERS)) * max(expected)
+        assert max(row["loops"]) <= allowed, f"{row} had {expected}: mend it, or if it is wanted {REWRITE}"
+
+
 @pytest.mark.parametrize(
     ("target", "dtypes", "channels"),
     [
@@ -88,7 +109,7 @@ def test_the_table_is_markdown() -> None:
     done = static("--target", "sm_90", "--dtype", "float16", "--channels", "16", "--workers", "1")
     assert done.returncode == 0, done.stderr
     header, rule, *lines = done.stdout.splitlines()
-    assert {line.count("|") for line in (header, rule, *lines)} == {11}
+    assert {line.count("|") for line in (header, rule, *lines)} == {12}
 
 
 def test_an_interpreter_cannot_compile() -> None:
