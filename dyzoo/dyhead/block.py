@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from dyhead_kernels import BlockParameters, OffsetMode, Pyramid, dyhead_block
@@ -55,6 +56,15 @@ class DyHeadBlock(nn.Module):
             bound = 1 / math.sqrt(weight.shape[1])  # nn.Linear's default, as in the official DyReLU
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DyHeadBlock:
+        """What `to` and its kin call for each tensor. The stacked weights are shown to it as those of one convolution:
+        `to(memory_format=torch.channels_last)`, which has no meaning for five dimensions, then takes them too."""
+
+        def stacked(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
+
+        return super()._apply(stacked, recurse)  # type: ignore[no-any-return]
 
     def forward(self, pyramid: Pyramid) -> Pyramid:
         """(N, S, C_in) -> (N, S, C), the level shapes unchanged."""
