@@ -8,6 +8,12 @@ FROM python:3.12-slim
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
+# The deformable convolution is compiled for the CPU that it runs on, in two seconds when it is first needed.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY dyzoo/ dyzoo/
