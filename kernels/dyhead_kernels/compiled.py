@@ -9,11 +9,13 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -28,8 +30,9 @@ SECONDS = 120  # that a compiler may take; it takes two
 @cache
 def library(source: Path) -> ctypes.CDLL | None:
     """The compiled source, None where that cannot be had; why not is said once, if a compiler is there and fails."""
-    compiler = shutil.which(compiler_name())
-    if not native_is_wanted() or compiler is None or not source.is_file() or os.name != "posix":
+    compiler = shlex.split(compiler_name())  # "ccache g++" is one, too
+    is_there = bool(compiler) and shutil.which(compiler[0]) is not None and os.name == "posix"
+    if not is_there or not native_is_wanted() or not source.is_file():
         return None
     try:
         path = _folder() / f"{source.stem}-{_key(source, compiler)}.so"
@@ -57,7 +60,7 @@ def _folder() -> Path:
     return folder
 
 
-def _key(source: Path, compiler: str) -> str:
+def _key(source: Path, compiler: Sequence[str]) -> str:
     """A name for what comes out: it depends on the source, the compiler, the flags, the CPU and PyTorch's OpenMP."""
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
@@ -79,12 +82,12 @@ def _openmp() -> Path | None:
     return next(iter(sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))), None)
 
 
-def _compile(compiler: str, source: Path, path: Path) -> None:
+def _compile(compiler: Sequence[str], source: Path, path: Path) -> None:
     """Write `path`, aside and renamed, so that processes may do the same at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         aside = Path(folder) / path.name
         own = _openmp()
         libraries = ["-Wl,--as-needed", str(own)] if own else []
-        command = [compiler, *FLAGS, str(source), "-o", str(aside), *libraries]
+        command = [*compiler, *FLAGS, str(source), "-o", str(aside), *libraries]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
         aside.replace(path)

@@ -153,6 +153,14 @@ def test_a_folder_that_others_can_write_to_is_not_run_from(tmp_path: Path, monke
 
 @needs_compiler
 @pytest.mark.usefixtures("forgetful")
+def test_a_compiler_behind_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", f"env {backends.compiler_name()}")
+    assert compiled.library(native.SOURCE) is not None
+
+
+@needs_compiler
+@pytest.mark.usefixtures("forgetful")
 def test_what_was_compiled_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled.library(native.SOURCE) is not None
