@@ -62,9 +62,8 @@ def _folder() -> Path:
 
 def _key(source: Path, compiler: Sequence[str]) -> str:
     """A name for what comes out: it depends on the source, the compiler, the flags, the CPU and PyTorch's OpenMP."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
-    ).stdout
+    command = [*compiler, "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
     parts = (source.read_text(encoding="utf-8"), version, *FLAGS, _cpu(), str(_openmp()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
