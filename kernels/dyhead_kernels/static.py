@@ -46,6 +46,8 @@ _POINTERS = {
 Place = tuple[int, ...]
 """An argument of a kernel, (index,), or a field of one, (index, field)."""
 
+WIDE_DILATION = 8
+
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 _MATRIX_INSTRUCTIONS = ("wgmma", "tcgen05.mma", "mma.sync", "v_mfma")
 
@@ -97,7 +99,11 @@ class Job:
 
 
 def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
-    """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic."""
+    """Every different launch of a block over P3..P7 of an 800x1344 image, forward, backward and deterministic.
+
+    With them the gradients of a convolution dilated too widely for windows of its map.
+    """
+    from .deform_conv import triton as single
     from .dyhead_block import triton as form
     from .dyhead_block.layout import BranchLayout
     from .dyhead_block.parameters import BlockParameters, parameter_shapes
@@ -118,6 +124,8 @@ def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Jo
             for name, shape in shapes.items()
         }
     )
+    image, offset, mask = (empty(1, number, *layout.shapes[0], of=values.dtype) for number in (channels, 18, 9))
+    wide = (WIDE_DILATION, WIDE_DILATION)
     before, found = torch.are_deterministic_algorithms_enabled(), []
     for target in targets:
         table = tuning.load_table(tuning.architecture_table(target))
@@ -126,6 +134,9 @@ def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Jo
             for deterministic in (False, True):
                 torch.use_deterministic_algorithms(deterministic)
                 form.backward(output, values, parameters, layout, "resize", 16, state, (True, True))
+                weight = parameters.conv_weight[0]
+                needs = (True, True, False, False, True)
+                single.backward(image, image, offset, weight, None, mask, (1, 1), wide, wide, needs)
             torch.use_deterministic_algorithms(before)
         found += [job_of(launch, dtype, channels, target) for launch in launches]
     return list(dict.fromkeys(found))
