@@ -79,13 +79,12 @@ SPACES: dict[str, Space] = {
     "deform_conv_window_backward": Space(
         {
             "BLOCK_P": (32, 64),
-            "WINDOW_W": (16, 32),
             "BLOCK_C": (32, 64),
             "BLOCK_O": (32, 64, 128, 256),
             "num_warps": (4, 8, 16),
             "num_stages": (1, 2, 3),
         },
-        {"WINDOW_H": (16, 32), "maxnreg": (None, 128, 255)},
+        {"WINDOW_W": (16, 32), "maxnreg": (None, 128, 255)},
         sums=("WINDOW_H", "WINDOW_W", "BLOCK_C"),
     ),
     "deform_conv_window_backward_fixed_point": Space(

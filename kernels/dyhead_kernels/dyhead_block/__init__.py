@@ -25,7 +25,7 @@ attention_backward            those gradients, coefficients, moments,      grad_
                               hidden                                       relu_* and conv_bias
 mix_branches_backward         grad_mixed, grad_moments, convolved,         grad_convolved
                               moments, coefficients
-deform_conv_backward          grad_convolved, values, offset_mask          gradients of offsets and masks of mid and high;
+deform_conv_backward          grad_convolved, values, offset_mask          gradients of offsets and masks (mid, high);
                                                                            of values, from corners outside windows
 deform_conv_window_backward   grad_convolved, offset_mask                  of values, from corners in windows
 deform_conv_backward          grad_convolved, values, offset_mask          both again for low, whose stride is another:
