@@ -231,6 +231,12 @@ OPERATIONS: Mapping[str, Operation] = {
     "deform_conv_backward_fixed_point": Operation(
         lambda problem: problem.convolution_backward(True), ("deform_conv_backward",)
     ),
+    "deform_conv_window_backward": Operation(
+        lambda problem: problem.convolution_backward(False), ("deform_conv_window_backward",), ("deform_conv_backward",)
+    ),
+    "deform_conv_window_backward_fixed_point": Operation(
+        lambda problem: problem.convolution_backward(True), ("deform_conv_window_backward",), ("deform_conv_backward",)
+    ),
     "deform_conv_weight_backward": Operation(
         lambda problem: (deform_conv.weight_backward(problem.convolution, problem.operands, problem.grad_convolved),),
         ("deform_conv_weight_backward",),

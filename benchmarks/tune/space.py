@@ -86,6 +86,28 @@ SPACES: dict[str, Space] = {
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_C"),
     ),
+    "deform_conv_window_backward": Space(
+        {
+            "BLOCK_P": (32, 64),
+            "BLOCK_C": (32, 64),
+            "BLOCK_O": (32, 64, 128, 256),
+            "num_warps": (4, 8, 16),
+            "num_stages": (1, 2, 3),
+        },
+        {"WINDOWED": (0, 1), "WINDOW_W": (16, 32), "maxnreg": (None, 128, 255)},
+        sums=("WINDOW_H", "WINDOW_W", "BLOCK_C"),
+    ),
+    "deform_conv_window_backward_fixed_point": Space(
+        {
+            "BLOCK_P": (32, 64),
+            "BLOCK_C": (16, 32, 64),
+            "BLOCK_O": (32, 64, 128),
+            "num_warps": (4, 8),
+            "num_stages": (1, 2),
+        },
+        {"WINDOWED": (0, 1), "maxnreg": (None, 128, 255)},
+        sums=("WINDOW_H", "WINDOW_W", "BLOCK_C"),
+    ),
     "deform_conv_weight_backward": Space(
         {
             "BLOCK_P": (32, 64),

@@ -18,7 +18,7 @@ import torch
 pytest.importorskip("triton")
 
 import dyhead_kernels
-from dyhead_kernels.deform_conv.packed.arguments import Constants, Gradients, Sampling
+from dyhead_kernels.deform_conv.packed.arguments import Constants, Gradients, Sampling, Windows
 from dyhead_kernels.dyhead_block.attention.arguments import Attention, ParameterPointers, Sizes
 from dyhead_kernels.dyhead_block.mix.kernels import Block
 from dyhead_kernels.static import OPTIONS
@@ -28,7 +28,11 @@ from tests.kernels.launch_cases import recorded_launches
 MOST_ARGUMENTS = 16
 ROOT = Path(dyhead_kernels.__file__).parent
 TUPLES: dict[str, Any] = {each.__name__: each for each in (Sampling, Gradients, Attention, ParameterPointers, Block)}
-CONSTANTS: dict[str, Any] = {"CONV": Constants, "SIZES": Sizes}  # by the argument: the annotation says "constexpr"
+CONSTANTS: dict[str, Any] = {
+    "CONV": Constants,
+    "WINDOWS": Windows,
+    "SIZES": Sizes,
+}  # by the argument: the annotation says "constexpr"
 LAUNCHES = {each.name: each for each in recorded_launches()}
 
 

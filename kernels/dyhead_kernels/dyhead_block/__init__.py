@@ -25,8 +25,11 @@ attention_backward            those gradients, coefficients, moments,      grad_
                               hidden                                       relu_* and conv_bias
 mix_branches_backward         grad_mixed, grad_moments, convolved,         grad_convolved
                               moments, coefficients
-deform_conv_backward          grad_convolved, values, offset_mask          part of grad_values, gradients of each
-                                                                           branch's offsets and masks
+deform_conv_backward          grad_convolved, values, offset_mask          gradients of offsets and masks (mid, high);
+                                                                           of values, from corners outside windows
+deform_conv_window_backward   grad_convolved, offset_mask                  of values, from corners in windows
+deform_conv_backward          grad_convolved, values, offset_mask          both again for low, whose stride is another:
+deform_conv_window_backward   grad_convolved, offset_mask                  together part of grad_values
 deform_conv_weight_backward   grad_convolved, values, offset_mask          gradient of conv_weight
 offsets_backward              gradients of offsets and masks, offset_mask  grad_logits
 offsets_weight_backward       grad_logits, values                          gradients of offset_*

@@ -29,6 +29,9 @@ _POINTERS = {
 Place = tuple[int, ...]
 """An argument of a kernel, (index,), or a field of one, (index, field)."""
 
+WIDE_DILATION = 8
+"""So far apart are the taps of a convolution that windows do not serve."""
+
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
@@ -121,12 +124,40 @@ class _Aside(TorchDispatchMode):
 
 
 def jobs(dtype: str, channels: int, targets: Sequence[str] = TARGETS) -> list[Job]:
-    """Every different launch of a block, forward, backward and deterministic."""
+    """Every different launch of a block, forward, backward and deterministic.
+
+    With them the gradients of a convolution dilated too widely for windows of its map.
+    """
     found = []
     for target in targets:
         passes = [*recorded(dtype, channels, target).values(), recorded(dtype, channels, target, True)["backward"]]
-        found += [job_of(launch, dtype, channels, target) for each in passes for launch in each.launches]
+        launches = [launch for each in passes for launch in each.launches] + _dilated(dtype, channels, target)
+        found += [job_of(launch, dtype, channels, target) for launch in launches]
     return list(dict.fromkeys(found))
+
+
+def _dilated(dtype: str, channels: int, target: str) -> list[Launch]:
+    """Launches of the gradients of a widely dilated convolution, in any order and deterministic."""
+    from ..deform_conv import triton as single
+    from ..launch import tuning
+    from ..launch.launching import recording
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=DTYPES[dtype], device="meta")
+
+    image, offset, mask = (empty(1, number, *SHAPES[0]) for number in (channels, 18, 9))
+    weight, wide = empty(channels, channels, 3, 3), (WIDE_DILATION, WIDE_DILATION)
+    needs = (True, True, False, False, True)
+    table = tuning.load_table(tuning.architecture_table(target))
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        with recording() as launches, tuning.overriding(table, weakest=True):
+            for deterministic in (False, True):
+                torch.use_deterministic_algorithms(deterministic)
+                single.backward(image, image, offset, weight, None, mask, (1, 1), wide, wide, needs)
+    finally:
+        torch.use_deterministic_algorithms(before)
+    return launches
 
 
 def job_of(launch: Launch, dtype: str, channels: int, target: str) -> Job:

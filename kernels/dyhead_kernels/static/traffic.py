@@ -153,12 +153,29 @@ def _deform_conv_backward(a: Arguments) -> Asked:
     corners = _window(a, 1, own, item) if a["NEEDS_OFFSET"] else 0
     small = 2 * 3 * positions * FLOAT
     rows = a["grad_output_ptr"].numel() / conv.out_channels  # those that a tile has too many add nothing
-    added = 4 * conv.taps * rows * conv.in_channels * a.item("gradients.values_ptr") if a["NEEDS_VALUES"] else 0
+    adds = a["NEEDS_VALUES"] and not a["WINDOWS"].height  # windows reach as far as samples nearly always lie
+    added = 4 * conv.taps * rows * conv.in_channels * a.item("gradients.values_ptr") if adds else 0
     inner = Repeat(output_blocks, flop=a.product(positions, block, outputs, item == FLOAT))
     return Asked(
         a.programs * (grads + weights + corners + small),
         added,
         (_each(channel_blocks, inner),),
+    )
+
+
+def _deform_conv_window_backward(a: Arguments) -> Asked:
+    conv, item, float32 = a["CONV"], a.item("weight_ptr"), a.item("weight_ptr") == FLOAT
+    positions, block, outputs = a["BLOCK_P"], a["BLOCK_C"], a["BLOCK_O"]
+    window, output_blocks = a["WINDOWS"].height * a["WINDOWS"].width, ceil(conv.group_out / outputs)
+    weights = conv.taps * conv.group_out * min(block, conv.run) * item
+    grads = positions * conv.group_out * item * (1 if output_blocks == 1 else conv.taps)
+    column, hats = a.product(block, positions, outputs, float32), a.product(window, block, positions, float32)
+    inner = () if output_blocks == 1 else (Repeat(output_blocks, flop=column),)
+    flop = hats + (column if output_blocks == 1 else 0)
+    return Asked(
+        a.programs * (weights + grads + conv.taps * 3 * positions * FLOAT),
+        a.programs * window * min(block, conv.run) * a.item("gradients.values_ptr"),
+        (Repeat(conv.taps, flop=flop, loops=inner),),
     )
 
 
@@ -274,6 +291,7 @@ FORMULAS: dict[str, Callable[[Arguments], Asked]] = {
     "attention_backward": _attention_matrices,
     "mix_branches_backward": _mix_branches_backward,
     "deform_conv_backward": _deform_conv_backward,
+    "deform_conv_window_backward": _deform_conv_window_backward,
     "deform_conv_weight_backward": _deform_conv_weight_backward,
     "offsets_backward": _offsets_backward,
     "offsets_weight_backward": _offsets_weight_backward,

@@ -33,6 +33,23 @@ class Constants(NamedTuple):
     has_mask: bool
 
 
+class Windows(NamedTuple):
+    """Windows of the sampled maps, one around the samples of each tile of outputs, in which gradients are added up.
+
+    Attributes:
+        tile_height, tile_width: outputs of a tile.
+        height, width: pixels of a window, powers of two; 0 where there are no windows.
+    """
+
+    tile_height: int
+    tile_width: int
+    height: int
+    width: int
+
+
+NO_WINDOWS = Windows(1, 1, 0, 0)
+
+
 class Sampling(NamedTuple):
     """The maps that the kernels sample, and where they do it.
 

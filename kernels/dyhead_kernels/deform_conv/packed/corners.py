@@ -29,13 +29,16 @@ class Corners(NamedTuple):
     """Places that one tap of P output positions samples, each of shape (P,) but `next_line`.
 
     Attributes:
-        row: packed row of the top left corner within an image; it may lie outside the map.
+        line, pixel: line and column of the top left corner; it may lie outside the map.
+        row: packed row of that corner within an image.
         next_line: rows from one line of the source map to the next.
         top_left, top_right, bottom_left, bottom_right: whether each corner is on the map.
         below, right: bilinear weights of the bottom and of the right corners.
         modulation: the mask, 1 without one, 0 where there is no output position.
     """
 
+    line: Any
+    pixel: Any
     row: Any
     next_line: Any
     top_left: Any
@@ -92,7 +95,17 @@ def find_corners(
     row = column(segment_ptr, SOURCE_START) + line * source_width + column_
     top, bottom = top & inside, bottom & inside
     return Corners(
-        row, source_width, top & left, top & right_, bottom & left, bottom & right_, below, right, modulation
+        line,
+        column_,
+        row,
+        source_width,
+        top & left,
+        top & right_,
+        bottom & left,
+        bottom & right_,
+        below,
+        right,
+        modulation,
     )
 
 

@@ -6,9 +6,6 @@ import triton
 import triton.language as tl
 
 from ...launch.columns import (
-    GRAD_MASK_START,
-    GRAD_OFFSET_START,
-    HEIGHT,
     PART_COLUMNS,
     PART_FIRST_TILE,
     PART_HIGH,
@@ -16,25 +13,21 @@ from ...launch.columns import (
     PART_TILE_COUNT,
     SEGMENT_COLUMNS,
     WEIGHT,
-    WIDTH,
     column,
     first_row,
     tile_positions,
 )
 from ...launch.products import add_product
 from .arguments import Gradients, Sampling
-from .corners import blend, find_corners, load_rows
-
-
-@triton.jit
-def _add_rows(
-    image_ptr, row, exists, rows, scale, channel, channel_exists, CHANNELS: tl.constexpr, FIXED_POINT: tl.constexpr
-):
-    """Add (P, K) to packed rows (P,); as multiples of 1 / scale in int64, which add up to the same in any order."""
-    at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
-    if FIXED_POINT:
-        rows = (rows * scale).to(tl.int64)
-    tl.atomic_add(at, rows, mask=exists[:, None] & channel_exists[None, :], sem="relaxed")
+from .corners import blend, find_corners
+from .gradients import (
+    add_corners,
+    corner_sums,
+    load_grad_output,
+    load_weights,
+    outside_windows,
+    store_offset_gradients,
+)
 
 
 @triton.jit
@@ -44,6 +37,7 @@ def _deform_conv_backward_kernel(
     sampling: Sampling,
     gradients: Gradients,
     CONV: tl.constexpr,
+    WINDOWS: tl.constexpr,
     NEEDS_VALUES: tl.constexpr,
     NEEDS_OFFSET: tl.constexpr,
     FIXED_POINT: tl.constexpr,
@@ -57,8 +51,7 @@ def _deform_conv_backward_kernel(
 
     Grid: (tiles x offset groups x taps, 1, images); the taps of a tile run side by side and share the cache.
 
-    With G = W^T dY, the gradient of a column, and v_ij a corner's values, offsets and masks need but the four sums over
-    channels s_ij = sum_c G v_ij: the derivative of sum_ij w_ij s_ij by the bilinear weights w.
+    Values get nothing from the corners in `WINDOWS`, which are left to `kernels_window.py`.
     """
     TAPS: tl.constexpr = CONV.taps
     C_IN: tl.constexpr = CONV.in_channels
@@ -91,16 +84,21 @@ def _deform_conv_backward_kernel(
         offset_group,
         CONV,
     )
-    row, next_line = corners.row, corners.next_line
-    below, right = corners.below, corners.right
-    above, left = 1 - below, 1 - right
     scale = tl.load(gradients.scale_ptr) if FIXED_POINT else 1.0
+    top_left, top_right = corners.top_left, corners.top_right
+    bottom_left, bottom_right = corners.bottom_left, corners.bottom_right
+    any_outside, blocks = 1, OFFSET_RUN // RUN * RUN_BLOCKS
+    if WINDOWS.height > 0:
+        top_left, top_right, bottom_left, bottom_right = outside_windows(corners, segment_ptr, y, x, CONV, WINDOWS)
+        any_outside = tl.max((top_left | top_right | bottom_left | bottom_right).to(tl.int32), axis=0)
+        if not NEEDS_OFFSET:
+            blocks *= any_outside
 
     sum_top_left = tl.zeros((BLOCK_P,), tl.float32)
     sum_top_right = tl.zeros((BLOCK_P,), tl.float32)
     sum_bottom_left = tl.zeros((BLOCK_P,), tl.float32)
     sum_bottom_right = tl.zeros((BLOCK_P,), tl.float32)
-    for block in range(OFFSET_RUN // RUN * RUN_BLOCKS):
+    for block in range(blocks):
         run_start = offset_group * OFFSET_RUN + block // RUN_BLOCKS * RUN
         run_channel = block % RUN_BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
         channel = run_start + run_channel
@@ -109,64 +107,48 @@ def _deform_conv_backward_kernel(
 
         grad = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
         for output_block in range((GROUP_OUT + BLOCK_O - 1) // BLOCK_O):
-            group_output = output_block * BLOCK_O + tl.arange(0, BLOCK_O)
-            output_exists = group_output < GROUP_OUT
-            output_channel = (group * GROUP_OUT + group_output).to(tl.int64)
-            grad_output = tl.load(
-                grad_output_ptr + output_row[:, None] * C_OUT + output_channel[None, :],
-                mask=inside[:, None] & output_exists[None, :],
-                other=0.0,
-            )
-            weights = tl.load(
-                weight_ptr + output_channel[:, None] * (TAPS * GROUP_IN) + (channel - group * GROUP_IN)[None, :],
-                mask=output_exists[:, None] & channel_exists[None, :],
-                other=0.0,
-            )
+            grad_output = load_grad_output(grad_output_ptr, output_row, inside, group, output_block, CONV, BLOCK_O)
+            weights = load_weights(weight_ptr, group, output_block, channel, channel_exists, CONV, BLOCK_O)
             grad = add_product(grad, grad_output, weights, PRECISION)
 
         if NEEDS_OFFSET:
-            corner = load_rows(values_ptr, row, corners.top_left, channel, channel_exists, C_IN, EVEN)
-            sum_top_left += tl.sum(grad * corner, axis=1)
-            corner = load_rows(values_ptr, row + 1, corners.top_right, channel, channel_exists, C_IN, EVEN)
-            sum_top_right += tl.sum(grad * corner, axis=1)
-            corner = load_rows(values_ptr, row + next_line, corners.bottom_left, channel, channel_exists, C_IN, EVEN)
-            sum_bottom_left += tl.sum(grad * corner, axis=1)
-            corner = load_rows(
-                values_ptr, row + next_line + 1, corners.bottom_right, channel, channel_exists, C_IN, EVEN
-            )
-            sum_bottom_right += tl.sum(grad * corner, axis=1)
-        if NEEDS_VALUES:
-            grad *= corners.modulation[:, None]
-            rows = grad * (above * left)[:, None]
-            _add_rows(grad_values_ptr, row, corners.top_left, rows, scale, channel, channel_exists, C_IN, FIXED_POINT)
-            rows = grad * (above * right)[:, None]
-            _add_rows(
-                grad_values_ptr, row + 1, corners.top_right, rows, scale, channel, channel_exists, C_IN, FIXED_POINT
-            )
-            rows = grad * (below * left)[:, None]
-            low = row + next_line
-            _add_rows(
-                grad_values_ptr, low, corners.bottom_left, rows, scale, channel, channel_exists, C_IN, FIXED_POINT
-            )
-            rows = grad * (below * right)[:, None]
-            _add_rows(
-                grad_values_ptr, low + 1, corners.bottom_right, rows, scale, channel, channel_exists, C_IN, FIXED_POINT
-            )
+            sums = corner_sums(values_ptr, corners, grad, channel, channel_exists, C_IN, EVEN)
+            sum_top_left += sums[0]
+            sum_top_right += sums[1]
+            sum_bottom_left += sums[2]
+            sum_bottom_right += sums[3]
+        if NEEDS_VALUES:  # noqa: SIM102  (the first condition is the compiler's)
+            if any_outside > 0:
+                add_corners(
+                    grad_values_ptr,
+                    corners,
+                    top_left,
+                    top_right,
+                    bottom_left,
+                    bottom_right,
+                    grad * corners.modulation[:, None],
+                    scale,
+                    channel,
+                    channel_exists,
+                    C_IN,
+                    FIXED_POINT,
+                )
 
     if NEEDS_OFFSET:
-        grad_y = left * (sum_bottom_left - sum_top_left) + right * (sum_bottom_right - sum_top_right)
-        grad_x = above * (sum_top_right - sum_top_left) + below * (sum_bottom_right - sum_bottom_left)
-        channel_step = column(segment_ptr, HEIGHT) * column(segment_ptr, WIDTH)
-        tap_channel = (offset_group * TAPS + tap).to(tl.int64)
-        at = gradients.offset_ptr + image * gradients.offset_image + column(segment_ptr, GRAD_OFFSET_START)
-        at += 2 * tap_channel * channel_step + position
-        tl.store(at, grad_y * corners.modulation, mask=inside)
-        tl.store(at + channel_step, grad_x * corners.modulation, mask=inside)
-        if CONV.has_mask:
-            grad_mask = above * (left * sum_top_left + right * sum_top_right)
-            grad_mask += below * (left * sum_bottom_left + right * sum_bottom_right)
-            at = gradients.mask_ptr + image * gradients.mask_image + column(segment_ptr, GRAD_MASK_START)
-            tl.store(at + tap_channel * channel_step + position, grad_mask, mask=inside)
+        store_offset_gradients(
+            gradients,
+            segment_ptr,
+            image,
+            (offset_group * TAPS + tap).to(tl.int64),
+            position,
+            inside,
+            corners,
+            sum_top_left,
+            sum_top_right,
+            sum_bottom_left,
+            sum_bottom_right,
+            CONV.has_mask,
+        )
 
 
 @triton.jit

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...launch.launching import block_size, dot_precision, launch, parameters, parts_table
 from ...launch.tables import STATISTICS, Maps, Tables
-from . import kernels, kernels_backward
-from .arguments import Constants, Gradients, Sampling
+from . import kernels, kernels_backward, kernels_window
+from .arguments import NO_WINDOWS, Constants, Gradients, Sampling
+from .windows import windows_by_stride
 
 
 @dataclass(frozen=True)
@@ -169,31 +170,57 @@ def backward(
 
     `grad_output` has rows of C_out channels.
     """
-    values = operands.values
     fixed_point = total is not None and total.scale is not None
-    options = _options("deform_conv_backward" + ("_fixed_point" if fixed_point else ""), conv, operands)
-    table = _tables(operands, options)
-    launch(
-        kernels_backward._deform_conv_backward_kernel,
-        (table.tile_count * conv.offset_groups * conv.taps, 1, len(values)),
-        grad_output,
-        operands.weight,
-        operands.sampling(table),
-        Gradients(
-            values_ptr=values if total is None else total.buffer,
-            offset_ptr=values if grad_offset is None else grad_offset,
-            mask_ptr=values if grad_mask is None else grad_mask,
-            scale_ptr=values if total is None or total.scale is None else total.scale,
-            offset_image=0 if grad_offset is None else _image_step(grad_offset),
-            mask_image=0 if grad_mask is None else _image_step(grad_mask),
-        ),
-        CONV=conv.constants,
-        NEEDS_VALUES=total is not None,
-        NEEDS_OFFSET=grad_offset is not None,
-        FIXED_POINT=fixed_point,
-        PRECISION=dot_precision(),
-        **options,
+    gradients = Gradients(
+        values_ptr=operands.values if total is None else total.buffer,
+        offset_ptr=operands.values if grad_offset is None else grad_offset,
+        mask_ptr=operands.values if grad_mask is None else grad_mask,
+        scale_ptr=operands.values if total is None or total.scale is None else total.scale,
+        offset_image=0 if grad_offset is None else _image_step(grad_offset),
+        mask_image=0 if grad_mask is None else _image_step(grad_mask),
     )
+    suffix = "_fixed_point" if fixed_point else ""
+    window_options = _options(f"deform_conv_window_backward{suffix}", conv, operands)
+    is_windowed = window_options.pop("WINDOWED") and total is not None
+    size = window_options.pop("WINDOW_H"), window_options.pop("WINDOW_W")
+    groups = () if not is_windowed else windows_by_stride(conv, operands.segments, _tile(window_options), size)
+    for segments, windows in groups or ((operands.segments, NO_WINDOWS),):
+        own = replace(operands, segments=segments)
+        options = _options(f"deform_conv_backward{suffix}", conv, own)
+        table = _tables(own, options)
+        launch(
+            kernels_backward._deform_conv_backward_kernel,
+            (table.tile_count * conv.offset_groups * conv.taps, 1, len(own.values)),
+            grad_output,
+            own.weight,
+            own.sampling(table),
+            gradients,
+            CONV=conv.constants,
+            WINDOWS=windows,
+            NEEDS_VALUES=total is not None,
+            NEEDS_OFFSET=grad_offset is not None,
+            FIXED_POINT=fixed_point,
+            PRECISION=dot_precision(),
+            **options,
+        )
+        if windows == NO_WINDOWS:
+            continue
+        options = {**window_options, "BLOCK_P": windows.tile_height * windows.tile_width, "TILE_W": windows.tile_width}
+        table = _tables(own, options)
+        blocks = conv.in_channels // conv.run * -(-conv.run // options["BLOCK_C"])
+        launch(
+            kernels_window._deform_conv_window_backward_kernel,
+            (table.tile_count * blocks, 1, len(own.values)),
+            grad_output,
+            own.weight,
+            own.sampling(table),
+            gradients,
+            CONV=conv.constants,
+            WINDOWS=windows,
+            FIXED_POINT=fixed_point,
+            PRECISION=dot_precision(),
+            **options,
+        )
 
 
 def weight_backward(conv: Convolution, operands: Operands, grad_output: Tensor) -> Tensor:
@@ -240,8 +267,12 @@ def _options(kernel: str, conv: Convolution, operands: Operands) -> dict[str, in
 
 
 def _tables(operands: Operands, options: dict[str, int]) -> Tables:
-    width = options["TILE_W"]
-    return operands.segments.tables(options["BLOCK_P"] // width, width)
+    return operands.segments.tables(*_tile(options))
+
+
+def _tile(options: dict[str, int]) -> tuple[int, int]:
+    """Lines and columns of a tile."""
+    return options["BLOCK_P"] // options["TILE_W"], options["TILE_W"]
 
 
 def _tiles_by_weight(segments: Maps, table: Tables, weights: int) -> tuple[tuple[int, int], ...]:
