@@ -56,8 +56,11 @@ class DyHeadBlock(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
+    def stacked(self) -> BlockParameters:
+        """The parameters as the kernels take them."""
+        own: dict[str, Tensor] = dict(self.named_parameters(recurse=False))
+        return BlockParameters(**{"conv_bias": None, **own})  # type: ignore[arg-type]
+
     def forward(self, pyramid: Pyramid) -> Pyramid:
         """(N, S, C_in) -> (N, S, C), the level shapes unchanged."""
-        own: dict[str, Tensor] = dict(self.named_parameters(recurse=False))
-        parameters = BlockParameters(**{"conv_bias": None, **own})  # type: ignore[arg-type]
-        return dyhead_block(pyramid, parameters, offset_mode=self.offset_mode)
+        return dyhead_block(pyramid, self.stacked(), offset_mode=self.offset_mode)
