@@ -126,7 +126,10 @@ def follow_back(steps: Sequence[LevelSteps], shares: Sequence[Tensor]) -> list[T
     """
     with torch.enable_grad():
         inputs = [torch.zeros_like(share)[None, None].requires_grad_() for share in shares]
-        outputs = [_average(level, inputs, (share.shape[0], share.shape[1])) for level, share in zip(steps, shares, strict=True)]
+        outputs = [
+            _average(level, inputs, (share.shape[0], share.shape[1]))
+            for level, share in zip(steps, shares, strict=True)
+        ]
         found = torch.autograd.grad(outputs, inputs, [share[None, None] for share in shares], materialize_grads=True)
     total = torch.stack([each.sum() for each in found]).sum().clamp(min=torch.finfo(found[0].dtype).tiny)
     return [each[0, 0] / total for each in found]
