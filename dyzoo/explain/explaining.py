@@ -110,6 +110,10 @@ class _Run:
             self.inputs.append(levels)
             self.steps.append(block_steps(cast(DyHeadBlock, block), levels))
             levels = [step.output for step in self.steps[-1]]
+            if not all(bool(level.isfinite().all()) for level in levels):
+                raise SettingError(
+                    f"block {len(self.steps) - 1} gives numbers that are not finite: its weights are broken"
+                )
         self.raw = model.forward_head(levels)
         self.gradients: dict[int, Tensor] = {}
 
