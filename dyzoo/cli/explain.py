@@ -101,7 +101,7 @@ def explain(
 
 
 def _say(explanation: Explanation) -> None:
-    """What is explained, and where it comes from, on one line."""
+    """Say on one line which detection is explained and which level it comes from."""
     from dyzoo.explain.numbers import attribution_shares
 
     found = explanation.detections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dyzoo.explain.explaining import MOST_PIXELS, explain
-from dyzoo.explain.explanation import PANELS, STAGES, BranchExplained, Explanation, LevelExplained
+from dyzoo.explain.explanation import Explanation
+from dyzoo.explain.parts import PANELS, STAGES, BranchExplained, LevelExplained
 
 __all__ = ["MOST_PIXELS", "PANELS", "STAGES", "BranchExplained", "Explanation", "LevelExplained", "explain"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from dyzoo.dyhead import DyHead, DyHeadBlock
 from dyzoo.dyhead.steps import BranchSteps, LevelSteps, block_steps, follow_back
 from dyzoo.errors import ImageError, SettingError
-from dyzoo.explain.explanation import BRANCHES, BranchExplained, Explanation, LevelExplained, Stage, check_index
+from dyzoo.explain.explanation import Explanation
+from dyzoo.explain.parts import BRANCHES, BranchExplained, LevelExplained, Stage, check_index
 from dyzoo.explain.places import position_at
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.classes import DEFAULT_THRESHOLD
@@ -21,9 +22,10 @@ from dyzoo.model.mode import evaluating
 from dyzoo.model.preprocess import batch_images
 from dyzoo.model.sizes import Size, padded_size
 
-MOST_PIXELS = 2**22
-"""Pixels of the largest network input that is explained, padding included, 4.2 million. Every step of every block is
-kept, in float32, until the gradients have come back: a ResNet-50 with six blocks takes about 6 GB for a million."""
+MOST_PIXELS = 2**21
+"""Pixels of the largest network input that is explained, padding included, 2.1 million. Every step of every block is
+kept, in float32, until the gradients have come back: on a CPU, a ResNet-50 with six blocks takes 4 GB for a quarter of
+a million, and 10 more for each further million."""
 
 
 def explain(

@@ -1,109 +1,28 @@
-"""`Explanation`: what the attentions of a detector did to one picture, in numbers, to look at and to keep."""
+"""`Explanation`: what the attentions of a detector did to one picture, to look at and to keep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any
 
-import numpy as np
+from PIL import Image
 
 from dyzoo.errors import SettingError
-from dyzoo.images.detections import Detections
+from dyzoo.explain.numbers import to_dict
+from dyzoo.explain.page import page
+from dyzoo.explain.panels import draw_panel
+from dyzoo.explain.parts import PANELS, Explained, Panel
+from dyzoo.files import write_text
+from dyzoo.images.drawing import save_picture
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Stage = Literal["before", "spatial", "scale", "task"]
-Branch = Literal["high", "mid", "low"]
-Panel = Literal["maps", "sampling", "channels", "object"]
-
-STAGES: tuple[Stage, ...] = get_args(Stage)
-BRANCHES: tuple[Branch, ...] = get_args(Branch)
-PANELS: tuple[Panel, ...] = get_args(Panel)
+PAGE_NAME, NUMBERS_NAME = "explain.html", "explain.json"
 
 
 @dataclass(frozen=True, eq=False)
-class BranchExplained:
-    """Where one branch of a level samples, and what it weighs.
-
-    Attributes:
-        source: the level that it samples.
-        stride: positions of the source for one of the convolution's grid.
-        offsets: (9, 2, h, w) float32, (dy, dx) of each tap in positions of the source.
-        masks: (9, h, w) float32 in 0..1.
-        weight: its scale attention, in 0..1.
-    """
-
-    source: int
-    stride: int
-    offsets: np.ndarray
-    masks: np.ndarray
-    weight: float
-
-
-@dataclass(frozen=True, eq=False)
-class LevelExplained:
-    """One level on its way through one block.
-
-    Attributes:
-        stride_px: pixels of the network's input for one position.
-        activations: (H, W) float32 after each stage, the mean over the channels of the absolute values.
-        attributions: (H, W) float32 after each stage, the Euclidean norm over the channels of the gradient of the
-            detection's score times the activation; None where no detection is explained.
-        branches: by name; the finest level has no "low" one and the coarsest no "high" one.
-        slopes, intercepts: (2, C) float32, the two lines of each channel's dynamic ReLU.
-        first_share: (C,) float32, the share of positions at which the first line is the larger one.
-    """
-
-    stride_px: int
-    activations: Mapping[Stage, np.ndarray]
-    attributions: Mapping[Stage, np.ndarray] | None
-    branches: Mapping[Branch, BranchExplained]
-    slopes: np.ndarray
-    intercepts: np.ndarray
-    first_share: np.ndarray
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        height, width = self.activations["before"].shape
-        return height, width
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What a detector's attentions did to one picture, and what made one detection.
-
-    Places are in pixels of the network's input. A position of a level stands for the place where the head has its
-    anchors: x = (column + center_offset) * stride, y = (row + center_offset) * stride.
-
-    Attributes:
-        pixels: (h, w, 3) uint8, the picture as the network saw it, without padding.
-        detections: what was found, in pixels of the picture as it was given.
-        detection: the one that is explained; None where nothing was found.
-        blocks: of each block the levels, finest first.
-        block, level: those to look at first.
-        place: (x, y), where sampling points are looked at.
-        center_offset: 0 or 0.5, in units of the stride.
-        saliency: (h, w) float32, the norm over the colours of the gradient of the detection's score by the pixels,
-            normalised ones; None where no detection is explained.
-        reach: for each block the (H, W) float32 of each level of its input: the share that the place of the last
-            block's output, at `level`, takes from each position when sampling points are followed back. All of a
-            block's have a sum of one.
-    """
-
-    pixels: np.ndarray
-    detections: Detections
-    detection: int | None
-    blocks: tuple[tuple[LevelExplained, ...], ...]
-    block: int
-    level: int
-    place: tuple[float, float]
-    center_offset: float
-    saliency: np.ndarray | None
-    reach: tuple[tuple[np.ndarray, ...], ...]
+class Explanation(Explained):
+    """The way of one picture through a detector's attentions: the numbers that `Explained` names, in pictures."""
 
     def panel(self, kind: Panel = "maps", block: int | None = None, level: int | None = None) -> Image.Image:
         """One picture of the explanation.
@@ -111,51 +30,43 @@ class Explanation:
         Args:
             kind: "maps", the maps of a block after each attention; "sampling", where the block samples for the place;
                 "channels", what the dynamic ReLU does with each channel; "object", what made the detection.
-            block, level: None for those of the explanation. Maps show all levels, the object all blocks.
+            block, level: None for those of the explanation. Maps show all levels, the object's shares all blocks.
 
         Raises:
             SettingError: there is no such panel, block or level, or no detection to be explained.
         """
-        from dyzoo.explain.panels import draw_panel  # matplotlib, where it is needed
-
         if kind not in PANELS:
             raise SettingError(f"panel is {kind!r}, expected one of {', '.join(PANELS)}")
         if kind == "object" and self.detection is None:
             raise SettingError("nothing was found that could be explained: lower the threshold")
         return draw_panel(self, kind, *self.chosen(block, level))
 
-    def chosen(self, block: int | None, level: int | None) -> tuple[int, int]:
-        """The block and the level of these numbers, or those of the explanation. Raises `SettingError`: not there."""
-        return (
-            self.block if block is None else check_index("block", block, len(self.blocks)),
-            self.level if level is None else check_index("level", level, len(self.blocks[0])),
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """All numbers but those of the maps, as `explain.json` has them."""
-        from dyzoo.explain.numbers import to_dict
-
         return to_dict(self)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the page `explain.html`, the numbers `explain.json` and a PNG of each panel; the paths, page first.
 
-        The page is one file that needs nothing else and fetches nothing.
+        The page is one file that needs nothing else and fetches nothing. Each file is written aside and renamed.
 
         Args:
-            folder: made if it is not there; files of these names are replaced.
+            folder: made if it is not there; files of these names are replaced, and `object.png` is removed where
+                there is no detection to be explained.
 
         Raises:
             OSError: one cannot be written.
         """
-        from dyzoo.explain.saving import save
-
-        return save(self, Path(folder))
-
-
-def check_index(name: str, index: Any, count: int) -> int:
-    """A number of one of `count` things. Raises `SettingError`: it is none."""
-    if type(index) is not int or not 0 <= index < count:
-        expected = "0" if count == 1 else f"0 to {count - 1}"
-        raise SettingError(f"{name} is {index!r}, expected {expected}")
-    return index
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / PAGE_NAME, folder / NUMBERS_NAME]
+        write_text(paths[0], page(self))
+        write_text(paths[1], json.dumps(self.to_dict(), allow_nan=False) + "\n")
+        for kind in PANELS:
+            path = folder / f"{kind}.png"
+            if kind == "object" and self.detection is None:
+                path.unlink(missing_ok=True)  # of an explanation before this one
+            else:
+                save_picture(self.panel(kind), path)
+                paths.append(path)
+        return paths

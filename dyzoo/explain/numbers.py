@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dyzoo.explain.explanation import STAGES, Explanation, LevelExplained, Stage
+from dyzoo.explain.parts import STAGES, Explained, LevelExplained, Stage
 from dyzoo.explain.places import position_at, sampling_points
 
 
@@ -36,11 +36,11 @@ def channel_order(level: LevelExplained) -> np.ndarray:
 
 
 def highest(maps: Mapping[Stage, np.ndarray]) -> float:
-    """What the brightest colour stands for in maps that are on one scale."""
+    """The number that the brightest colour stands for in maps that share a scale."""
     return max(float(values.max()) for values in maps.values())
 
 
-def attribution_shares(explanation: Explanation, stage: Stage = "task") -> list[list[float]]:
+def attribution_shares(explanation: Explained, stage: Stage = "task") -> list[list[float]]:
     """For each block the share that each level has in the attribution after a stage; zeros where there is none."""
     shares = []
     for levels in explanation.blocks:
@@ -56,7 +56,7 @@ def line_counts(level: LevelExplained) -> dict[str, int]:
     return {"first": first, "second": second, "both": len(level.first_share) - first - second}
 
 
-def to_dict(explanation: Explanation) -> dict[str, Any]:
+def to_dict(explanation: Explained) -> dict[str, Any]:
     """All numbers but those of the maps, of types that JSON has.
 
     Places are in pixels of the network's input, whose size is there; detections in those of the picture as given.
@@ -75,7 +75,7 @@ def to_dict(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _block(explanation: Explanation, block: int) -> dict[str, Any]:
+def _block(explanation: Explained, block: int) -> dict[str, Any]:
     levels = explanation.blocks[block]
     return {
         "block": block,
@@ -105,7 +105,7 @@ def _block(explanation: Explanation, block: int) -> dict[str, Any]:
     }
 
 
-def _sampling(explanation: Explanation, block: int, level: int) -> dict[str, Any]:
+def _sampling(explanation: Explained, block: int, level: int) -> dict[str, Any]:
     own = explanation.blocks[block][level]
     position = position_at(explanation.place, own.stride_px, explanation.center_offset, own.size)
     return {

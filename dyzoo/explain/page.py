@@ -17,8 +17,8 @@ from PIL import Image
 
 from dyzoo.evaluation.report.page import page_environment
 from dyzoo.explain import pictures
-from dyzoo.explain.explanation import STAGES, Explanation, LevelExplained, Stage
 from dyzoo.explain.numbers import STRIPS, Strip, attribution_shares, channel_order, highest, line_counts
+from dyzoo.explain.parts import STAGES, Explained, LevelExplained, Stage
 from dyzoo.explain.words import BRANCH_WORDS, STAGE_TITLES, STAGE_WORDS
 
 _FOLDER = Path(__file__).parent
@@ -64,7 +64,7 @@ class _View(NamedTuple):
     counts: dict[str, int]
 
 
-def page(explanation: Explanation) -> str:
+def page(explanation: Explained) -> str:
     """The HTML of the page. Names of classes and files, which come from strangers, are escaped."""
     script = (_FOLDER / "explain.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
@@ -98,7 +98,7 @@ def page(explanation: Explanation) -> str:
     )
 
 
-def _view(explanation: Explanation, block: int, level: int) -> _View:
+def _view(explanation: Explained, block: int, level: int) -> _View:
     own = explanation.blocks[block][level]
     order = channel_order(own)
     strips = [
@@ -117,7 +117,7 @@ def _view(explanation: Explanation, block: int, level: int) -> _View:
     )
 
 
-def _row(explanation: Explanation, own: LevelExplained, maps: Mapping[Stage, np.ndarray]) -> _Row:
+def _row(explanation: Explained, own: LevelExplained, maps: Mapping[Stage, np.ndarray]) -> _Row:
     most = highest(maps)
     return _Row(
         [

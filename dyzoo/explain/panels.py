@@ -14,17 +14,17 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from dyzoo.explain import pictures
-from dyzoo.explain.explanation import STAGES, Explanation, Panel
 from dyzoo.explain.numbers import STRIPS, attribution_shares, channel_order, highest, line_counts
+from dyzoo.explain.parts import STAGES, Explained, Panel
 from dyzoo.explain.words import BRANCH_WORDS, STAGE_TITLES, title
 
 _MAP_PX = 360
 _DPI = 100
 
 
-def draw_panel(explanation: Explanation, kind: Panel, block: int, level: int) -> Image.Image:
-    """The panel of that kind, RGB; see `Explanation.panel`."""
-    drawers: dict[Panel, Callable[[Explanation, int, int], Figure]] = {
+def draw_panel(explanation: Explained, kind: Panel, block: int, level: int) -> Image.Image:
+    """The panel of that kind, RGB; see `Explained.panel`."""
+    drawers: dict[Panel, Callable[[Explained, int, int], Figure]] = {
         "maps": _maps,
         "sampling": _sampling,
         "channels": _channels,
@@ -38,7 +38,7 @@ def draw_panel(explanation: Explanation, kind: Panel, block: int, level: int) ->
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _maps(explanation: Explanation, block: int, _: int) -> Figure:
+def _maps(explanation: Explained, block: int, _: int) -> Figure:
     levels = explanation.blocks[block]
     height, width = explanation.pixels.shape[:2]
     figure = Figure(figsize=(12.5, 0.9 + len(levels) * (2.75 * height / width + 0.15)), layout="constrained")
@@ -56,7 +56,7 @@ def _maps(explanation: Explanation, block: int, _: int) -> Figure:
     return figure
 
 
-def _sampling(explanation: Explanation, block: int, level: int) -> Figure:
+def _sampling(explanation: Explained, block: int, level: int) -> Figure:
     branches = explanation.blocks[block][level].branches
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     figure.suptitle(title(explanation, block, level))
@@ -82,7 +82,7 @@ def _sampling(explanation: Explanation, block: int, level: int) -> Figure:
     return figure
 
 
-def _channels(explanation: Explanation, block: int, level: int) -> Figure:
+def _channels(explanation: Explained, block: int, level: int) -> Figure:
     own = explanation.blocks[block][level]
     order = channel_order(own)
     counts = line_counts(own)
@@ -108,7 +108,7 @@ def _channels(explanation: Explanation, block: int, level: int) -> Figure:
     return figure
 
 
-def _object(explanation: Explanation, block: int, level: int) -> Figure:
+def _object(explanation: Explained, block: int, level: int) -> Figure:
     own = explanation.blocks[block][level].attributions
     assert own is not None
     shares = np.array(attribution_shares(explanation))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from dyzoo.explain.explanation import Branch, Explanation
+from dyzoo.explain.parts import Branch, Explained
 from dyzoo.explain.places import Point, over_picture, sampling_points
 from dyzoo.images.colors import RGB, class_color
 from dyzoo.images.drawing import draw_boxes
@@ -27,7 +27,7 @@ _OUTSIDE: RGB = (70, 74, 80)
 _WINDOW_PX, _LEAST_POSITIONS = 480, 6
 
 
-def shown_size(explanation: Explanation, longest_px: int) -> tuple[int, int]:
+def shown_size(explanation: Explained, longest_px: int) -> tuple[int, int]:
     """(height, width) at which the picture is shown, its longer side so many pixels or less."""
     height, width = explanation.pixels.shape[:2]
     scale = min(longest_px / max(height, width), 2.0)
@@ -35,7 +35,7 @@ def shown_size(explanation: Explanation, longest_px: int) -> tuple[int, int]:
 
 
 def map_picture(
-    explanation: Explanation,
+    explanation: Explained,
     values: np.ndarray,
     stride_px: float,
     highest: float,
@@ -56,7 +56,7 @@ def map_picture(
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
-def found_picture(explanation: Explanation, longest_px: int) -> Image.Image:
+def found_picture(explanation: Explained, longest_px: int) -> Image.Image:
     """The picture with all detections, the explained one thick and named with its number."""
     height, width = shown_size(explanation, longest_px)
     picture = Image.fromarray(explanation.pixels).resize((width, height), Image.Resampling.BICUBIC)
@@ -73,7 +73,7 @@ def found_picture(explanation: Explanation, longest_px: int) -> Image.Image:
     )
 
 
-def saliency_picture(explanation: Explanation, longest_px: int) -> Image.Image:
+def saliency_picture(explanation: Explained, longest_px: int) -> Image.Image:
     """The gradient by the pixels over the picture, averaged over squares of four pixels; the brightest hundredth is
     as bright as can be."""
     assert explanation.saliency is not None
@@ -83,7 +83,7 @@ def saliency_picture(explanation: Explanation, longest_px: int) -> Image.Image:
     return map_picture(explanation, blocks, 4, float(np.quantile(blocks, 0.99)), longest_px, center_offset=0.5)
 
 
-def reach_picture(explanation: Explanation, block: int, longest_px: int) -> Image.Image:
+def reach_picture(explanation: Explained, block: int, longest_px: int) -> Image.Image:
     """Where the place takes from at a block's input, all levels together, each share spread over its position's area;
     the root of it, so that small shares are seen."""
     size = explanation.pixels.shape[0], explanation.pixels.shape[1]
@@ -100,7 +100,7 @@ def reach_picture(explanation: Explanation, block: int, longest_px: int) -> Imag
     return picture
 
 
-def sampling_picture(explanation: Explanation, block: int, level: int, longest_px: int = _WINDOW_PX) -> Image.Image:
+def sampling_picture(explanation: Explained, block: int, level: int, longest_px: int = _WINDOW_PX) -> Image.Image:
     """The part of the picture around the place with the sampling points of each branch.
 
     A dot has the area of its mask, a line leads to it from where it would be without its offset; the place is a cross.
@@ -134,7 +134,7 @@ def sampling_picture(explanation: Explanation, block: int, level: int, longest_p
     return picture
 
 
-def _window(explanation: Explanation, points: Sequence[Point], stride_px: int) -> tuple[int, int, int, int]:
+def _window(explanation: Explained, points: Sequence[Point], stride_px: int) -> tuple[int, int, int, int]:
     """A square of whole pixels, (x1, y1, x2, y2), around all points, of twice the picture's longer side at most."""
     places = np.array([place for point in points for place in (point.grid_px, point.place_px)] + [explanation.place])
     low, high = places.min(axis=0), places.max(axis=0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dyzoo.explain.explanation import Branch, Explanation
+from dyzoo.explain.parts import Branch, Explained
 
 TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 """(row, column) of each of the nine taps, counted from the middle one, in the order of offsets and masks."""
@@ -34,7 +34,7 @@ def position_at(
     return row, column
 
 
-def sampling_points(explanation: Explanation, block: int, level: int) -> list[Point]:
+def sampling_points(explanation: Explained, block: int, level: int) -> list[Point]:
     """Where the branches of a block and level sample for the explanation's place, nine points each.
 
     The branch "high" is upsampled after its convolution: the points are those of the convolution's position that

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dyzoo.explain.explanation import Branch, Explanation, Stage
+from dyzoo.explain.parts import Branch, Explained, Stage
 
 STAGE_TITLES: dict[Stage, str] = {
     "before": "before",
@@ -23,7 +23,7 @@ BRANCH_WORDS: dict[Branch, str] = {
 }
 
 
-def title(explanation: Explanation, block: int, level: int) -> str:
+def title(explanation: Explained, block: int, level: int) -> str:
     """One line that names what is explained. The class is not in it: the fonts of figures lack most letters."""
     own = explanation.blocks[block][level]
     if explanation.detection is None:

@@ -160,7 +160,7 @@ class Pipeline:
                 yield from found
 
     def detections(self, given: Input, found: Sequence[Detected]) -> Detections:
-        """What was found in each look of a picture -> the detections in it."""
+        """The detections in a picture, from what was found in each look at it."""
         thresholds = self.settings.thresholds
         merged = given.looks.merge(found, self.model.head.inclusive_corners, self._limits)
         scores, labels = merged["scores"].float().cpu(), merged["labels"].cpu()

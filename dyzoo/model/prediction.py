@@ -29,8 +29,6 @@ from dyzoo.model.views import Flip, check_flips
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from dyzoo.explain.explanation import Explanation
-
 
 class PredictSettings(TypedDict, total=False):
     """Further settings of `PredictingModel.predict`, which says what they are."""
@@ -216,7 +214,7 @@ class PredictingModel(PretrainedModel):
         place: tuple[float, float] | None = None,
         classes: Sequence[str] | None = None,
         max_pixels: int | None = None,
-    ) -> Explanation:
+    ) -> Any:
         """See what each attention of each DyHead block does to a picture, and what made one detection.
 
         The blocks are computed in their reference form, step by step, and the gradient of the detection's score is
@@ -231,6 +229,9 @@ class PredictingModel(PretrainedModel):
             place: (x, y) in pixels of the picture, to see the sampling points there; None for where the detection
                 comes from, or the middle of the picture if nothing was found.
 
+        Returns:
+            The `dyzoo.explain.Explanation`: arrays, `.save(folder)` and `.panel(...)`.
+
         Raises:
             ImageError: the image cannot be read, or the network's input would have more than
                 `dyzoo.explain.MOST_PIXELS` pixels.
@@ -239,7 +240,7 @@ class PredictingModel(PretrainedModel):
                 precision.
         """
         explaining = import_module("dyzoo.explain.explaining")  # which stands above
-        return explaining.explain(  # type: ignore[no-any-return]
+        return explaining.explain(
             self,
             image,
             block=block,

@@ -187,7 +187,7 @@ def test_what_lies_outside_of_the_chosen_numbers_is_refused(model: Detector, pic
 
 
 def test_a_picture_too_large_for_the_memory_is_refused_before_it_is_made(model: Detector, picture: Image.Image) -> None:
-    with pytest.raises(ImageError, match=r"4\.2 million for an explanation: choose a smaller size") as caught:
+    with pytest.raises(ImageError, match=r"2\.1 million for an explanation: choose a smaller size") as caught:
         model.explain(picture, size=int(MOST_PIXELS**0.5) * 2)
     assert "\n" not in str(caught.value)
 

@@ -45,7 +45,7 @@ def dyhead_block(pyramid: Pyramid, parameters: BlockParameters, offset_mode: Off
 def branch_maps(
     levels: Sequence[Tensor], index: int, parameters: BlockParameters, offset_mode: OffsetMode, norm_groups: int
 ) -> dict[int, BranchMap]:
-    """What each branch that there is gives to level `index` of maps (N, C_in, H, W), finest first."""
+    """The map of each branch that there is for level `index` of maps (N, C_in, H, W), finest first."""
     level = levels[index]
     offset, mask = offsets(level, parameters)
 
