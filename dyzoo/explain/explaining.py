@@ -114,7 +114,7 @@ class _Run:
             levels = [step.output for step in self.steps[-1]]
             if not all(bool(level.isfinite().all()) for level in levels):
                 raise SettingError(
-                    f"block {len(self.steps) - 1} gives numbers that are not finite: its weights are broken"
+                    f"block {len(self.steps) - 1} gives numbers that are not finite, expected sound weights: load others"
                 )
         self.raw = model.forward_head(levels)
         self.gradients: dict[int, Tensor] = {}
@@ -206,8 +206,8 @@ def _check_model(model: Any) -> DyHead:
     """The blocks. Raises `SettingError`: the model has none that can be explained."""
     if not isinstance(model, Detector):
         raise SettingError(
-            f"a {type(model).__name__} cannot be explained, as its inside is not at hand: load the detector that the "
-            "file was exported from"
+            f"{getattr(model, 'name', type(model).__name__)}: an ONNX file cannot be explained, as its inside is not "
+            "at hand: load the detector that it was exported from"
         )
     if not isinstance(model.dyhead, DyHead):
         raise SettingError("DyHead is of the tensor form, expected the pyramid form: its steps are not explained")

@@ -49,16 +49,6 @@ def test_nothing_found_is_said_and_still_shown(cli: Cli) -> None:
     assert not Path("explained/object.png").exists()
 
 
-def test_classes_choose_what_is_explained(cli: Cli) -> None:
-    assert cli("good.png", "--model", "model", "--classes", "blue").code == 0
-    assert {each["name"] for each in _found()} == {"blue"}
-
-
-def _found() -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(Path("explained/explain.json").read_text())["picture"]["detections"]
-    return found
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

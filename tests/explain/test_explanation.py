@@ -60,6 +60,18 @@ def test_detections_are_those_of_predict(model: Detector, picture: Image.Image, 
     assert explanation.detections.labels.tolist() == expected.labels.tolist()
 
 
+def test_classes_choose_what_is_explained(model: Detector, picture: Image.Image) -> None:
+    everything = model.explain(picture).detections
+    blue = model.explain(picture, classes=["blue"], detection=0)
+    assert 0 < len(blue.detections) < len(everything)
+    assert set(blue.detections.class_names) == {"blue"}
+    # the score that is followed is the chosen one's, though others stand before it
+    best = next(index for index, name in enumerate(everything.class_names) if name == "blue")
+    again = model.explain(picture, detection=best)
+    assert blue.saliency is not None
+    np.testing.assert_array_equal(blue.saliency, again.saliency)
+
+
 def test_sampling_points_are_where_the_offsets_were_planted(explanation: Explanation) -> None:
     """Level 1 of 4 x 6 positions, 16 px each: (40, 24) is the middle of row 1, column 2."""
     points = sampling_points(explanation, block=1, level=1)
