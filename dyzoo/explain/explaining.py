@@ -113,9 +113,8 @@ class _Run:
             self.steps.append(block_steps(cast(DyHeadBlock, block), levels))
             levels = [step.output for step in self.steps[-1]]
             if not all(bool(level.isfinite().all()) for level in levels):
-                raise SettingError(
-                    f"block {len(self.steps) - 1} gives numbers that are not finite, expected sound weights: load others"
-                )
+                name = f"block {len(self.steps) - 1}"
+                raise SettingError(f"{name} gives numbers that are not finite, expected sound weights: load others")
         self.raw = model.forward_head(levels)
         self.gradients: dict[int, Tensor] = {}
 
