@@ -29,7 +29,7 @@ ORDER = (
     ("model",),
     ("data", "checkpoints", "runtime"),
     ("zoo", "evaluation", "prediction", "serving"),
-    ("export",),
+    ("export", "explain"),
     ("training", "demo"),
     ("cli",),
     ("__main__",),
@@ -141,7 +141,7 @@ def test_modules_that_are_named_in_strings_are_known() -> None:
     """Names of a package that are loaded when they are used, and the benchmarks, which lie elsewhere in a checkout."""
     dynamic = {"importlib.import_module", "importlib.util.spec_from_file_location", "importlib"}
     users = {module for module, path in MODULES.items() if dynamic & set(imported_names(path))}
-    assert users == {"dyzoo", "dyzoo.data", "dyzoo.cli.bench", "dyzoo.model.detector"}
+    assert users == {"dyzoo", "dyzoo.data", "dyzoo.cli.bench", "dyzoo.model.detector", "dyzoo.model.prediction"}
     for package in (dyzoo, dyzoo.data):
         for name, module in package._HOMES.items():
             assert module in MODULES, name
@@ -224,6 +224,7 @@ def test_importing_the_package_and_its_command_line_is_light(statement: str) -> 
         (["list", "official_atss_r50"], ("torch",)),
         (["list", "official_atss_r50.coco"], ("torch",)),
         (["fetch", "--help"], ("torch",)),
+        (["explain", "--help"], ("torch", "matplotlib", "jinja2")),
         (["demo", "--help"], ("torch", "gradio")),
         (["serve", "--help"], ("torch", "fastapi")),
         (["cache"], ("torch",)),

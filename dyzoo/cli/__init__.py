@@ -16,6 +16,7 @@ from dyzoo.cli.convert import convert
 from dyzoo.cli.data import app as data
 from dyzoo.cli.demo import demo
 from dyzoo.cli.evaluate import evaluate
+from dyzoo.cli.explain import explain
 from dyzoo.cli.export import export
 from dyzoo.cli.fetch import fetch
 from dyzoo.cli.listing import list_models
@@ -41,6 +42,7 @@ app.command()(fetch)
 app.command()(cache)
 app.command()(convert)
 app.command()(push)
+app.command()(explain)
 app.command()(export)
 app.command()(demo)
 app.command()(serve)
@@ -75,6 +77,7 @@ def _dyzoo(
       dyzoo convert FILE --from mmdet_atss_r50 --out DIR
       dyzoo push runs/mine me/cells          to the Hugging Face Hub
       dyzoo export runs/mine --out mine.onnx   for other runtimes
+      dyzoo explain cells.jpg                why it finds what it finds
       dyzoo demo                             a page in the browser
       dyzoo demo --static page               a page that runs in the browser
       dyzoo serve --model runs/mine          answer HTTP requests

@@ -61,13 +61,16 @@ class DyHeadBlock(nn.Module):
         """What `to` and its kin call for each tensor. The stacked weights are shown to it as those of one convolution:
         `to(memory_format=torch.channels_last)`, which has no meaning for five dimensions, then takes them too."""
 
-        def stacked(tensor: Tensor) -> Tensor:
+        def as_one(tensor: Tensor) -> Tensor:
             return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
 
-        return super()._apply(stacked, recurse)  # type: ignore[no-any-return]
+        return super()._apply(as_one, recurse)  # type: ignore[no-any-return]
+
+    def stacked(self) -> BlockParameters:
+        """The parameters as the kernels take them."""
+        own: dict[str, Tensor] = dict(self.named_parameters(recurse=False))
+        return BlockParameters(**{"conv_bias": None, **own})  # type: ignore[arg-type]
 
     def forward(self, pyramid: Pyramid) -> Pyramid:
         """(N, S, C_in) -> (N, S, C), the level shapes unchanged."""
-        own: dict[str, Tensor] = dict(self.named_parameters(recurse=False))
-        parameters = BlockParameters(**{"conv_bias": None, **own})  # type: ignore[arg-type]
-        return dyhead_block(pyramid, parameters, offset_mode=self.offset_mode)
+        return dyhead_block(pyramid, self.stacked(), offset_mode=self.offset_mode)

@@ -144,7 +144,7 @@ class Pipeline:
         """
         found = self._look([look for given in inputs for look in given.looks.looks])
         return [
-            pipeline._detections(given, list(islice(found, len(given.looks.looks))))
+            pipeline.detections(given, list(islice(found, len(given.looks.looks))))
             for given, pipeline in zip(inputs, pipelines, strict=True)
         ]
 
@@ -159,7 +159,8 @@ class Pipeline:
                     found = detect_in_views(network, batch, self.settings.flips, self._limits)
                 yield from found
 
-    def _detections(self, given: Input, found: Sequence[Detected]) -> Detections:
+    def detections(self, given: Input, found: Sequence[Detected]) -> Detections:
+        """The detections in a picture, from what was found in each look at it."""
         thresholds = self.settings.thresholds
         merged = given.looks.merge(found, self.model.head.inclusive_corners, self._limits)
         scores, labels = merged["scores"].float().cpu(), merged["labels"].cpu()

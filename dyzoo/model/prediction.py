@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
@@ -13,7 +14,7 @@ from dyzoo.config import HeadConfig
 from dyzoo.errors import ImageError, SettingError
 from dyzoo.hub.pretrained import PretrainedModel
 from dyzoo.images.detections import Detections
-from dyzoo.images.reading import Picture
+from dyzoo.images.reading import ImageSource, Picture
 from dyzoo.images.sources.ahead import default_workers, read_all
 from dyzoo.images.sources.base import Reading
 from dyzoo.images.sources.given import Given, given_sources
@@ -200,6 +201,57 @@ class PredictingModel(PretrainedModel):
         )
         answers = pipeline.answers(inputs, is_asked_ahead, on_error == "raise", stacklevel=2 if stream else 3)
         return answers if stream else list(answers)
+
+    def explain(
+        self,
+        image: ImageSource,
+        block: int | None = None,
+        level: int | None = None,
+        detection: int | None = None,
+        threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD,
+        size: Size = None,
+        *,
+        place: tuple[float, float] | None = None,
+        classes: Sequence[str] | None = None,
+        max_pixels: int | None = None,
+    ) -> Any:
+        """See what each attention of each DyHead block does to a picture, and what made one detection.
+
+        The blocks are computed in their reference form, step by step, and the gradient of the detection's score is
+        taken back through them; see docs/explaining.md. The weights stay as they are, and so do their gradients.
+
+        Args:
+            image: a path, array, PIL image or tensor, as for `predict`.
+            block, level: those to look at first, counted from 0; None for the last block, and for the level that the
+                detection comes from.
+            detection: number of the one to explain, counted from 0, the best, as `predict` has them; None for that.
+            threshold, size, classes, max_pixels: as for `predict`.
+            place: (x, y) in pixels of the picture, to see the sampling points there; None for where the detection
+                comes from, or the middle of the picture if nothing was found.
+
+        Returns:
+            The `dyzoo.explain.Explanation`: arrays, `.save(folder)` and `.panel(...)`.
+
+        Raises:
+            ImageError: the image cannot be read, or the network's input would have more than
+                `dyzoo.explain.MOST_PIXELS` pixels.
+            SettingError: there is no such block, level, detection, place, size, class or threshold; or the detector
+                cannot be explained: it is an ONNX file, has no blocks or those of the tensor form, or weights of half
+                precision.
+        """
+        explaining = import_module("dyzoo.explain.explaining")  # which stands above
+        return explaining.explain(
+            self,
+            image,
+            block=block,
+            level=level,
+            detection=detection,
+            place=place,
+            threshold=threshold,
+            size=size,
+            classes=classes,
+            max_pixels=max_pixels,
+        )
 
     def pipeline(
         self,

@@ -78,7 +78,7 @@ def write_report(
     best_row = _best_row(rows)
     notes = [*evaluation.notes, *dataset.notes]
     page = (
-        _environment()
+        page_environment(Path(__file__).parent)
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -121,9 +121,10 @@ def write_report(
     write_text(Path(path).with_name(THRESHOLDS_NAME), json.dumps(thresholds, indent=2) + "\n")
 
 
-def _environment() -> Environment:
+def page_environment(*folders: Path) -> Environment:
+    """Templates of pages that show the words of strangers: all is escaped, nothing can be left out by mistake."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folders),
         autoescape=True,
         finalize=_finalize,
         undefined=StrictUndefined,

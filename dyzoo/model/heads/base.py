@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dyzoo.config import HeadConfig
@@ -87,9 +88,14 @@ class Head(nn.Module):
                 padding as background.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def decode(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
-        """Detections of every image.
+        """Detections of every image, as `detect` gives them, without gradients."""
+        return self.detect(raw, image_sizes, limits)
+
+    @abstractmethod
+    def detect(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
+        """Detections of every image; gradients flow through their scores.
 
         Args:
             raw: the predictions of `forward` for N images.

@@ -73,8 +73,7 @@ class DenseHead(Head):
     def candidates(self, raw: Raw, limits: Limits | None = None) -> Candidates:
         """Pairs of anchor and class that take part in suppression, of the N images that `forward` has seen."""
 
-    @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
+    def detect(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
         """Detections of every image; `candidates` says what a score is."""
         if not image_sizes:
             return []

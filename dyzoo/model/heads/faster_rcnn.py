@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dyzoo.config import FasterRCNNConfig
@@ -60,8 +59,7 @@ class FasterRCNNHead(Head):
             "loss_box": loss_box,
         }
 
-    @torch.no_grad()
-    def decode(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
+    def detect(self, raw: Raw, image_sizes: ImageSizes, limits: Limits | None = None) -> list[Detected]:
         """Detections of every image; a score is the softmax probability of the class."""
         if not image_sizes:
             return []

@@ -115,7 +115,6 @@ class RegionClassifier(nn.Module):
         loss_box = F.l1_loss(deltas[positive, label[positive]], torch.cat(wanted), reduction="sum") / num_sampled
         return loss_cls, loss_box
 
-    @torch.no_grad()
     def decode(
         self,
         features: Sequence[Tensor],

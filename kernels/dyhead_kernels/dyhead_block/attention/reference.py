@@ -28,9 +28,16 @@ def scale_attention(features: Tensor, parameters: BlockParameters) -> Tensor:
     return hard_sigmoid(F.relu(pooled @ parameters.scale_weight + parameters.scale_bias)).view(-1, 1, 1, 1)
 
 
-def dynamic_relu(features: Tensor, parameters: BlockParameters) -> Tensor:
-    """The larger of two lines per channel, chosen by the pooled map (Chen et al., arXiv 2003.10027, variant B)."""
+def relu_lines(features: Tensor, parameters: BlockParameters) -> tuple[Tensor, Tensor]:
+    """Slopes and intercepts of the two lines of each channel: (N, C, H, W) -> (2, N, C, 1, 1) each."""
     hidden = F.relu(F.linear(features.mean(dim=(2, 3)), parameters.relu_weight1, parameters.relu_bias1))
     theta = hard_sigmoid(F.linear(hidden, parameters.relu_weight2, parameters.relu_bias2))
     a1, b1, a2, b2 = theta[:, :, None, None].chunk(4, dim=1)
-    return torch.maximum((2 * a1) * features + (b1 - 0.5), (2 * a2 - 1) * features + (b2 - 0.5))
+    return torch.stack([2 * a1, 2 * a2 - 1]), torch.stack([b1 - 0.5, b2 - 0.5])
+
+
+def dynamic_relu(features: Tensor, parameters: BlockParameters) -> Tensor:
+    """The larger of two lines per channel, chosen by the pooled map (Chen et al., arXiv 2003.10027, variant B)."""
+    slopes, intercepts = relu_lines(features, parameters)
+    first, second = slopes * features + intercepts
+    return torch.maximum(first, second)
