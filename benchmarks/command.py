@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .options import CASE_NAMES, device_of, size_of
+from .options import CASE_NAMES, CPU_CASES, GROWTH_AXES, device_of, size_of
 
 OutOption = Annotated[
     Path | None,
@@ -22,6 +22,8 @@ OutOption = Annotated[
         show_default="benchmarks/results of a checkout, else the current folder",
     ),
 ]
+SaveOption = Annotated[bool, typer.Option(help="Append the rows to <device>.csv.")]
+TimeoutOption = Annotated[float, typer.Option(metavar="S", min=1, help="Seconds that building or one turn may take.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="CSV", help="Rows that a run has written.")]
 
 
@@ -48,6 +50,7 @@ def _benchmarks() -> None:
       dyzoo bench                          what this machine can show
       dyzoo bench head --size 800x1344 --batch 2 --dtype bf16 --pass forward
       dyzoo bench --provider ours --provider official-float32 --no-save
+      dyzoo bench cpu --load none,full     beside other runtimes, idle and busy
       dyzoo bench plot nvidia-h100.csv     draw the rows again
     """
 
@@ -139,17 +142,99 @@ def steps(
 
 
 @app.command()
+def cpu(
+    cases: Annotated[
+        list[str] | None, typer.Argument(metavar="CASE", help=f"Some of {', '.join(CPU_CASES)}; all without one.")
+    ] = None,
+    load: Annotated[
+        str,
+        typer.Option(
+            metavar="L,L",
+            help="none, full (a busy process on each core), pool (onnxruntime's threads spin in each process).",
+        ),
+    ] = "none,full",
+    threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers, or all for every core.")] = "1,all",
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Image size.", show_default="640x640, quick 64x64")
+    ] = None,
+    pass_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pass",
+            metavar="P",
+            help="forward or training, repeatable.",
+            show_default="both, of detectors forward",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Rounds of taking turns.", show_default="5, quick 1")
+    ] = None,
+    onnx: Annotated[bool, typer.Option(help="onnxruntime on an export of the same.")] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: whether all of it runs here.")] = False,
+    timeout: TimeoutOption = 600.0,
+    out: OutOption = None,
+    save: SaveOption = True,
+) -> None:
+    """Compare with other runtimes and detectors on a CPU, idle and busy.
+
+    Each measurement has a process of its own, and the processes take turns: medians, and how much memory became
+    resident. Ours stands beside onnxruntime, torchvision's operator and dense 3x3 convolutions, the floor; the case
+    detector also beside torchvision's RetinaNet and FCOS and, where it is installed, mmdetection's DyHead.
+
+    \b
+    Examples:
+      dyzoo bench cpu --load none,full
+      dyzoo bench cpu deform_conv head --threads 1,4 --load pool
+      dyzoo bench cpu --quick --no-save
+    """
+    from .apart import session
+
+    code = session.run(cases, load, threads, size, pass_, rounds, onnx, quick, timeout, out, save)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def growth(
+    axes: Annotated[
+        list[str] | None, typer.Argument(metavar="AXIS", help=f"Some of {', '.join(GROWTH_AXES)}; all without one.")
+    ] = None,
+    pass_: Annotated[
+        list[str] | None,
+        typer.Option("--pass", metavar="P", help="forward or training, repeatable.", show_default="both"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds of taking turns.")] = 3,
+    small: Annotated[bool, typer.Option("--small", help="Tiny sizes: whether all of it runs here.")] = False,
+    timeout: TimeoutOption = 600.0,
+    out: OutOption = None,
+    save: SaveOption = True,
+) -> None:
+    """Measure on a CPU how time and memory grow with the input and the model.
+
+    Pixels, batch, channels and blocks are those of a head, classes those of a detector. Prints the fitted exponents
+    beside those of the operations counted and of theory, and draws a plot of each axis.
+
+    \b
+    Examples:
+      dyzoo bench growth
+      dyzoo bench growth pixels channels --pass forward
+    """
+    from .growth import session
+
+    session.run(axes, pass_, rounds, small, timeout, out, save)
+
+
+@app.command()
 def table(path: FileArgument) -> None:
-    """Print the newest rows of a file as Markdown tables.
+    """Print the newest rows of a file as Markdown tables, those of `cpu` and `growth` in tables of their own.
 
     \b
     Examples:
       dyzoo bench table nvidia-h100.csv
     """
-    from .report import markdown
-    from .rows import latest, read
+    from . import session
 
-    print(markdown(latest(read(path))))
+    print(session.table(path))
 
 
 @app.command()
@@ -161,6 +246,9 @@ def plot(
     case: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Only these, repeatable.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(metavar="T", help="Only these, repeatable.")] = None,
     batch: Annotated[list[int] | None, typer.Option(metavar="N", help="Only these, repeatable.")] = None,
+    load: Annotated[
+        list[str] | None, typer.Option(metavar="L", help="Only rows of cpu under these, repeatable.")
+    ] = None,
 ) -> None:
     """Draw the newest rows of a file as a PNG.
 
@@ -170,7 +258,7 @@ def plot(
     """
     from . import session
 
-    print(session.plot(path, out, case, dtype, batch))
+    print(session.plot(path, out, case, dtype, batch, load))
 
 
 @app.command()

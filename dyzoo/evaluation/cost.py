@@ -96,7 +96,7 @@ class Stopwatch:
         if self._on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            _reset_peak_resident()
+            reset_peak_resident()
 
     @contextmanager
     def batch(self, images: int) -> Iterator[None]:
@@ -115,7 +115,7 @@ class Stopwatch:
         counts = np.array([images for images, _ in timed], dtype=np.int64)
         seconds = np.array([spent for _, spent in timed])
         an_image_ms = np.repeat(1e3 * seconds / counts, counts)
-        peak = torch.cuda.max_memory_allocated(self.device) if self._on_cuda else _peak_resident()
+        peak = torch.cuda.max_memory_allocated(self.device) if self._on_cuda else peak_resident()
         module = self.model if isinstance(self.model, nn.Module) else None
         weights = None if module is None else [*module.parameters(), *module.buffers()]
         return Cost(
@@ -168,13 +168,13 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _reset_peak_resident() -> None:
+def reset_peak_resident() -> None:
     """Let the peak begin at what is resident now, where the system can (Linux, proc(5)); elsewhere it is the run's."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_resident() -> int | None:
+def peak_resident() -> int | None:
     """Bytes of the process's largest resident memory; None where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():

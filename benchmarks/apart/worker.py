@@ -1,0 +1,95 @@
+"""The process that measures one job, told when by another: builds it, weighs it, compares it, then runs its turns.
+
+It is started with the number of a file descriptor, a pipe of `multiprocessing` to the other process. That sends a job as
+a dictionary and gets ("ready", its work and memory), ("written",) or ("failed", reason, whether it is wrong). Then each
+number of repetitions, None for the first, is answered by ("taken", milliseconds) or ("failed", ...).
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from dyzoo.evaluation.cost import peak_resident, reset_peak_resident
+
+from .. import gate
+from ..cases import Case
+from ..providers import PROVIDERS
+from ..providers.prepare import Run, prepare
+from ..runner import reason_of
+from ..timing import Clock, turn
+from .detectors import DETECTORS, prepare_detector
+from .job import EXPORT, ONNXRUNTIME, PRECISION, TRUTH, Job, Sizes
+from .loads import spinning_pool
+from .onnx_graphs import export_case, prepare_onnxruntime
+
+TRUTH_FILE, MODEL_FILE = "truth.pt", "model.onnx"
+WEIGHED_RUNS = 2
+
+
+def main(connection: Connection) -> None:
+    """Serve until the other process is gone."""
+    told: dict[str, Any] = connection.recv()
+    job = Job(**{**told, "sizes": Sizes(**told["sizes"])})
+    torch.set_num_threads(job.threads)
+    try:
+        with spinning_pool() if job.has_pool else nullcontext():
+            case = job.build()
+            if job.provider in (TRUTH, EXPORT):
+                _write(job, case)
+                connection.send(("written",))
+                return
+            run, peak_mib = _prepared(job, case)
+            work = case.work.of(job.pass_)
+            connection.send(("ready", {"flop": work.flop, "bytes": work.bytes, "peak_mib": peak_mib}))
+            clock = Clock(job.setup.device)
+            while True:
+                connection.send(("taken", turn(run, clock, connection.recv())))
+    except EOFError:
+        return
+    except Exception as error:  # whatever another package raises
+        connection.send(("failed", reason_of(error), isinstance(error, gate.WrongResult)))
+
+
+def _write(job: Job, case: Case) -> None:
+    folder = Path(job.folder)
+    if job.provider == TRUTH:
+        torch.save(gate.truth(case, job.pass_), folder / TRUTH_FILE)
+    else:
+        export_case(case, folder / MODEL_FILE)
+
+
+def _prepared(job: Job, case: Case) -> tuple[Run, float | None]:
+    """What is timed, compared with the truth if there is one, and the memory that it takes."""
+    folder = Path(job.folder)
+    if job.provider == ONNXRUNTIME:
+        run, is_exact = prepare_onnxruntime(case, folder / MODEL_FILE), True
+    elif job.provider in DETECTORS:
+        run, is_exact = prepare_detector(DETECTORS[job.provider], case), False
+    else:
+        provider = PROVIDERS[job.provider]
+        run, is_exact = prepare(case, provider, job.pass_, compile_=False), provider.exact
+    peak_mib = _resident_growth_mib(run)
+    if is_exact and job.folder:
+        gate.check(run(), torch.load(folder / TRUTH_FILE), PRECISION.name)
+    return run, peak_mib
+
+
+def _resident_growth_mib(run: Run) -> float | None:
+    """Most memory resident during the first runs, beyond what was there before them; None where nothing tells it."""
+    before = psutil.Process().memory_info().rss
+    reset_peak_resident()
+    for _ in range(WEIGHED_RUNS):
+        run()
+    peak = peak_resident()
+    return None if peak is None else max(0, peak - before) / 2**20
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))
