@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..cases import Case
 from ..providers.operators import import_or_unavailable
@@ -44,7 +45,7 @@ def prepare_detector(other: OtherDetector, case: Case) -> Run:
 def _of_torchvision(name: str) -> Callable[[], Callable[[Tensor], object]]:
     def make() -> Callable[[Tensor], object]:
         models = import_or_unavailable("torchvision.models.detection")
-        model: nn.Module = getattr(models, name)(weights=None, weights_backbone=None).eval()
+        model: Any = getattr(models, name)(weights=None, weights_backbone=None).eval()
         # its own preparation and suppression left out, as they are of ours
         return lambda images: model.head(list(model.backbone(images).values()))
 

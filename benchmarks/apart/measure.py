@@ -86,18 +86,16 @@ def _measure(
         for name in loads:
             samples: dict[Job, list[float]] = {job: [] for job in workers}
             turns = {job: worker.turn for job, worker in workers.items()}
+            note(f"{_title(jobs[0])}, load {name}: timing")
             with load(name):
-                for job, taken_ms in take_own_turns(
-                    turns, plan.rounds, lambda job, name=name: note(f"{_title(job)}, load {name}: timing")
-                ):
+                for job, taken_ms in take_own_turns(turns, plan.rounds, lambda job: None):
                     if isinstance(taken_ms, Exception):
                         found.skip(job, Failed(f"{taken_ms} ({job.threads} threads, load {name})"))
                         workers.pop(job).stop()
                         del samples[job]
                     else:
                         samples[job] += taken_ms
-            for job, taken_ms in samples.items():
-                found.rows.append((job, _row(job, name, taken_ms, facts[job], where)))
+            found.rows += [(job, _row(job, name, taken, facts[job], where)) for job, taken in samples.items()]
 
 
 def _title(job: Job) -> str:

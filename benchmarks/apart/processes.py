@@ -45,7 +45,7 @@ class Worker:
 
     def __init__(self, job: Job, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `stop`)
         self._connection, theirs = Pipe()
         try:
             self._process = subprocess.Popen(

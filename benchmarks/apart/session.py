@@ -24,8 +24,8 @@ from .processes import Failed
 from .table import cpu_table
 
 PROVIDER_KEYS = ("ours", ONNXRUNTIME, "official-float32", "dense")
-QUICK = {"size": "64x64", "channels": 32, "blocks": 2, "rounds": 1}
 ROUNDS = 5
+QUICK_PX, QUICK_ROUNDS, QUICK_CHANNELS, QUICK_BLOCKS = "64x64", 1, 32, 2
 EXPORT_SECONDS = 300
 """An export that takes longer is left out."""
 DETECTOR_CASES = (EMBEDDED, "detector")
@@ -52,12 +52,12 @@ def run(
     """
     names = [choose(CASE_ALIASES.get(name, name), CPU_CASES, "CASE") for name in cases or CPU_CASES]
     wanted = {PASS_NAMES[choose(name, PASS_NAMES, "--pass")] for name in passes or []}
-    height, width = size_of(size or (str(QUICK["size"]) if quick else str(CPU_DEFAULTS["size"])))
+    height, width = size_of(size or (QUICK_PX if quick else str(CPU_DEFAULTS["size"])))
     sizes = Sizes(height, width)
     if quick:
-        sizes = replace(sizes, channels=int(QUICK["channels"]), blocks=int(QUICK["blocks"]))
+        sizes = replace(sizes, channels=QUICK_CHANNELS, blocks=QUICK_BLOCKS)
     counts = thread_counts(threads)
-    plan = Plan(load_names(loads), rounds or (int(QUICK["rounds"]) if quick else ROUNDS), timeout_s)
+    plan = Plan(load_names(loads), rounds or (QUICK_ROUNDS if quick else ROUNDS), timeout_s)
     where = machine(torch.device("cpu"))
     folder = out or results.default_folder()
     if save:

@@ -1,8 +1,8 @@
 """The process that measures one job, told when by another: builds it, weighs it, compares it, then runs its turns.
 
-It is started with the number of a file descriptor, a pipe of `multiprocessing` to the other process. That sends a job as
-a dictionary and gets ("ready", its work and memory), ("written",) or ("failed", reason, whether it is wrong). Then each
-number of repetitions, None for the first, is answered by ("taken", milliseconds) or ("failed", ...).
+It is started with the number of a file descriptor, a pipe of `multiprocessing` to the other process. That sends a job
+as a dictionary and gets ("ready", its work and memory), ("written",) or ("failed", reason, whether it is wrong). Then
+each number of repetitions, None for the first, is answered by ("taken", milliseconds) or ("failed", ...).
 """
 
 from __future__ import annotations

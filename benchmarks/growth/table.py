@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -28,12 +27,11 @@ def curves(rows: Iterable[Row]) -> dict[Curve, list[Row]]:
 
 def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> float | None:
     """The slope of a line through logarithms, by least squares; None for fewer than two positive values."""
-    pairs = [
-        (math.log(size), math.log(value)) for size, value in zip(sizes, values, strict=True) if value and value > 0
-    ]
+    pairs = [(size, value) for size, value in zip(sizes, values, strict=True) if value and value > 0]
     if len({size for size, _ in pairs}) < 2:
         return None
-    return float(np.polyfit(*zip(*pairs, strict=True), 1)[0])
+    x, y = np.log(pairs).T
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def growth_table(rows: Iterable[Row]) -> str:

@@ -59,9 +59,8 @@ def torchvision(dtype: torch.dtype, chain: torch.dtype) -> Operators:
 
 def deformops(chain: torch.dtype) -> Operators:
     """PyPI's deformops through its drop-in for torchvision's function: Triton on CUDA, plain PyTorch elsewhere."""
-    operator = import_or_unavailable(
-        "deformops.integrations.torchvision", "pip install deformops (Python 3.12+)"
-    ).deform_conv2d
+    module = import_or_unavailable("deformops.integrations.torchvision", "pip install deformops (Python 3.12+)")
+    operator = module.deform_conv2d
 
     def call(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
         return operator(input, offset, weight, bias, stride=(stride, stride), padding=(1, 1), mask=mask)
