@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
@@ -24,11 +23,6 @@ RUNS = 5
 def machine(device: torch.device) -> Machine:
     """This machine, these versions."""
     return Machine(device_name(device), torch.get_num_threads(), torch.__version__, _version("triton"), _commit())
-
-
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2)
 
 
 def device_name(device: torch.device) -> str:

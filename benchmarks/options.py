@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ def device_of(name: str | None) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # events and graphs are made on the current one
     return device
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2)
 
 
 def size_of(text: str) -> tuple[int, int]:

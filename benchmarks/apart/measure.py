@@ -51,9 +51,9 @@ def measure(jobs: Iterable[Job], plan: Plan, where: Machine, note: Note) -> Meas
     """
     jobs, found = list(jobs), Measured()
     beside = [name for name in plan.loads if name != "pool"]
-    if beside:
+    if beside and jobs:
         _measure(jobs, beside, plan, where, note, found)
-    if "pool" in plan.loads:
+    if "pool" in plan.loads and jobs:
         _measure([replace(job, has_pool=True) for job in jobs], ["pool"], plan, where, note, found)
     return found
 

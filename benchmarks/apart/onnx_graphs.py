@@ -15,7 +15,7 @@ from dyzoo.errors import ExportError
 from dyzoo.runtime.sessions import TO_EXPORT, check_deform_conv, check_installed, open_session
 
 from ..cases import Case
-from ..cases.blocks import Stack
+from ..cases.blocks import OFFSET_MODE, Stack
 from ..cases.deform_conv import DeformableConvolution
 from ..providers.operators import Unavailable
 from ..providers.prepare import Results, Run
@@ -100,5 +100,7 @@ def _levelwise(network: nn.Module) -> nn.Module:
     for module in list(own.modules()):
         for name, child in module.named_children():
             if isinstance(child, Stack):
-                setattr(module, name, LevelwiseDyHead(cast(DyHead, child)))  # which it takes the blocks from
+                levelwise = LevelwiseDyHead(cast(DyHead, child))  # which it takes the blocks from
+                levelwise.offset_modes = [OFFSET_MODE] * len(levelwise.offset_modes)  # the case's, not the detector's
+                setattr(module, name, levelwise)
     return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
@@ -22,6 +23,8 @@ sys.path.insert(0, sys.argv.pop(1))
 run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 STOP_SECONDS = 5
+SETTLE_SECONDS = 0.1
+"""Before each turn: the threads of the process that had the last one spin a while before they sleep."""
 
 
 class Failed(Exception):
@@ -89,6 +92,7 @@ class Worker:
         Raises:
             Failed: it crashed, hangs or gave up.
         """
+        time.sleep(SETTLE_SECONDS)
         with suppress(OSError):
             self._connection.send(repetitions)
         return self._answer()[0]

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from .. import rows as results
-from ..machine import cores, machine
-from ..options import CASE_ALIASES, CPU_CASES, CPU_DEFAULTS, EMBEDDED, LOADS, PASS_NAMES, choose, size_of
+from ..machine import machine
+from ..options import CASE_ALIASES, CPU_CASES, CPU_DEFAULTS, EMBEDDED, LOADS, PASS_NAMES, choose, cores, size_of
 from ..report import not_timed
 from ..runner import PASSES, Skipped
 from .detectors import DETECTORS

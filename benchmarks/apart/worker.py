@@ -24,10 +24,11 @@ from ..providers import PROVIDERS
 from ..providers.prepare import Run, prepare
 from ..runner import reason_of
 from ..timing import Clock, turn
+from ..work import Work
 from .detectors import DETECTORS, prepare_detector
 from .job import EXPORT, ONNXRUNTIME, PRECISION, TRUTH, Job, Sizes
-from .loads import spinning_pool
 from .onnx_graphs import export_case, prepare_onnxruntime
+from .pool import spinning_pool
 
 TRUTH_FILE, MODEL_FILE = "truth.pt", "model.onnx"
 WEIGHED_RUNS = 2
@@ -46,8 +47,9 @@ def main(connection: Connection) -> None:
                 connection.send(("written",))
                 return
             run, peak_mib = _prepared(job, case)
-            work = case.work.of(job.pass_)
-            connection.send(("ready", {"flop": work.flop, "bytes": work.bytes, "peak_mib": peak_mib}))
+            # another detector does other work than the case counts
+            work = Work(0, None) if job.provider in DETECTORS else case.work.of(job.pass_)
+            connection.send(("ready", {"flop": work.flop or None, "bytes": work.bytes, "peak_mib": peak_mib}))
             clock = Clock(job.setup.device)
             while True:
                 connection.send(("taken", turn(run, clock, connection.recv())))

@@ -11,8 +11,8 @@ from rich.console import Console
 from .. import rows as results
 from ..apart.job import Job
 from ..apart.measure import Plan, measure
-from ..machine import cores, machine
-from ..options import GROWTH_AXES, PASS_NAMES, choose
+from ..machine import machine
+from ..options import GROWTH_AXES, PASS_NAMES, choose, cores
 from ..report import not_timed
 from ..runner import PASSES, Skipped
 from .plot import save_growth_plot

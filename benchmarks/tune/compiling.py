@@ -11,7 +11,7 @@ from types import TracebackType
 
 from dyhead_kernels.static import Job, Resources, compile_or_reason
 
-from ..machine import cores
+from ..options import cores
 
 ATTEMPTS = 2
 """A compiler that crashes takes the jobs beside it along: each of them is tried again, with none beside it."""
