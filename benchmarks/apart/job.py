@@ -45,7 +45,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Job:
-    """What one process measures.
+    """The measurement of one process.
 
     Attributes:
         case: one of `options.CPU_CASES`.

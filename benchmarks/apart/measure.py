@@ -34,7 +34,7 @@ class Plan:
 
 @dataclass
 class Measured:
-    """What came of jobs: rows by job, and those that were not timed."""
+    """The outcome of jobs: rows by job, and those that were not timed."""
 
     rows: list[tuple[Job, Row]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
@@ -16,9 +16,8 @@ POOL_PAUSE_SECONDS = 0.005
 POOL_SIDE = 128
 
 
-@contextmanager
-def spinning_pool() -> Iterator[None]:
-    """Inside, onnxruntime's pool, one thread on each core, waits for work as it does by default: spinning.
+def spinning_pool() -> Callable[[], AbstractContextManager[None]]:
+    """A pool of one thread on each core; inside of what it gives, it waits for work as it does by default: spinning.
 
     Raises:
         Unavailable: onnxruntime or onnx is not installed.
@@ -35,18 +34,23 @@ def spinning_pool() -> Iterator[None]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    stopped = threading.Event()
     product = {"x": np.ones(shape, np.float32)}
 
-    def keep_awake() -> None:
-        while not stopped.wait(POOL_PAUSE_SECONDS):
-            session.run(None, product)
+    @contextmanager
+    def awake() -> Iterator[None]:
+        stopped = threading.Event()
 
-    thread = threading.Thread(target=keep_awake, daemon=True)
-    session.run(None, product)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
+        def keep_awake() -> None:
+            while not stopped.wait(POOL_PAUSE_SECONDS):
+                session.run(None, product)
+
+        session.run(None, product)
+        thread = threading.Thread(target=keep_awake, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+
+    return awake

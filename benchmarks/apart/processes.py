@@ -79,7 +79,7 @@ class Worker:
         return self._process.pid
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """What a job that measures says of itself before its first turn, empty for one that writes.
+        """Facts that a job which measures states before its first turn; empty for one that writes.
 
         Raises:
             Failed: it cannot be measured.

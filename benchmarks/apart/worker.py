@@ -21,7 +21,7 @@ from dyzoo.evaluation.cost import peak_resident, reset_peak_resident
 from .. import gate
 from ..cases import Case
 from ..providers import PROVIDERS
-from ..providers.prepare import Run, prepare
+from ..providers.prepare import Results, Run, prepare
 from ..runner import reason_of
 from ..timing import Clock, turn
 from ..work import Work
@@ -40,19 +40,22 @@ def main(connection: Connection) -> None:
     job = Job(**{**told, "sizes": Sizes(**told["sizes"])})
     torch.set_num_threads(job.threads)
     try:
-        with spinning_pool() if job.has_pool else nullcontext():
-            case = job.build()
-            if job.provider in (TRUTH, EXPORT):
-                _write(job, case)
-                connection.send(("written",))
-                return
-            run, peak_mib = _prepared(job, case)
-            # another detector does other work than the case counts
-            work = Work(0, None) if job.provider in DETECTORS else case.work.of(job.pass_)
-            connection.send(("ready", {"flop": work.flop or None, "bytes": work.bytes, "peak_mib": peak_mib}))
-            clock = Clock(job.setup.device)
-            while True:
-                connection.send(("taken", turn(run, clock, connection.recv())))
+        case = job.build()
+        if job.provider in (TRUTH, EXPORT):
+            _write(job, case)
+            connection.send(("written",))
+            return
+        run, peak_mib = _prepared(job, case)
+        # another detector does other work than the case counts
+        work = Work(0, None) if job.provider in DETECTORS else case.work.of(job.pass_)
+        awake = spinning_pool() if job.has_pool else nullcontext
+        connection.send(("ready", {"flop": work.flop or None, "bytes": work.bytes, "peak_mib": peak_mib}))
+        clock = Clock(job.setup.device)
+        while True:
+            repetitions = connection.recv()
+            with awake():
+                taken_ms = turn(run, clock, repetitions)
+            connection.send(("taken", taken_ms))
     except EOFError:
         return
     except Exception as error:  # whatever another package raises
@@ -68,7 +71,7 @@ def _write(job: Job, case: Case) -> None:
 
 
 def _prepared(job: Job, case: Case) -> tuple[Run, float | None]:
-    """What is timed, compared with the truth if there is one, and the memory that it takes."""
+    """The run that is timed, compared with the truth if there is one, and the memory that it takes."""
     folder = Path(job.folder)
     if job.provider == ONNXRUNTIME:
         run, is_exact = prepare_onnxruntime(case, folder / MODEL_FILE), True
@@ -77,20 +80,21 @@ def _prepared(job: Job, case: Case) -> tuple[Run, float | None]:
     else:
         provider = PROVIDERS[job.provider]
         run, is_exact = prepare(case, provider, job.pass_, compile_=False), provider.exact
-    peak_mib = _resident_growth_mib(run)
+    results, peak_mib = _weighed(run)
     if is_exact and job.folder:
-        gate.check(run(), torch.load(folder / TRUTH_FILE), PRECISION.name)
+        gate.check(results, torch.load(folder / TRUTH_FILE), PRECISION.name)
     return run, peak_mib
 
 
-def _resident_growth_mib(run: Run) -> float | None:
-    """Most memory resident during the first runs, beyond what was there before them; None where nothing tells it."""
+def _weighed(run: Run) -> tuple[Results, float | None]:
+    """The results of the first runs, and the most MiB resident meanwhile beyond what was before; None if untold."""
     before = psutil.Process().memory_info().rss
     reset_peak_resident()
-    for _ in range(WEIGHED_RUNS):
+    for _ in range(WEIGHED_RUNS - 1):
         run()
+    results = run()
     peak = peak_resident()
-    return None if peak is None else max(0, peak - before) / 2**20
+    return results, None if peak is None else max(0, peak - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def script(monkeypatch: pytest.MonkeyPatch, kind_of: Callable[[Job], str]) -> No
     """Let jobs be measured by this file, each behaving as one of `KINDS`."""
     from benchmarks.apart import processes
 
+    monkeypatch.setattr(processes, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(processes, "command", lambda job: [sys.executable, "-S", "-E", __file__, kind_of(job)])
 
 
