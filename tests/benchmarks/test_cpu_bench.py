@@ -168,9 +168,9 @@ def test_a_real_process_builds_weighs_and_runs() -> None:
 
 def test_a_real_process_that_computes_something_else_says_so(tmp_path: Path) -> None:
     torch.save({"output 0": torch.ones_like(job().build().activations["input"])}, tmp_path / "truth.pt")
-    with Worker(job(folder=str(tmp_path)), timeout_s=120) as worker:
-        with pytest.raises(Failed, match="wrong: output 0 is off by") as caught:
-            worker.wait_until_ready()
+    refused = pytest.raises(Failed, match="wrong: output 0 is off by")
+    with Worker(job(folder=str(tmp_path)), timeout_s=120) as worker, refused as caught:
+        worker.wait_until_ready()
     assert caught.value.wrong
 
 
