@@ -16,7 +16,8 @@ from . import rows as results
 from . import steps as block_steps
 from .apart.table import cpu_table
 from .cases import CASES, Setup
-from .growth.table import axis_of, growth_table
+from .growth.points import axis_of
+from .growth.table import growth_table
 from .machine import OP as MACHINE
 from .machine import machine, peaks
 from .options import CASE_ALIASES, CPU_DEFAULTS, GPU_DEFAULTS, LOADS, PASS_NAMES, choose, device_of, size_of

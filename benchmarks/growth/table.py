@@ -9,8 +9,6 @@ import numpy as np
 from ..rows import Row
 from .points import THEORY, axis_of, size_of
 
-__all__ = ["axis_of", "curves", "exponent", "growth_table"]
-
 Curve = tuple[str, str, int]
 """Axis, pass, threads."""
 
