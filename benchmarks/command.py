@@ -10,18 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .command_cpu import OutOption, cpu, growth, runtimes
 from .options import CASE_NAMES, device_of, size_of
 
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="DIR",
-        help="Folder of <device>.csv and its plot.",
-        show_default="benchmarks/results of a checkout, else the current folder",
-    ),
-]
 FileArgument = Annotated[Path, typer.Argument(metavar="CSV", help="Rows that a run has written.")]
 
 
@@ -48,6 +39,7 @@ def _benchmarks() -> None:
       dyzoo bench                          what this machine can show
       dyzoo bench head --size 800x1344 --batch 2 --dtype bf16 --pass forward
       dyzoo bench --provider ours --provider official-float32 --no-save
+      dyzoo bench cpu --load none,full     beside other runtimes, idle and busy
       dyzoo bench plot nvidia-h100.csv     draw the rows again
     """
 
@@ -138,51 +130,22 @@ def steps(
     print(session.steps(size, batch, dtype, device, rounds))
 
 
-@app.command()
-def runtimes(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", help="As for `dyzoo predict --model`.", show_default="the embedded one"),
-    ] = None,
-    exported: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file that `dyzoo export` wrote of it (.onnx, .xml), repeatable.",
-            show_default="the model is exported",
-        ),
-    ] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Image size.")] = "320x480",
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds of taking turns.")] = 5,
-    compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="PyTorch under torch.compile too.")] = True,
-) -> None:
-    """Time a detector on the CPU in PyTorch, compiled, in onnxruntime and in OpenVINO.
-
-    From a picture's pixels to detections. A runtime that is not installed or fails is listed with the reason. Nothing
-    is saved.
-
-    \b
-    Examples:
-      dyzoo bench runtimes --no-compile
-      dyzoo bench runtimes runs/mine --exported mine.onnx --exported mine.xml
-    """
-    from . import session
-
-    print(session.runtimes(model, exported or [], size, rounds, compile_))
+app.command()(runtimes)
+app.command()(cpu)
+app.command()(growth)
 
 
 @app.command()
 def table(path: FileArgument) -> None:
-    """Print the newest rows of a file as Markdown tables.
+    """Print the newest rows of a file as Markdown tables, those of `cpu` and `growth` in tables of their own.
 
     \b
     Examples:
       dyzoo bench table nvidia-h100.csv
     """
-    from .report import markdown
-    from .rows import latest, read
+    from . import session
 
-    print(markdown(latest(read(path))))
+    print(session.table(path))
 
 
 @app.command()
@@ -194,6 +157,9 @@ def plot(
     case: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Only these, repeatable.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(metavar="T", help="Only these, repeatable.")] = None,
     batch: Annotated[list[int] | None, typer.Option(metavar="N", help="Only these, repeatable.")] = None,
+    load: Annotated[
+        list[str] | None, typer.Option(metavar="L", help="Only rows of cpu under these, repeatable.")
+    ] = None,
 ) -> None:
     """Draw the newest rows of a file as a PNG.
 
@@ -203,7 +169,7 @@ def plot(
     """
     from . import session
 
-    print(session.plot(path, out, case, dtype, batch))
+    print(session.plot(path, out, case, dtype, batch, load))
 
 
 @app.command()

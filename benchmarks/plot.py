@@ -83,7 +83,7 @@ def save_plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _title(row: Row) -> str:
-    threads = "" if row.peak_mib is not None else f", {row.threads} thread{'s' * (row.threads > 1)}"
+    threads = "" if row.peak_mib is not None or row.load else f", {row.threads} thread{'s' * (row.threads > 1)}"
     versions = f"torch {row.torch}" + (f", triton {row.triton}" if row.triton else "")
     return f"{row.device}{threads}  ·  {versions}"
 
@@ -96,7 +96,7 @@ def _small_print(rows: Sequence[Row], width: float) -> str:
 def _lines(found: dict[Group, list[Row]]) -> list[tuple[str, list[list[Row]]]]:
     """(pass, groups) for each line of panels: sizes stay together, and lines are filled as far as they fit."""
     sizes: dict[tuple[str, str, str], list[list[Row]]] = {}
-    for (_, pass_, shape, dtype), members in found.items():
+    for (_, pass_, shape, dtype, _), members in found.items():
         sizes.setdefault((pass_, dtype, shape), []).append(members)
     lines: list[tuple[str, list[list[Row]]]] = []
     for (pass_, _, _), part in sorted(sizes.items(), key=lambda item: item[0][0]):
@@ -142,7 +142,7 @@ def _draw(axes: Axes, part: Sequence[Sequence[Row]], inches: float) -> None:
             )
         first = members[0]
         ticks.append(left + (len(ordered) - 1) / 2)
-        labels.append(f"{first.op}\n{first.shape}, {first.dtype}")
+        labels.append("\n".join(filter(None, (first.op, f"{first.shape}, {first.dtype}", first.conditions))))
         left += len(ordered) + GAP
     axes.set_yscale("log")
     values = [row.p50_ms for members in part for row in members]

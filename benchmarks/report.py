@@ -13,15 +13,15 @@ from .runner import Skipped
 BASELINES = (BASELINE, "torchvision", "torchvision, step by step")
 """The official way, by the names it has had in the rows."""
 
-Group = tuple[str, str, str, str]
+Group = tuple[str, str, str, str, str]
 
 
 def groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
-    """Rows of one case, pass, shape and dtype together, those of the machine's peaks left out."""
+    """Rows of one case, pass, shape, dtype and conditions together, those of the machine's peaks left out."""
     found: dict[Group, list[Row]] = {}
     for row in rows:
         if row.op != MACHINE:
-            found.setdefault((row.op, row.pass_, row.shape, row.dtype), []).append(row)
+            found.setdefault((row.op, row.pass_, row.shape, row.dtype, row.conditions), []).append(row)
     return found
 
 
@@ -40,21 +40,22 @@ def markdown(rows: Sequence[Row], skipped: Sequence[Skipped] = (), predictions: 
     parts = [_table(group, members, expected) for group, members in groups(rows).items()]
     parts += [machine_line(rows)] if machine_line(rows) else []
     if skipped:
-        parts.append("\n".join(["Not timed:", "", *_reasons(skipped)]))
+        parts.append(not_timed(skipped))
     return "\n\n".join(parts)
 
 
-def _reasons(skipped: Sequence[Skipped]) -> list[str]:
-    """A line for each provider and reason, and where it was so."""
+def not_timed(skipped: Sequence[Skipped]) -> str:
+    """A list with a line for each provider and reason, and where it was so."""
     places: dict[tuple[str, str], list[str]] = {}
     for entry in skipped:
         place = " ".join((entry.op, entry.pass_, entry.shape, entry.dtype))
         places.setdefault((entry.provider, entry.reason), []).append(place)
     everywhere = len({(entry.op, entry.pass_, entry.shape, entry.dtype) for entry in skipped})
-    return [
+    lines = [
         f"- **{provider}**: {reason}" + ("" if len(where) == everywhere else f" ({'; '.join(where)})")
         for (provider, reason), where in places.items()
     ]
+    return "\n".join(["Not timed:", "", *lines])
 
 
 def machine_line(rows: Sequence[Row]) -> str:
@@ -73,7 +74,7 @@ def _table(group: Group, rows: Sequence[Row], predictions: Predictions) -> str:
     expected = {row: predicted_ms(row, predictions) for row in rows}
     has_model = any(expected.values())
     lines = [
-        f"| {', '.join(group)} | median ms | p20..p80 | times as fast | peak MiB | TFLOP/s | GB/s |"
+        f"| {', '.join(filter(None, group))} | median ms | p20..p80 | times as fast | peak MiB | TFLOP/s | GB/s |"
         + (" predicted ms | measured / predicted |" if has_model else ""),
         "|---|---:|---:|---:|---:|---:|---:|" + ("---:|---:|" if has_model else ""),
     ]

@@ -41,6 +41,7 @@ class Row:
         peak_mib: most memory allocated during a run, beyond what was there before; None where nothing counts it.
         tflop_per_s, gb_per_s: the operations and bytes that the case cannot do without, over the median.
         commit: the checkout's commit, or the version of the installed package.
+        load: what else the CPU did, one of `options.LOADS`; empty where nobody saw to it.
     """
 
     op: str
@@ -59,6 +60,7 @@ class Row:
     torch: str
     triton: str
     commit: str
+    load: str = ""
 
     @classmethod
     def of(
@@ -98,12 +100,19 @@ class Row:
         )
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
+    def conditions(self) -> str:
+        """Threads and load where they were chosen for the row, else empty."""
+        return f"{self.threads} thread{'s' * (self.threads > 1)}, load {self.load}" if self.load else ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str, str]:
         """Identity of a measurement: in tables and plots a later row of the same key replaces an earlier one."""
-        return self.op, self.pass_, self.shape, self.dtype, self.provider
+        return self.op, self.pass_, self.shape, self.dtype, self.provider, self.conditions
 
 
 HEADER = [field.name.rstrip("_") for field in fields(Row)]
+FORMER_HEADER = HEADER[:-1]
+"""Columns of files from before there was a load."""
 _FLOATS = {"p20_ms", "p50_ms", "p80_ms", "peak_mib", "tflop_per_s", "gb_per_s"}
 
 
@@ -117,16 +126,23 @@ def path_for(device: str, folder: Path) -> Path:
     return folder / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv")
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def write(rows: Iterable[Row], path: Path) -> None:
     """Write a file anew, of any devices."""
     with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
-        writer.writerows(map(_cells, rows))
+        writer.writerows(map(_values, rows))
+
+
+def check(device: str, folder: Path) -> None:
+    """Raise a `ResultsError` now where rows of a device could not be appended later."""
+    path = path_for(device, folder)
+    if path.is_file():
+        read(path)
 
 
 def append(rows: Sequence[Row], folder: Path) -> Path:
-    """Append rows of one device to its file and give the path.
+    """Append rows of one device to its file and give the path; a file without loads gets their column first.
 
     Raises:
         ResultsError: the file has other columns.
@@ -136,17 +152,15 @@ def append(rows: Sequence[Row], folder: Path) -> Path:
     is_new = not path.exists() or path.stat().st_size == 0
     if not is_new:
         with path.open(encoding="utf-8", newline="") as file:
-            _check_header(path, next(csv.reader(file), []))
+            is_former = _header(path, next(csv.reader(file), [])) == FORMER_HEADER
+        if is_former:
+            write(read(path), path)
     with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(HEADER)
-        writer.writerows(map(_cells, rows))
+        writer.writerows(map(_values, rows))
     return path
-
-
-def _cells(row: Row) -> list[object]:
-    return ["" if value is None else value for value in astuple(row)]
 
 
 def read(path: Path) -> list[Row]:
@@ -157,8 +171,8 @@ def read(path: Path) -> list[Row]:
     """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
-        _check_header(path, next(reader, []))
-        return [_parse(path, reader.line_num, values) for values in reader]
+        header = _header(path, next(reader, []))
+        return [_parse(path, reader.line_num, header, values) for values in reader]
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
@@ -166,20 +180,25 @@ def latest(rows: Iterable[Row]) -> list[Row]:
     return list({row.key: row for row in rows}.values())
 
 
-def _parse(path: Path, line: int, values: list[str]) -> Row:
+def _values(row: Row) -> list[object]:
+    return ["" if value is None else value for value in astuple(row)]
+
+
+def _parse(path: Path, line: int, header: list[str], values: list[str]) -> Row:
     try:
-        named = dict(zip(HEADER, values, strict=True))
+        named = dict(zip(header, values, strict=True))
         numbers = {name: float(text) if text else None for name, text in named.items() if name in _FLOATS}
         text = {name: value for name, value in named.items() if name not in {*_FLOATS, "pass", "threads"}}
         text["op"] = CASE_ALIASES.get(named["op"], named["op"])
         return Row(**text, **numbers, pass_=named["pass"], threads=int(named["threads"]))  # type: ignore[arg-type]
     except ValueError:
-        raise ResultsError(f"{path}, line {line} is no measurement: expected {len(HEADER)} values") from None
+        raise ResultsError(f"{path}, line {line} is no measurement: expected {len(header)} values") from None
 
 
-def _check_header(path: Path, found: list[str]) -> None:
-    if found != HEADER:
+def _header(path: Path, found: list[str]) -> list[str]:
+    if found not in (HEADER, FORMER_HEADER):
         raise ResultsError(
             f"{path} has the columns {','.join(found) or '(none)'}, expected {','.join(HEADER)}: move it aside or give "
             "another folder with --out"
         )
+    return found

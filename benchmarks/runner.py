@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dyzoo.errors import first_line
+from dyzoo.errors import first_line, full_memory
 
 from . import gate
 from .cases import Case
@@ -65,14 +65,7 @@ def measure(
     peaks: dict[str, float | None] = {}
 
     def skip(name: str, error: Exception) -> None:
-        if isinstance(error, Unavailable):
-            skipped.append(Skipped(*columns, name, str(error)))
-        elif isinstance(error, gate.WrongResult):
-            skipped.append(Skipped(*columns, name, f"wrong: {error}", wrong=True))
-        elif isinstance(error, torch.OutOfMemoryError):
-            skipped.append(Skipped(*columns, name, "out of memory"))
-        else:
-            skipped.append(Skipped(*columns, name, f"failed: {type(error).__name__}: {first_line(error)}"))
+        skipped.append(Skipped(*columns, name, reason_of(error), isinstance(error, gate.WrongResult)))
 
     chosen = [provider for provider in providers if provider.applies(precision)]
     note(f"{' '.join(columns)}: the truth")
@@ -110,6 +103,17 @@ def measure(
         for name, taken_ms in samples.items()
     ]
     return rows, skipped
+
+
+def reason_of(error: Exception) -> str:
+    """Why a provider that raised this was not timed."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if isinstance(error, gate.WrongResult):
+        return f"wrong: {error}"
+    if full_memory(error):
+        return "out of memory"
+    return f"failed: {type(error).__name__}: {first_line(error)}"
 
 
 def _timed(

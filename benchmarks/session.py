@@ -17,10 +17,13 @@ from . import predicted
 from . import rows as results
 from . import runtimes as by_runtime
 from . import steps as block_steps
+from .apart.table import cpu_table
 from .cases import CASES, Setup
+from .growth.points import axis_of
+from .growth.table import growth_table
 from .machine import OP as MACHINE
 from .machine import machine, peaks
-from .options import CASE_ALIASES, CPU_DEFAULTS, GPU_DEFAULTS, PASS_NAMES, device_of, size_of
+from .options import CASE_ALIASES, CPU_DEFAULTS, GPU_DEFAULTS, LOADS, PASS_NAMES, choose, device_of, size_of
 from .plot import save_plot
 from .precision import ALIASES, PRECISIONS, Precision, tf32
 from .providers import PROVIDERS, Provider
@@ -53,15 +56,15 @@ def run(
     device = device_of(device_name)
     on_gpu = device.type == "cuda"
     defaults: dict[str, Any] = GPU_DEFAULTS if on_gpu else CPU_DEFAULTS
-    names = [_choose(CASE_ALIASES.get(name, name), CASES, "CASE") for name in cases or defaults["cases"]]
+    names = [choose(CASE_ALIASES.get(name, name), CASES, "CASE") for name in cases or defaults["cases"]]
     shapes = [size_of(text) for text in sizes or [defaults["size"]]]
     precisions = [_precision(name, device) for name in dtypes or [defaults["dtype"]]]
-    chosen_passes = [PASS_NAMES[_choose(name, PASS_NAMES, "--pass")] for name in passes or PASSES]
+    chosen_passes = [PASS_NAMES[choose(name, PASS_NAMES, "--pass")] for name in passes or PASSES]
     chosen, left_out = _providers(providers, on_gpu)
     folder = out or results.default_folder()
     where, clock = machine(device), Clock(device)
-    if save and (file := results.path_for(where.device, folder)).is_file():
-        results.read(file)  # a file that cannot be appended to is found out now
+    if save:
+        results.check(where.device, folder)
 
     rows: list[results.Row] = []
     skipped: list[Skipped] = []
@@ -141,8 +144,8 @@ def predict(cards: Sequence[str] | None, dtypes: Sequence[str] | None, out: Path
         typer.BadParameter: an option names what there is not.
         PredictError: the kernels cannot be compiled here.
     """
-    names = [_choose(name, CARDS, "--card") for name in cards or CARDS]
-    precisions = [_choose(ALIASES.get(name, name), PRECISIONS, "--dtype") for name in dtypes or DTYPES]
+    names = [choose(name, CARDS, "--card") for name in cards or CARDS]
+    precisions = [choose(ALIASES.get(name, name), PRECISIONS, "--dtype") for name in dtypes or DTYPES]
     if "tf32" in precisions:
         raise typer.BadParameter("tf32 has no time model: choose float32", param_hint="--dtype")
     path = out or (predicted.KEPT if results.CHECKOUT_RESULTS.is_dir() else Path.cwd() / predicted.KEPT.name)
@@ -155,18 +158,34 @@ def predict(cards: Sequence[str] | None, dtypes: Sequence[str] | None, out: Path
     return "\n".join([*totals, f"{len(rows)} rows written to {path}; nothing was measured."])
 
 
+def table(path: Path) -> str:
+    """The newest rows of a file as Markdown tables."""
+    found = results.latest(results.read(path))
+    growths = [row for row in found if axis_of(row)]
+    loaded = [row for row in found if row.load and not axis_of(row)]
+    parts = [markdown([row for row in found if not row.load])]
+    parts += [cpu_table(loaded)] if loaded else []
+    parts += [growth_table(growths)] if growths else []
+    return "\n\n".join(filter(None, parts))
+
+
 def plot(
     path: Path,
     out: Path | None = None,
     cases: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
     batches: Sequence[int] | None = None,
+    loads: Sequence[str] | None = None,
 ) -> Path:
     """Draw the newest rows of a file, those of some cases, dtypes and batches only, and give the picture's path.
 
-    Cases that are no longer measured appear only if named, or if there are no others.
+    Cases that are no longer measured appear only if named, or if there are no others. So do rows that the command `cpu`
+    has measured under a load.
     """
     found = results.latest(results.read(path))
+    shown = {choose(name, LOADS, "--load") for name in loads or []} or {
+        "" if any(not row.load and row.op != MACHINE for row in found) else LOADS[0]
+    }
     wanted = [CASE_ALIASES.get(name, name) for name in cases or []] or [
         name for name in CASES if any(row.op == name for row in found)
     ]
@@ -174,6 +193,7 @@ def plot(
         row
         for row in found
         if (not wanted or row.op in (*wanted, MACHINE))
+        and (row.op == MACHINE or row.load in shown)
         and (not dtypes or row.dtype in [ALIASES.get(name, name) for name in dtypes])
         and (not batches or row.op == MACHINE or row.shape.split("x")[0] in map(str, batches))
     ]
@@ -186,7 +206,7 @@ def plot(
 
 
 def _precision(name: str, device: torch.device) -> Precision:
-    precision = PRECISIONS[_choose(ALIASES.get(name, name), PRECISIONS, "--dtype")]
+    precision = PRECISIONS[choose(ALIASES.get(name, name), PRECISIONS, "--dtype")]
     if device.type != "cuda" and precision.name == "tf32":
         raise typer.BadParameter("tf32 is a rounding of GPUs: choose float32", param_hint="--dtype")
     return precision
@@ -199,7 +219,7 @@ def _compiles(wanted: bool | None, on_gpu: bool) -> bool:
 def _providers(keys: Sequence[str] | None, on_gpu: bool) -> tuple[list[Provider], list[str]]:
     """The providers asked for, and the keys of those left out because a CPU takes minutes for them."""
     if keys:
-        return [PROVIDERS[_choose(key, PROVIDERS, "--provider")] for key in dict.fromkeys(keys)], []
+        return [PROVIDERS[choose(key, PROVIDERS, "--provider")] for key in dict.fromkeys(keys)], []
     left_out = [] if on_gpu else [key for key, provider in PROVIDERS.items() if provider.slow_on_cpu]
     return [provider for key, provider in PROVIDERS.items() if key not in left_out], left_out
 
@@ -210,9 +230,3 @@ def _report_wrong(skipped: Sequence[Skipped], providers: Sequence[Provider]) -> 
     for entry in wrong:
         print(f"error: {entry.op}, {entry.pass_}, {entry.dtype}: {entry.provider} is {entry.reason}", file=sys.stderr)
     return 1 if wrong else 0
-
-
-def _choose(name: str, known: Any, option: str) -> str:
-    if name not in known:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
-    return name

@@ -9,9 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Name = TypeVar("Name")
 
 TURN_SECONDS = 0.05
 """A turn repeats a short run until it has lasted so long."""
@@ -72,19 +76,25 @@ def take_turns(
     Args:
         note: told whose turn it is.
     """
-    spent_ms = dict.fromkeys(runs, 0.0)
-    counts = dict.fromkeys(runs, 0)
-    repetitions: dict[str, int] = {}
-    failed: set[str] = set()
+    return take_own_turns({name: partial(turn, run, clock) for name, run in runs.items()}, rounds, note)
+
+
+def take_own_turns(
+    turns: Mapping[Name, Callable[[int | None], list[float]]], rounds: int, note: Callable[[Name], None]
+) -> Iterator[tuple[Name, list[float] | Exception]]:
+    """`take_turns` of providers that time themselves: repetitions, None at first -> milliseconds of each run."""
+    spent_ms = dict.fromkeys(turns, 0.0)
+    counts = dict.fromkeys(turns, 0)
+    repetitions: dict[Name, int] = {}
+    failed: set[Name] = set()
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name, take in turns.items():
             patient = spent_ms[name] <= 1e3 * PATIENCE_SECONDS or counts[name] < FEWEST_SAMPLES
             if name in failed or not patient:
                 continue
             note(name)
             try:
-                with _quiet():
-                    taken_ms = _turn(run, clock, repetitions.get(name))
+                taken_ms = take(repetitions.get(name))
             except Exception as error:  # memory can run out now that all providers are there
                 failed.add(name)
                 yield name, error
@@ -95,15 +105,16 @@ def take_turns(
             yield name, taken_ms
 
 
-def _turn(run: Callable[[], object], clock: Clock, repetitions: int | None) -> list[float]:
+def turn(run: Callable[[], object], clock: Clock, repetitions: int | None) -> list[float]:
     """The runs of a turn; how many, the first turn finds out. What the others evicted comes back in an untimed run,
     unless a run is so long that this hardly counts."""
-    if repetitions == 1:
-        return clock.samples(run, 1)
-    warm_up_ms = clock.samples(run, 1)
-    if repetitions is None:
-        repetitions = min(MOST_REPETITIONS, math.ceil(1e3 * TURN_SECONDS / max(warm_up_ms[0], 1e-3)))
-    return warm_up_ms if repetitions == 1 else clock.samples(run, repetitions)
+    with _quiet():
+        if repetitions == 1:
+            return clock.samples(run, 1)
+        warm_up_ms = clock.samples(run, 1)
+        if repetitions is None:
+            repetitions = min(MOST_REPETITIONS, math.ceil(1e3 * TURN_SECONDS / max(warm_up_ms[0], 1e-3)))
+        return warm_up_ms if repetitions == 1 else clock.samples(run, repetitions)
 
 
 @contextmanager

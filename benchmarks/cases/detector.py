@@ -35,13 +35,20 @@ class RawDetector(nn.Module):
         return tuple(level for name in OUTPUTS for level in raw[name])
 
 
-def detector(setup: Setup, architecture: str = ARCHITECTURE) -> Case:
-    """`dyzoo.create_model` with its DyHead exchangeable; gives raw outputs, in a training step losses and gradients."""
+def detector(setup: Setup, name: str = ARCHITECTURE, classes: int | None = None, pretrained: bool = False) -> Case:
+    """`dyzoo.create_model` with its DyHead exchangeable; gives raw outputs, in a training step losses and gradients.
+
+    Args:
+        name: an architecture, or with `pretrained` a checkpoint.
+        classes: how many; None for those of the architecture or the checkpoint.
+        pretrained: with the checkpoint's weights as they are; else random ones, moved as training moves them.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = dyzoo.create_model(architecture)
+        model = dyzoo.create_model(name, pretrained=pretrained, num_classes=classes)
     stack = Stack(list(model.dyhead.blocks))
-    stir(stack.blocks)
+    if not pretrained:
+        stir(stack.blocks)
     model.dyhead = stack  # type: ignore[assignment]
     network = RawDetector(model)
     generator = torch.Generator().manual_seed(0)

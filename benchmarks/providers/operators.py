@@ -49,7 +49,7 @@ def kernels(backend: str) -> Operators:
 
 def torchvision(dtype: torch.dtype, chain: torch.dtype) -> Operators:
     """torchvision's operator in `dtype`, amid a chain of steps in another."""
-    operator = _import("torchvision.ops").deform_conv2d
+    operator = import_or_unavailable("torchvision.ops").deform_conv2d
 
     def call(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
         return operator(input, offset, weight, bias, stride=(stride, stride), padding=(1, 1), mask=mask)
@@ -59,7 +59,8 @@ def torchvision(dtype: torch.dtype, chain: torch.dtype) -> Operators:
 
 def deformops(chain: torch.dtype) -> Operators:
     """PyPI's deformops through its drop-in for torchvision's function: Triton on CUDA, plain PyTorch elsewhere."""
-    operator = _import("deformops.integrations.torchvision", "pip install deformops (Python 3.12+)").deform_conv2d
+    module = import_or_unavailable("deformops.integrations.torchvision", "pip install deformops (Python 3.12+)")
+    operator = module.deform_conv2d
 
     def call(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
         return operator(input, offset, weight, bias, stride=(stride, stride), padding=(1, 1), mask=mask)
@@ -69,7 +70,7 @@ def deformops(chain: torch.dtype) -> Operators:
 
 def mmcv(dtype: torch.dtype, chain: torch.dtype) -> Operators:
     """mmcv's compiled operator in `dtype`."""
-    operator = _import("mmcv.ops", "it needs the build with compiled operators").modulated_deform_conv2d
+    operator = import_or_unavailable("mmcv.ops", "it needs the build with compiled operators").modulated_deform_conv2d
 
     def call(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
         return operator(input.contiguous(), offset.contiguous(), mask.contiguous(), weight, bias, stride, 1, 1, 1, 1)
@@ -117,7 +118,8 @@ def _foreign(call: Call, dtype: torch.dtype, chain: torch.dtype) -> Operators:
     return Operators(deform_conv, step_by_step(deform_conv))
 
 
-def _import(name: str, way_out: str = "") -> ModuleType:
+def import_or_unavailable(name: str, way_out: str = "") -> ModuleType:
+    """A module of another package; `Unavailable` says that it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,13 +11,15 @@ from types import TracebackType
 
 from dyhead_kernels.static import Job, Resources, compile_or_reason
 
+from ..options import cores
+
 ATTEMPTS = 2
 """A compiler that crashes takes the jobs beside it along: each of them is tried again, with none beside it."""
 
 
 def default_workers() -> int:
     """A core is left for the process that times."""
-    return max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2) - 1)
+    return max(1, cores() - 1)
 
 
 class Compiler:

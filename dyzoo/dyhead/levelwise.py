@@ -86,7 +86,8 @@ def levelwise_block(levels: list[Tensor], parameters: list[Tensor], offset_mode:
     )
     mode = cast(OffsetMode, offset_mode)
     output = dyhead_block(Pyramid.from_levels(levels), stacked, offset_mode=mode, norm_groups=NORM_GROUPS)
-    return [level.contiguous() for level in output.levels()]
+    # copied also where they are contiguous: maps of one pixel would share the pyramid's memory, which outputs may not
+    return [level.clone(memory_format=torch.contiguous_format) for level in output.levels()]
 
 
 @levelwise_block.register_fake

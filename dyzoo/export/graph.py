@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from dyzoo.dyhead.levelwise import DEFORM_CONV, levelwise_block
 from dyzoo.export.networks import MOST_IMAGES, MOST_TILES, detections_network, map_names, maps_network, one_line
-from dyzoo.export.options import ExportOptions
+from dyzoo.export.options import DeformConv, ExportOptions
 from dyzoo.export.preparation import prepend_preparation
 from dyzoo.export.regions import pool_regions, pool_regions_translation
 from dyzoo.export.suppression import suppress
@@ -46,20 +46,38 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
     if options.decode:
         inputs.append(torch.tensor([[tiles[0] * divisor, tiles[1] * divisor]] * 2))
         shapes["image_sizes"] = {0: number}
-    with _quiet(), one_line(model), torch.no_grad():
+    with one_line(model):
+        graph = translate(network, dict(zip(shapes, inputs, strict=True)), shapes, names, options.deform_conv)
+    if options.preprocess:
+        prepend_preparation(graph, model.config.preprocess, options.input_type)
+    return graph
+
+
+def translate(
+    network: nn.Module, inputs: Mapping[str, Tensor], shapes: Any, names: Sequence[str], form: DeformConv
+) -> ir.Model:
+    """The graph of a network whose DyHead is a `LevelwiseDyHead`.
+
+    Args:
+        network: float32, on the CPU; called with the inputs by name, gives a tuple.
+        inputs: examples, by the names that they have in the graph.
+        shapes: the dimensions that may vary, as `torch.export.export` takes them; None for none.
+        names: of the outputs.
+    """
+    with _quiet(), torch.no_grad():
         # not strict: the graph is made by running the model, whose Python needs no interpreter of its own
-        program = torch.export.export(network, tuple(inputs), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(network, (), dict(inputs), dynamic_shapes=shapes, strict=False)
         onnx_program = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
             optimize=False,
-            input_names=list(shapes),
+            input_names=list(inputs),
             output_names=names,
             custom_translation_table={
-                levelwise_block._opoverload: block_translation(options.deform_conv),
-                DEFORM_CONV: deform_conv_translation(options.deform_conv),
+                levelwise_block._opoverload: block_translation(form),
+                DEFORM_CONV: deform_conv_translation(form),
                 suppress_to_fixed_size._opoverload: suppress,
                 pool_regions._opoverload: pool_regions_translation,
                 window_attention._opoverload: window_attention_translation,
@@ -68,8 +86,6 @@ def detections_and_maps(model: Detector, options: ExportOptions) -> ir.Model:
         assert onnx_program is not None
         graph: ir.Model = onnx_program.model
         _tidy(graph)
-    if options.preprocess:
-        prepend_preparation(graph, model.config.preprocess, options.input_type)
     return graph
 
 
