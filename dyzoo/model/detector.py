@@ -21,6 +21,7 @@ from dyzoo.model.prediction import PredictingModel
 from dyzoo.model.preprocess import batch_images
 from dyzoo.model.targets import Target, check_targets
 
+
 class Detector(PredictingModel):
     """A DyHead object detector.
 
@@ -115,7 +116,7 @@ class Detector(PredictingModel):
         return exporting.export_detector(self, path, exporting.ExportOptions(**options), picture)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """What `to`, `half` and the like do to every weight."""
+        """Change every weight, as `to`, `half` and the like do."""
         forget(self)  # a detector that moves leaves no memory behind
         return super()._apply(fn, recurse)
 

@@ -77,12 +77,14 @@ class MadeUpCuda:
     pool_bytes: int = 1
     is_capturing: bool = False
     order: list[str] = field(default_factory=list)
+    graphs: list[MadeUpGraph] = field(default_factory=list)
     modes: set[str] = field(default_factory=set)
 
     @contextmanager
     def capture(self, graph: MadeUpGraph, pool: int, stream: Any, capture_error_mode: str) -> Iterator[None]:
         assert not self.is_capturing
         self.captures += 1
+        self.graphs.append(graph)
         self.modes.add(capture_error_mode)
         self.is_capturing = True
         try:

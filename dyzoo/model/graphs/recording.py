@@ -32,8 +32,12 @@ class Pool:
         self.finished = torch.cuda.Event()
 
     def share_of_memory(self, device: torch.device) -> float:
-        """What it takes of the device's memory, in 0..1."""
-        taken = sum(segment["total_size"] for segment in torch.cuda.memory_snapshot(self.handle))
+        """The part of the device's memory that it takes, in 0..1; 0 where that is not known."""
+        try:
+            segments = torch.cuda.memory_snapshot(self.handle)
+        except RuntimeError:  # an allocator that is not PyTorch's own does not tell
+            return 0.0
+        taken = sum(segment["total_size"] for segment in segments)
         return float(taken / torch.cuda.mem_get_info(device)[1])
 
 
@@ -72,7 +76,7 @@ class Recording:
                 self._raw = network(self._given)
 
     def replay(self, batch: Tensor) -> Raw:
-        """What the network gives for a batch like the first; the tensors are the caller's."""
+        """Run the network on a batch like the first; the answers are the caller's own."""
         stream = torch.cuda.current_stream(self._device)
         for table in self._tables:
             table.enter()

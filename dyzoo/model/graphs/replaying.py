@@ -148,7 +148,8 @@ def raw_maps(model: _Model, batch: Tensor) -> Raw:
     def network(given: Tensor) -> Raw:
         return model.forward_head(model.forward_features(given))
 
-    if torch.compiler.is_compiling() or not _may_replay(batch) or vars(model).keys() & {"forward_features", "forward_head"}:
+    is_patched = vars(model).keys() & {"forward_features", "forward_head"}
+    if torch.compiler.is_compiling() or is_patched or not _may_replay(batch):
         return network(batch)
     assert isinstance(model, nn.Module)
     with _graphs_lock:
@@ -182,7 +183,7 @@ def _is_on_gpu(batch: Tensor) -> bool:
 
 
 def _key(batch: Tensor) -> Hashable:
-    """What a batch has in common with another, and the settings under which both run, if one graph does for both."""
+    """Equal for two batches that one graph does for: their form, and the settings under which they run."""
     kind = batch.device.type
     return (
         batch.device,
@@ -191,7 +192,7 @@ def _key(batch: Tensor) -> Hashable:
         batch.stride(),
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
         torch.backends.cuda.matmul.fp32_precision,
-        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
         torch.backends.cudnn.enabled,
         torch.backends.cudnn.deterministic,
         torch.backends.cudnn.benchmark,

@@ -34,7 +34,7 @@ class NetworkState:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._below = [module for module in modules if module is not model]
-        self._attributes: list[Mapping[str, Any]] = [vars(module) for module in self._below]
+        self._attributes: list[Mapping[Any, Any]] = [vars(module) for module in self._below]
         for module in modules:
             self._attributes += [module._parameters, module._buffers, module._modules]
             self._attributes += [module._forward_hooks, module._forward_pre_hooks]
