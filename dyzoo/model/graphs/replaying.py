@@ -166,8 +166,8 @@ def forget(model: nn.Module) -> None:
 def _may_replay(batch: Tensor) -> bool:
     """Whether nobody could tell, by anything but the time, a replay from a run."""
     return (
-        _is_on_gpu(batch)
-        and type(batch) is Tensor
+        type(batch) is Tensor
+        and _is_on_gpu(batch)
         and batch.numel() > 0
         and torch.is_inference_mode_enabled()
         and not torch.jit.is_tracing()
