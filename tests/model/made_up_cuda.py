@@ -65,6 +65,7 @@ class MadeUpCuda:
 
     Attributes:
         failure: that each capture ends with.
+        is_broken_off: whether CUDA fails to end captures, so that PyTorch's allocator does not hear of their ends.
         pool_bytes: of 100 bytes of the device, those of each pool.
         order: of what streams wait for and events note.
         modes: in which captures treat what other threads do.
@@ -76,6 +77,7 @@ class MadeUpCuda:
     failure: Exception | None = None
     pool_bytes: int = 1
     is_capturing: bool = False
+    is_broken_off: bool = False
     order: list[str] = field(default_factory=list)
     graphs: list[MadeUpGraph] = field(default_factory=list)
     modes: set[str] = field(default_factory=set)
@@ -97,6 +99,14 @@ class MadeUpCuda:
         for tensor in graph.notes.own.values():
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
+
+    def end(self, device: int | None, pool: int) -> None:
+        if not self.is_broken_off:
+            raise RuntimeError("not currently recording to the pool")
+        self.order.append("the allocator has ended")
+
+    def release(self, device: int | None, pool: int) -> None:
+        self.order.append("its pool is released")
 
     def pool(self) -> int:
         self.pools += 1
@@ -148,6 +158,8 @@ def make_up_cuda(monkeypatch: pytest.MonkeyPatch) -> MadeUpCuda:
         "is_current_stream_capturing": lambda: False,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    for name, function in {"_cuda_endAllocateToPool": cuda.end, "_cuda_releasePool": cuda.release}.items():
+        monkeypatch.setattr(torch._C, name, function, raising=False)
     monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
     monkeypatch.setattr(replaying, "_is_on_gpu", lambda batch: True)
     monkeypatch.delenv("DYZOO_CUDA_GRAPHS", raising=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.dyhead import held_with_a_graph
+from dyzoo.model.graphs.trial import Trial
 from dyzoo.model.heads.base import Raw
 
 Network = Callable[[Tensor], Raw]
@@ -44,7 +45,8 @@ class Pool:
 class Recording:
     """One pass over batches that are like each other, as a CUDA graph. Not for several threads at a time.
 
-    Captured with one run before it, on a stream aside; other threads may use the device meanwhile.
+    Captured on a stream aside, after one run in which all is refused that a graph cannot hold. Other threads may use the
+    device meanwhile.
 
     Args:
         network: under the caller's modes, with autocast as it is.
@@ -63,17 +65,22 @@ class Recording:
         dtype, is_cast = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         with _one_capture, torch.autocast(kind, dtype, is_cast, cache_enabled=False):
             pool.stream.wait_stream(current)
-            with torch.cuda.stream(pool.stream):
+            with torch.cuda.stream(pool.stream):  # around the capture, too, which does not leave it when it fails
                 # Made before the capture: where PyTorch fills new memory, a replay would fill it, too.
                 self._given = torch.empty_like(batch)
                 self._given.copy_(batch)
-                network(self._given)
+                with Trial(self._device):
+                    network(self._given)
+                try:
+                    with (
+                        held_with_a_graph() as self._tables,
+                        torch.cuda.graph(self._graph, pool.handle, pool.stream, capture_error_mode="thread_local"),
+                    ):
+                        self._raw = network(self._given)
+                except Exception:
+                    _clean_up(self._graph, pool, self._device)
+                    raise
             current.wait_stream(pool.stream)
-            with (
-                held_with_a_graph() as self._tables,
-                torch.cuda.graph(self._graph, pool.handle, pool.stream, capture_error_mode="thread_local"),
-            ):
-                self._raw = network(self._given)
 
     def replay(self, batch: Tensor) -> Raw:
         """Run the network on a batch like the first; the answers are the caller's own."""
@@ -88,3 +95,20 @@ class Recording:
         raw = {kind: [level.clone() for level in levels] for kind, levels in self._raw.items()}
         self._pool.finished.record(stream)
         return raw
+
+
+_failed: list[torch.cuda.CUDAGraph] = []
+
+
+def _clean_up(graph: torch.cuda.CUDAGraph, pool: Pool, device: torch.device) -> None:
+    """Have PyTorch's allocator forget a capture that CUDA broke off, as its own end of one does not get that far.
+
+    Else it would believe in a capture for ever: memory that several streams have used would not come back, and a full
+    memory would not be emptied of what is cached. The graph itself stays, as the allocator for the host refers to it.
+    """
+    _failed.append(graph)
+    try:
+        torch._C._cuda_endAllocateToPool(device.index, pool.handle)  # type: ignore[attr-defined]
+    except RuntimeError:
+        return  # the end got there
+    torch._C._cuda_releasePool(device.index, pool.handle)  # type: ignore[attr-defined]

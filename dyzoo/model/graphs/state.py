@@ -18,8 +18,8 @@ class NetworkState:
     """All that a model's evaluation depends on: modules, their attributes and hooks, and its weights.
 
     A graph reads weights where they lay when it was captured, and whatever was derived from them before. So weights
-    count as others as soon as they are written to, and when they move. This is looked at before every replay, so without
-    recursion and in few steps of the interpreter.
+    count as others as soon as they are written to, and when they move. All is looked at before every replay: without
+    recursion, in few steps of the interpreter.
 
     The model itself is not referred to, so that it can go; its parts are, until it or this goes.
 
