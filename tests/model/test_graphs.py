@@ -205,6 +205,16 @@ def test_hooks_are_called_and_gone_are_no_hindrance(cuda: MadeUpCuda, detector: 
     assert (len(called), cuda.captures, cuda.replays) == (SEEN_OFTEN, 2, 2)
 
 
+def test_a_forward_put_in_the_place_of_another_is_called(cuda: MadeUpCuda, detector: Detector) -> None:
+    norm, called = _a_norm(detector), []
+    norm.forward = norm.forward  # a method of its own, as some of timm's modules choose one
+    look_often(detector, picture())
+    assert cuda.replays == 1
+    norm.forward = lambda maps: called.append(maps) or type(norm).forward(norm, maps)
+    look_often(detector, picture())
+    assert (len(called), cuda.replays) == (SEEN_OFTEN, 1)
+
+
 def test_whoever_watches_sees_every_operator(cuda: MadeUpCuda, detector: Detector) -> None:
     image, called = picture(), []
     look_often(detector, image)

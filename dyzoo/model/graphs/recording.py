@@ -45,8 +45,8 @@ class Pool:
 class Recording:
     """One pass over batches that are like each other, as a CUDA graph. Not for several threads at a time.
 
-    Captured on a stream aside, after one run in which all is refused that a graph cannot hold. Other threads may use the
-    device meanwhile.
+    Captured on a stream aside, after one run in which all is refused that a graph cannot hold. Other threads may use
+    the device meanwhile.
 
     Args:
         network: under the caller's modes, with autocast as it is.

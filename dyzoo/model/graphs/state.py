@@ -28,7 +28,7 @@ class NetworkState:
 
     Attributes:
         can_be_captured: whether a graph would do all that the model does: it lies on one device, its weights are plain
-            tensors, and none of its parts has a hook of the user's, a `forward` of its own, is compiled or in training.
+            tensors, and none of its parts has a hook of the user's, a foreign `forward`, is compiled or in training.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -75,7 +75,9 @@ def _has_more_to_do(module: nn.Module) -> bool:
     """Whether a module's call does something besides its class's `forward`, which a replay would leave out."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     # torch.compile leaves one of the two marks, whether it is given a module or called on one
-    is_changed = "forward" in vars(module) or module._compiled_call_impl is not None
+    own = vars(module).get("forward")  # timm has modules that choose one of their methods
+    is_changed = own is not None and getattr(own, "__self__", None) is not module
+    is_changed |= module._compiled_call_impl is not None
     return is_changed or not all(map(_is_timms, hooks))
 
 
