@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dyzoo.model.detector import Detector
 from dyzoo.model.graphs import replaying
+
+SEEN_OFTEN = replaying.RUNS_BEFORE + 1  # of these runs the last is a replay
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -175,3 +178,12 @@ def picture(height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
 def boxes(found: Sequence[Any]) -> list[Any]:
     """What was found, as lists of numbers that can be compared."""
     return [(each.boxes_xyxy.tolist(), each.scores.tolist(), each.labels.tolist()) for each in found]
+
+
+def look(detector: Detector, image: Tensor, **settings: Any) -> list[Any]:
+    return boxes(detector.predict(image, 0.01, size="native", workers=0, **settings))
+
+
+def look_often(detector: Detector, image: Tensor, **settings: Any) -> None:
+    for _ in range(SEEN_OFTEN):
+        look(detector, image, **settings)
