@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+CUDA_GRAPHS = "DYZOO_CUDA_GRAPHS"
 HOME = "DYZOO_HOME"
 HUB_PATIENCE = "DYZOO_HUB_PATIENCE"
 MIRROR = "DYZOO_MIRROR"
@@ -12,6 +13,11 @@ MIRROR = "DYZOO_MIRROR"
 def is_debugging() -> bool:
     """Whether `DYZOO_DEBUG` asks for tracebacks in place of one line for each error."""
     return bool(os.environ.get("DYZOO_DEBUG"))
+
+
+def cuda_graphs_are_wanted() -> bool:
+    """Whether predictions on a GPU may replay CUDA graphs: unless `DYZOO_CUDA_GRAPHS` is 0."""
+    return os.environ.get(CUDA_GRAPHS, "1") != "0"
 
 
 def home() -> str:

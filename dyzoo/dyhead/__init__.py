@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dyhead_kernels.backends import resolve_backend
+from dyhead_kernels.device_cache import held_with_a_graph
+
 from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead.block import DyHeadBlock
 from dyzoo.dyhead.head import DyHead
@@ -24,6 +27,8 @@ __all__ = [
     "TensorDyHeadBlock",
     "build_dyhead",
     "concat_to_median",
+    "held_with_a_graph",
+    "resolve_backend",
     "split_from_median",
 ]
 

@@ -14,6 +14,7 @@ from dyzoo.config import DetectorConfig
 from dyzoo.dyhead import build_dyhead
 from dyzoo.model.backbones import Backbone
 from dyzoo.model.fpn import FPN
+from dyzoo.model.graphs import forget, raw_maps
 from dyzoo.model.heads import build_head
 from dyzoo.model.heads.base import Limits, Raw
 from dyzoo.model.prediction import PredictingModel
@@ -83,13 +84,13 @@ class Detector(PredictingModel):
             )
         batch, image_sizes = batch_images(images, self.config.preprocess, self.device, self.dtype)
         if not self.training:
-            raw = self.forward_head(self.forward_features(batch))
-            return self.head.decode(raw, image_sizes, limits)
+            return self.head.decode(raw_maps(self, batch), image_sizes, limits)
         if targets is None:
             raise ValueError("targets is None, expected one target per image in training mode (or call eval() first)")
         if len(targets) != len(images):
             raise ValueError(f"got {len(targets)} targets for {len(images)} images, expected one per image")
         check_targets(targets, image_sizes, len(self.labels))
+        forget(self)  # training takes the memory that graphs of an evaluation have
         raw = self.forward_head(self.forward_features(batch))
         on_device = [{key: target[key].to(self.device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
         return self.head.losses(raw, on_device, image_sizes)
@@ -113,6 +114,11 @@ class Detector(PredictingModel):
         exporting = import_module("dyzoo.export.exporting")  # which stands above
         picture = options.pop("picture", None)
         return exporting.export_detector(self, path, exporting.ExportOptions(**options), picture)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Change every weight, as `to`, `half` and the like do."""
+        forget(self)  # a detector that moves leaves no memory behind
+        return super()._apply(fn, recurse)
 
     def forward_features(self, batch: Tensor) -> list[Tensor]:
         """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""

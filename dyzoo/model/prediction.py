@@ -125,6 +125,7 @@ class PredictingModel(PretrainedModel):
         """Detect objects in pictures of any kind and size.
 
         The mode of the model, training or evaluation, does not matter and stays; several threads may predict at once.
+        On a GPU the network is replayed as a CUDA graph where its batches repeat a size, see docs/predicting.md.
 
         Args:
             images: one or several, from any iterable: image and film files, folders, globs, lists of files, zip

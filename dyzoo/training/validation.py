@@ -12,6 +12,7 @@ from dyzoo.evaluation import Evaluation, evaluate_together
 from dyzoo.evaluation.report import REPORT_NAME, write_report
 from dyzoo.hub.run_card import BEST_NAME
 from dyzoo.model.detector import Detector
+from dyzoo.model.graphs import forget
 from dyzoo.training.checkpoint import Checkpoints
 from dyzoo.training.hints import hints
 from dyzoo.training.optimizer import warmup_steps
@@ -45,6 +46,7 @@ class Validation:
         copy_from_main(model)  # each process has batch norm statistics of its own
         with self.stop.at_once() if self.processes.count == 1 else nullcontext(), self.setup.state.autocast:
             evaluation = evaluate_together(model, self.setup.val_set, batch_size=self.config.batch_size)
+        forget(model)  # which is not the one that trains, where weights are averaged
         metrics = share_from_main(evaluation.metrics if evaluation is not None else {})
         ap = metrics["AP"] or 0.0
         if self.progression.judge(ap, epoch):

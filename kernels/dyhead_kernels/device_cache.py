@@ -5,18 +5,20 @@ A tensor that outlives the call which made it has two dangers, and this module i
 - **CUDA graphs.** Warm-up and capture allocate from memory of the graph's own, and so does `torch.compile` with
   `mode="reduce-overhead"` or `"max-autotune"`, which raises when it finds a tensor there that it does not know.
   Allocators divert by thread or by stream, so tensors are made on a thread of their own, on its default stream.
-- **Given up too early.** A captured graph holds addresses: what was in use during a capture is never given up. Of the
-  rest the least recently used go, and their memory waits for the streams that read it.
+- **Given up too early.** A captured graph holds addresses: what was in use during a capture is never given up, unless
+  the graph's owner holds it (`held_with_a_graph`). Of the rest the least recently used go, and their memory waits for
+  the streams that read it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import update_wrapper
-from threading import Lock
+from threading import Lock, local
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
@@ -25,13 +27,15 @@ from torch import Tensor
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_owner = local()
+
 
 class DeviceCache:
     """Values that calls with equal arguments share on one device.
 
     Attributes:
         device: where the tensors are.
-        is_captured: whether a CUDA graph holds addresses of them.
+        is_captured: whether a CUDA graph whose owner does not hold them has their addresses.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -79,7 +83,11 @@ class DeviceCache:
         if self.device.type != "cuda":
             return
         if _is_capturing(self.device):
-            self.is_captured = True
+            held: list[DeviceCache] | None = getattr(_owner, "held", None)
+            if held is None:
+                self.is_captured = True
+            elif self not in held:
+                held.append(self)
             return
         stream = torch.cuda.current_stream(self.device)
         if stream not in self._streams:
@@ -144,6 +152,21 @@ def cached_on_device(
         most: results to keep besides those that CUDA graphs were captured with, the least recently used going first.
     """
     return lambda function: CachedOnDevice(function, most)
+
+
+@contextmanager
+def held_with_a_graph() -> Iterator[list[DeviceCache]]:
+    """Collect what the CUDA graph reads that this thread captures in here, so that it can be given up with the graph.
+
+    Whoever owns the graph keeps the list for as long, and calls `enter` on each before a replay.
+    """
+    before: list[DeviceCache] | None = getattr(_owner, "held", None)
+    held: list[DeviceCache] = []
+    _owner.held = held
+    try:
+        yield held
+    finally:
+        _owner.held = before
 
 
 def _is_capturing(device: torch.device) -> bool:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from dyhead_kernels import BlockParameters, device_cache
 from dyhead_kernels.deform_conv.packed.sampling import OutputMap, sampling_grid
-from dyhead_kernels.device_cache import CachedOnDevice, DeviceCache, cached_on_device
+from dyhead_kernels.device_cache import CachedOnDevice, DeviceCache, cached_on_device, held_with_a_graph
 from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.parameters import parameter_shapes
 from torch import Tensor
@@ -160,6 +160,49 @@ def test_ten_thousand_sizes_keep_a_bounded_number_and_all_that_graphs_hold(gpus:
     assert len(lines) == 16 + 2
     assert all(lines(FIRST, len(each)) is each for each in held)
     assert len(gpus.copies) == 2
+
+
+def test_what_the_owner_of_a_graph_holds_goes_with_it(gpus: MadeUpGpus) -> None:
+    """Graphs that come and go leave nothing behind, and theirs is given up no earlier than they are."""
+    lines = lines_function(2)
+    for count in range(3, 40):
+        tensor = weakref.ref(lines(FIRST, count))
+        gpus.capturing = {0}
+        with held_with_a_graph() as held:
+            lines(FIRST, count)
+            lines(FIRST, count)
+        gpus.capturing = set()
+        assert len(held) == 1
+        for other in (1, 2):
+            lines(FIRST, other)  # which takes its place in the cache
+        gpus.copies.clear()
+        gc.collect()
+        assert tensor() is not None
+        gpus.waits.clear()
+        gpus.stream = "replay"
+        held.pop().enter()
+        gpus.stream = "compute"
+        assert {stream for _, stream in gpus.waits} == {"replay"}
+        gc.collect()
+        assert tensor() is None
+    assert len(lines) == 2
+
+
+def test_only_the_owner_s_thread_collects_what_its_graph_reads(gpus: MadeUpGpus) -> None:
+    lines = lines_function(4)
+    kept = lines(FIRST, 3)
+    gpus.capturing = {0}
+    with held_with_a_graph() as held:
+        thread = threading.Thread(target=lines, args=(FIRST, 3))  # a user's own capture, there at the same time
+        thread.start()
+        thread.join()
+        with held_with_a_graph() as inner:
+            lines(FIRST, 3)
+        assert (held, len(inner)) == ([], 1)
+    gpus.capturing = set()
+    for count in range(4, 10):
+        lines(FIRST, count)
+    assert lines(FIRST, 3) is kept
 
 
 def test_the_least_recently_used_goes_first() -> None:
