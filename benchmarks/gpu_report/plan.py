@@ -14,6 +14,7 @@ CHECKOUT = Path(__file__).parents[2]
 PREDICTED = "predicted.csv"
 TABLES = "tables"
 PYTEST = "pytest"
+GRAPHS = "model/test_graphs_on_gpu.py"  # graphs of whole detectors; the others are of the kernels
 SECONDS = "{seconds}"
 """Stands in a command for the seconds that the step may take."""
 
@@ -77,7 +78,8 @@ def plan(out: Path, device: torch.device, device_name: str, size: str) -> list[S
             "right numbers: the tests marked gpu, but for the sanitizer's",
             6,
             no_tests,
-            *(sys.executable, "-m", PYTEST, str(tests), "-m", "gpu", "-k", "not sanitizer", "-q", "-x"),
+            *(sys.executable, "-m", PYTEST, str(tests), str(tests.parent / GRAPHS), "-m", "gpu"),
+            *("-k", "not sanitizer", "-q", "-x"),
             folder=CHECKOUT,
         ),
         step(
