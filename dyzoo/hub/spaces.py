@@ -49,8 +49,8 @@ def push_space(
         texts: the content of text files in which `#` begins a comment (README.md in its metadata), by their names in
             the Space. They are marked as dyzoo's; one there that has no mark, or was edited, stays, with a warning.
         sdk: of a new Space.
-        files: more files, which replace those that are there. With any, nothing is put into a Space whose README.md says
-            that it is another's, or of another `sdk`, unless `replace` is given.
+        files: more files, which replace those that are there. With any, nothing is put into a Space whose README.md
+            says that it is another's, or of another `sdk`, unless `replace` is given.
         private: who may see a new Space; one that is public already is refused. None: as `private_if_new`.
         private_if_new: as `private`, without a word on one that is there. None: the account's default.
         token: see `Token`.
