@@ -20,6 +20,8 @@ from dyzoo.runtime.openvino_detector import OpenVinoDetector
 from tests.export.exported import Exported, export_small
 from tests.training.training_runs import write_voc
 
+pytestmark = pytest.mark.slow  # a graph of Faster R-CNN, if no other test in the process has traced it
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
