@@ -41,6 +41,14 @@ def push(
     space: Annotated[
         bool, typer.Option("--space", help="Put a Space there, too, that runs the page of `dyzoo demo` for it.")
     ] = False,
+    space_sdk: Annotated[
+        Literal["gradio", "static"] | None,
+        typer.Option(
+            "--space-sdk",
+            help="With --space: Python behind the page, or the detector in the visitor's browser.",
+            show_default="gradio",
+        ),
+    ] = None,
 ) -> None:
     """Put a detector on the Hugging Face Hub, in one commit.
 
@@ -53,10 +61,15 @@ def push(
       dyzoo push runs/mine me/blood-cells
       dyzoo push runs/mine me/blood-cells --private --dtype float16 --license mit
       dyzoo push runs/mine me/blood-cells --space
+      dyzoo push runs/mine me/blood-cells --space --space-sdk static
       dyzoo push folder me/blood-cells --revision v2 --message 'Longer training'
     """
     if space and create_pr:
         raise typer.BadParameter("a Space runs what is on a branch, no pull request", param_hint="--space")
+    if space_sdk is not None and not space:
+        raise typer.BadParameter("is for a Space: give --space, too", param_hint="--space-sdk")
+    if space_sdk == "static":
+        _check_page(source)
     import torch
 
     from dyzoo.zoo.pushing import push_run
@@ -75,16 +88,31 @@ def push(
     )
     say(commit.pr_url or commit.commit_url)
     if space:
-        _push_space(commit.repo_url.repo_id, revision, private, replace_card)
+        _push_space(commit.repo_url.repo_id, space_sdk or "gradio", revision, private, replace_card)
 
 
-def _push_space(repo_id: str, revision: str | None, private: bool, replace: bool) -> None:
+def _check_page(source: Path) -> None:
+    """Refuse a detector that cannot become a page before anything is pushed."""
+    from dyzoo import hub
+    from dyzoo.demo.static_page import check_fits
+    from dyzoo.zoo.creation import load_model
+
+    hub.require_token()
+    if source.is_dir():  # all else is refused when it is pushed
+        check_fits(load_model(source))
+
+
+def _push_space(
+    repo_id: str, sdk: Literal["gradio", "static"], revision: str | None, private: bool, replace: bool
+) -> None:
     from huggingface_hub import constants
 
     from dyzoo import hub
     from dyzoo.demo.space import push_demo
 
-    push_demo(repo_id, revision=revision, private=private or None, replace=replace)
+    if sdk == "static":
+        note("exporting takes half a minute to two")
+    push_demo(repo_id, sdk=sdk, revision=revision, private=private or None, replace=replace)
     say(f"{constants.ENDPOINT}/spaces/{repo_id}")
-    if hub.is_private(repo_id):
+    if sdk == "gradio" and hub.is_private(repo_id):
         note(f"{repo_id} is private: the Space needs a token that may read it, as the secret HF_TOKEN in its settings")

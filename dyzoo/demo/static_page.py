@@ -53,6 +53,7 @@ def write_static_page(
     license: str | None = None,
     sample: ImageSource | None = None,
     options: ExportOptions | None = None,
+    repo_id: str | None = None,
 ) -> None:
     """Write a page that detects in pictures and in the camera's, in the browser, and needs no other server than one
     for files.
@@ -64,6 +65,7 @@ def write_static_page(
         license: the Hub's short name of the weights' licence, for README.md; None: what the model card says.
         sample: picture of the page's button, and what the export is compared on; None for the package's.
         options: how it is exported, pictures to detections; None for `page_options`.
+        repo_id: the detector's on the Hub, org/name, where the folder becomes its Space: README.md names it.
 
     Raises:
         ExportError: the folder is not empty, the detector is too large or cannot be exported, or its file is not there.
@@ -72,9 +74,7 @@ def write_static_page(
     """
     folder = Path(folder)
     check_is_new(folder, ExportError)
-    if options is None:
-        options = ExportOptions() if isinstance(model, OnnxDetector) else page_options()
-    _check_fits(model, options)
+    options = check_fits(model, options)
     picture = None if sample is None else to_picture(sample)
     with folder_aside(folder) as aside:
         shutil.copytree(_PAGE, aside, dirs_exist_ok=True)
@@ -93,7 +93,7 @@ def write_static_page(
         settings = _settings(model, title, options, (aside / MODEL_NAME).stat().st_size, files)
         write_text(aside / SETTINGS_NAME, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         license = license or terms_of(model.model_card(title)).license
-        write_text(aside / "README.md", _readme(model, title, license))
+        write_text(aside / "README.md", _readme(model, title, license, repo_id))
 
 
 def page_options() -> ExportOptions:
@@ -116,8 +116,14 @@ def catalogue_licence(name: str) -> str | None:
     return None if checkpoint is None else checkpoint.licence.lower()
 
 
-def _check_fits(model: Any, options: ExportOptions) -> None:
-    """Refuse what cannot become a page, before any work is done for it."""
+def check_fits(model: Any, options: ExportOptions | None = None) -> ExportOptions:
+    """Refuse what cannot become a page, before any work is done for it; gives the options, or those that None is for.
+
+    Raises:
+        ExportError: it is too large, cannot be exported, or what exporting needs is not installed.
+    """
+    if options is None:
+        options = ExportOptions() if isinstance(model, OnnxDetector) else page_options()
     if not (options.decode and options.preprocess):
         raise ExportError("a page needs a detector from pictures to detections: export with decode and preprocess")
     if isinstance(model, OnnxDetector):
@@ -125,10 +131,11 @@ def _check_fits(model: Any, options: ExportOptions) -> None:
         if not path.is_file():
             raise ExportError(f"{path} is no longer there, expected the file that the detector was loaded from")
         _check_size(path.stat().st_size)
-        return
+        return options
     check_before_loading(options)
     check_exportable(model)
     _check_size(sum(4 * parameter.numel() for parameter in model.parameters()))
+    return options
 
 
 def _check_size(size: int) -> None:
@@ -177,16 +184,29 @@ def _hex(color: RGB) -> str:
     return "#" + bytes(color).hex()
 
 
-def _readme(model: Detector, title: str, license: str | None) -> str:
+def _readme(model: Detector, title: str, license: str | None, repo_id: str | None) -> str:
     data = SpaceCardData(
         title=one_line(printable(title)),
         sdk="static",
         app_file="index.html",
         license=one_line(license or "") or None,
+        models=None if repo_id is None else [repo_id],
         pinned=False,
         custom_headers=ISOLATION_HEADERS,
     )
     count = len(model.labels)
+    if repo_id is None:
+        made_from = f"`{model.config.architecture}`"
+        way_to_the_hub = """
+As a static Space: `hf repos create ME/NAME --type space --sdk static`, then
+`hf upload ME/NAME . . --repo-type space`. The head of this file asks for the headers with which the detector may use
+several threads; without them it uses one.
+"""
+    else:
+        made_from = f"the detector [{repo_id}](/{repo_id})"
+        way_to_the_hub = """
+`dyzoo push --space --space-sdk static` writes all files but this one anew.
+"""
     return f"""\
 ---
 {data.to_yaml()}
@@ -195,13 +215,9 @@ def _readme(model: Detector, title: str, license: str | None) -> str:
 # {plain(title)}
 
 A page that finds objects of {f"{count} classes" if count > 1 else "one class"} in pictures and in the camera's, in the
-browser: no picture leaves the device. Made by dyzoo {__version__} from `{model.config.architecture}`.
+browser: no picture leaves the device. Made by dyzoo {__version__} from {made_from}.
 
 On this machine: `python -m http.server` in this folder, then open `http://localhost:8000`.
-
-As a static Space: `hf repos create ME/NAME --type space --sdk static`, then
-`hf upload ME/NAME . . --repo-type space`. The head of this file asks for the headers with which the detector may use
-several threads; without them it uses one.
-
+{way_to_the_hub}
 `runtime/` holds onnxruntime-web {runtime.origin()["version"]} (MIT licence) and its notices.
 """

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 Size = tuple[int, int]
 
@@ -84,7 +85,7 @@ def check_tensor(tensor: Tensor, channels: int | None = None, size: Size | None 
 
 
 def _resize(maps: Tensor, size: Size) -> Tensor:
-    if tuple(maps.shape[2:]) == tuple(size):
-        return maps
+    if all(guard_or_false(own == wanted) for own, wanted in zip(maps.shape[2:], size, strict=True)):
+        return maps  # as resizing would; in a trace, where it depends on a size that is not known, it is resized
     wide = maps.to(torch.promote_types(maps.dtype, torch.float32))  # on CPUs there is no filter of half precision
     return F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True).to(maps.dtype)

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dyzoo.export import graph as graphs
 from dyzoo.export.comparison import Comparison
-from dyzoo.export.graph import detections_and_maps, without_maps
 from dyzoo.export.options import ExportOptions
 from dyzoo.files import replacing
 from dyzoo.model.detector import Detector
@@ -34,12 +34,12 @@ def write_openvino(
         told: metadata, which OpenVINO keeps in the part `METADATA` of the runtime information.
     """
     started = time.perf_counter()
-    graph = detections_and_maps(model, options)
+    graph = graphs.detections_and_maps(model, options)
     graph.metadata_props.update(told)
     seconds = time.perf_counter() - started
     if options.decode:
         comparison.run(OpenVinoRunner(*_contents(graph)))
-        without_maps(graph)
+        graphs.without_maps(graph)
     xml, weights = _contents(graph)
     comparison.run(OpenVinoRunner(xml, weights))
     with ExitStack() as both:

@@ -53,6 +53,8 @@ class ExportOptions:
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ExportError(f"{name} is {value!r}, expected {' or '.join(map(repr, get_args(kind)))}")
+        if not self.preprocess and self.input_type != "uint8":
+            raise ExportError("input_type is for pictures, and batches are float32 already: leave it out")
         if self.to == "openvino" and self.deform_conv == "node":
             raise ExportError("OpenVINO reads no DeformConv: leave the form out, or choose grid-sample")
         if self.to != "onnx" and self.precision != "fp32":

@@ -91,7 +91,11 @@ def _read_flat(maps: Value, size: Value, channels: int) -> Value:
 
 
 def _crop(maps: Value, size: Value) -> Value:
-    return op.Slice(maps, vector(0, 0), size, vector(2, 3))
+    # no Slice: OpenVINO 2026.4 would take the whole map's shape for the one of the part
+    for axis in (2, 3):
+        length = op.Gather(size, scalar(axis - 2), axis=0)
+        maps = op.Gather(maps, op.Range(scalar(0), length, scalar(1)), axis=axis)
+    return maps
 
 
 def _branch(convolve: _Convolve, input: Value, offset: Value, mask: Value, branch: Branch, stride: int) -> Value:

@@ -49,7 +49,8 @@ def push_space(
         texts: the content of text files in which `#` begins a comment (README.md in its metadata), by their names in
             the Space. They are marked as dyzoo's; one there that has no mark, or was edited, stays, with a warning.
         sdk: of a new Space.
-        files: more files, which replace those that are there.
+        files: more files, which replace those that are there. With any, nothing is put into a Space whose README.md
+            says that it is another's, or of another `sdk`, unless `replace` is given.
         private: who may see a new Space; one that is public already is refused. None: as `private_if_new`.
         private_if_new: as `private`, without a word on one that is there. None: the account's default.
         token: see `Token`.
@@ -69,6 +70,14 @@ def push_space(
     if not is_new and not replace:
         there = {name: read_text(space_id, name, token=token, repo_type="space") for name in marked}
         kept = sorted(name for name, text in there.items() if text is not None and _is_edited(name, text))
+        if files and CARD_NAME in kept and not _is_ours(there[CARD_NAME] or "", sdk):
+            warnings.warn(
+                f"the Space {space_id} is somebody's own, as its README.md says, and is kept as it is: "
+                "--replace-card puts the page in its place",
+                SpaceKeptWarning,
+                stacklevel=2,
+            )
+            return None
         if kept:
             warnings.warn(
                 f"the Space {space_id} has {', '.join(kept)} that somebody wrote or edited, kept as it is: "
@@ -101,3 +110,8 @@ def _is_edited(name: str, text: str) -> bool:
         return False
     found = _MARK.search(text)
     return found is None or found[1] != hashlib.sha256(_MARK.sub("", text, count=1).encode()).hexdigest()[:12]
+
+
+def _is_ours(text: str, sdk: SDK) -> bool:
+    """Whether an edited README.md was once `push_space`'s, and is of a Space of that kind."""
+    return bool(_MARK.search(text.replace("\r\n", "\n")) and re.search(rf"^sdk: *{sdk}\s*$", text, re.MULTILINE))

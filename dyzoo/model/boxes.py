@@ -94,7 +94,8 @@ def centerness(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
 
 def add_to_ends(boxes_xyxy: Tensor, pixels: float) -> Tensor:
     """Boxes (..., 4) with x2 and y2 moved by so many pixels."""
-    return boxes_xyxy + boxes_xyxy.new_tensor([0.0, 0.0, pixels, pixels])
+    # no tensor of constants, which a step of an exported program cannot hold
+    return torch.cat([boxes_xyxy[..., :2], boxes_xyxy[..., 2:] + pixels], dim=-1)
 
 
 def _centers_and_sizes(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runtimes
+from dyzoo.cli import run
 from dyzoo.errors import DyzooError
-from tests.model.narrow_detectors import narrow_detector
+from tests.model.narrow_detectors import eager_detector, narrow_detector
 
 
 def test_runtimes_are_timed_in_turns_and_one_that_fails_is_listed(tmp_path: Path) -> None:
@@ -38,3 +39,16 @@ def test_an_exported_detector_is_none_to_compare_with(tmp_path: Path, monkeypatc
     monkeypatch.setattr("dyzoo.load", lambda source: object())
     with pytest.raises(DyzooError, match="is exported already"):
         runtimes.measure("some.onnx", [], (64, 96), 1, compile_=False, note=lambda line: None)
+
+
+@pytest.mark.slow  # traces the detector twice
+def test_a_detector_is_exported_to_every_runtime_that_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    eager_detector().save_pretrained(tmp_path / "small")
+    assert run(["bench", "runtimes", str(tmp_path / "small"), "--no-compile", "--rounds", "1", "--size", "64x96"]) == 0
+    said = capsys.readouterr().out
+    rows = {line.split("|")[1].strip(): line for line in said.splitlines() if line.startswith("|")}
+    assert {runtimes.EAGER, "onnxruntime.onnx", "OpenVINO.xml"} <= set(rows), said

@@ -115,6 +115,16 @@ def test_eight_bits_take_less_space_and_find_much_the_same(
     assert stored_bytes(path, FLOAT) < 0.05 * stored_bytes(path, INT8)
 
 
+@pytest.mark.slow  # a graph that no other test traces, but the one of half precision
+def test_eight_bits_that_find_too_much_else_leave_no_file(pictures: Path, tmp_path: Path) -> None:
+    """Random weights of FCOS answer a little noise with other boxes, and there is nothing to tell that from a fault."""
+    given = ExportOptions(preprocess=False, precision="int8", calibration=pictures)
+    with pytest.raises(ExportError, match="nothing is written") as raised:
+        export_small(tmp_path, given, "fcos", offset_mode="resize")
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_quantised_file_is_the_same_every_time_and_predicts(pictures: Path, tmp_path: Path) -> None:
     given = ExportOptions(precision="int8", calibration=str(pictures))
     contents = []
@@ -154,6 +164,19 @@ def test_a_dataset_gives_the_pictures_that_are_trained_on(voc: Path) -> None:
             r"int8 needs pictures to measure ranges on, expected calibration \(--calibration DIR\)",
         ),
         ({"precision": "fp16", "calibration": "x"}, "calibration is for int8 and does nothing for fp16"),
+        ({"calibration": "x"}, "calibration is for int8 and does nothing for fp32"),
+        *(
+            (
+                {"to": to, "precision": precision, "calibration": "x"},
+                f"{precision} is for onnx, {to} is written in fp32",
+            )
+            for to in ("openvino", "torch-export")
+            for precision in ("fp16", "int8")
+        ),
+        ({"to": "openvino", "deform_conv": "node"}, "OpenVINO reads no DeformConv: leave the form out"),
+        ({"to": "tflite"}, "to is 'tflite', expected 'onnx' or 'openvino' or 'torch-export'"),
+        ({"input_type": "int8"}, "input_type is 'int8', expected 'uint8' or 'float32'"),
+        ({"preprocess": False, "input_type": "float32"}, "input_type is for pictures, and batches are float32 already"),
     ],
 )
 def test_options_that_do_not_go_together_are_said(given: Any, message: str) -> None:
