@@ -27,7 +27,7 @@ class Counts:
         instructions: all that it issues.
         half_flop, tf32_flop: its share of the operations on tensor cores, by the precision of the factors.
         cuda_flop: its lanes' operations on CUDA cores.
-        loads: loads from global memory that it waits for, unlike asynchronous copies.
+        loads: times that it waits for loads from global memory; those waited for together are one.
         barriers: times that it waits for the program's other warps.
     """
 
@@ -84,8 +84,15 @@ def code_of(text: str) -> Code:
     """The loops of `disassembled` text; of a text without instructions, nothing."""
     found: list[tuple[int, Counts]] = []
     ends: dict[int, int] = {}
+    pending: set[int] = set()  # registers that loads are still to fill
     for address, name, suffix, operands in _instructions(text):
-        found.append((address, _counts(name, suffix)))
+        jumps_back = name == "BRA" and int((re.findall(r"0x([0-9a-f]+)", operands) or ["0"])[-1], 16) < address
+        waits = bool(pending) and (jumps_back or not pending.isdisjoint(map(int, re.findall(r"\bR(\d+)", operands))))
+        if waits:
+            pending.clear()
+        if name == "LDG" and (first := re.match(r"\s*R(\d+)", operands)):
+            pending.update(range(int(first[1]), int(first[1]) + _registers(suffix)))
+        found.append((address, _counts(name, suffix, waits)))
         if name == "BRA" and (targets := re.findall(r"0x([0-9a-f]+)", operands)):
             target = int(targets[-1], 16)
             if target < address:  # a jump to itself is the trap behind the end
@@ -113,14 +120,19 @@ def _nest(found: Sequence[tuple[int, Counts]], spans: Sequence[tuple[int, int]])
     return Code(sum((counts for _, counts in outer), Counts()), tuple(loops))
 
 
-def _counts(name: str, suffix: str) -> Counts:
+def _registers(suffix: str) -> int:
+    """Registers that a load fills, by its width in bits."""
+    return max(1, int((re.findall(r"\.(32|64|128)\b", suffix) or ["32"])[-1]) // 32)
+
+
+def _counts(name: str, suffix: str, waits: bool) -> Counts:
     matrix_flop, tf32 = _matrix_flop(name, suffix), "TF32" in suffix
     return Counts(
         instructions=1,
         half_flop=0 if tf32 else matrix_flop,
         tf32_flop=matrix_flop if tf32 else 0,
         cuda_flop=_LANES * _CUDA_FLOP.get(name, 0),
-        loads=name == "LDG",
+        loads=waits,
         barriers=name == "BAR",
     )
 

@@ -136,8 +136,7 @@ def _repeated(loops: Sequence[Code], repeats: Sequence[Repeat], warps: int, long
     total = Counts()
     for loop, repeat in _paired(loops, repeats):
         times = (repeat.most if longest else repeat.times) / _unrolled(loop, repeat, warps)
-        own = replace(loop.own, loads=min(loop.own.loads, 1))
-        total += (own + _repeated(loop.loops, repeat.loops, warps, longest)) * times
+        total += (loop.own + _repeated(loop.loops, repeat.loops, warps, longest)) * times
     return total
 
 

@@ -97,6 +97,15 @@ def find_corners(
 
 
 @triton.jit
+def widened(block):
+    """The same numbers as float32."""
+    if block.dtype == tl.bfloat16:
+        # The upper half of a float32: said in integers it is one instruction an element, else two.
+        block = (block.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return block.to(tl.float32)
+
+
+@triton.jit
 def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
     """Channels (K,) of packed rows (P,) -> (P, K) float32; zero where a row or channel does not exist."""
     at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
@@ -104,7 +113,7 @@ def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.cons
         block = tl.load(at, mask=exists[:, None], other=0.0, cache_modifier=".ca")
     else:
         block = tl.load(at, mask=exists[:, None] & channel_exists[None, :], other=0.0)
-    return block.to(tl.float32)
+    return widened(block)
 
 
 @triton.jit
