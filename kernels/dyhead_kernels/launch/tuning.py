@@ -24,8 +24,6 @@ DEFAULT = "default"
 KINDS = ("half", "float32", "any")
 OPTIONAL = ("num_stages", "maxnreg")
 """Parameters that an entry may have though the default's has not."""
-FLAGS = ("ASYNC_CORNERS",)
-"""Parameters that are 0 or 1."""
 
 Parameters = Mapping[str, int]
 Table = Mapping[str, Mapping[str, Parameters]]
@@ -109,10 +107,7 @@ def _fault(table: object) -> str | None:
             if unknown := sorted(names - needed - set(OPTIONAL)):
                 return f"{kernel}, {kind}, has {', '.join(unknown)}, which it does not take"
             for name, value in parameters.items():
-                if name in FLAGS:
-                    if type(value) is not int or value not in (0, 1):
-                        return f"{kernel}, {kind}: {name} is {value!r}, expected 0 or 1"
-                elif type(value) is not int or value < 1:
+                if type(value) is not int or value < 1:
                     return f"{kernel}, {kind}: {name} is {value!r}, expected a positive integer"
             if parameters.get("BLOCK_P", 0) % parameters.get("TILE_W", 1):
                 return f"{kernel}, {kind}: BLOCK_P {parameters['BLOCK_P']} is no multiple of TILE_W"

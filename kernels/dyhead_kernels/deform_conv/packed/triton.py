@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ...launch.launching import block_size, dot_precision, launch, parameters, p
 from ...launch.tables import STATISTICS, Maps, Tables
 from . import kernels, kernels_backward
 from .arguments import Constants, Gradients, Sampling
+
+PAIR_BYTES = 4
+"""The kernel reads values of 16 bits in pairs, which have to lie at their size."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def forward(
     With `mean_weights`, of lines and columns in the weighted means, also give the `STATISTICS` of each tile of
     `forward_tables`, (N, tiles, 3, C_out) float32. Else an empty tensor.
     """
+    if operands.values.data_ptr() % PAIR_BYTES:
+        operands = replace(operands, values=operands.values.clone())
     values = operands.values
     options = _options("deform_conv_forward", conv, operands)
     table = _tables(operands, options)
