@@ -48,11 +48,10 @@ SPACES: dict[str, Space] = {
     "deform_conv_forward": Space(
         {
             "BLOCK_P": (64, 128),
-            "BLOCK_C": (32, 64, 128),
+            "BLOCK_C": (16, 32, 64, 128),
             "BLOCK_O": (128, 256),
             "num_warps": (4, 8, 16),
             "num_stages": (1, 2, 3),
-            "ASYNC_CORNERS": (0, 1),
         },
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_O"),

@@ -20,15 +20,13 @@ TRITON_CASES = {
     "channels no power of two": Case(channels=20, out_channels=36, batch=1, size=(6, 5)),
     "several blocks of channels": Case(channels=40, out_channels=40, batch=1, size=(4, 5)),
     "several tiles": Case(channels=16, out_channels=16, batch=1, size=(11, 13)),
+    "one tap": Case(channels=16, out_channels=16, batch=1, size=(4, 5), kernel=(1, 1), padding=(0, 0)),
+    "whole blocks": Case(channels=32, out_channels=16, batch=1, size=(4, 5)),
     "empty batch": Case(batch=0),
 }
 SMALL_BLOCKS = {
-    name: {"any": {"BLOCK_P": 16, "TILE_W": 4, "BLOCK_C": 16, "BLOCK_O": 16, "num_warps": 4, **more}}
-    for name, more in {
-        "deform_conv_forward": {"ASYNC_CORNERS": 1},
-        "deform_conv_backward": {},
-        "deform_conv_weight_backward": {},
-    }.items()
+    name: {"any": {"BLOCK_P": 16, "TILE_W": 4, "BLOCK_C": 16, "BLOCK_O": 16, "num_warps": 4}}
+    for name in ("deform_conv_forward", "deform_conv_backward", "deform_conv_weight_backward")
 }
 
 
@@ -53,7 +51,7 @@ def test_float32_is_as_good_as_the_reference(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["plain", "channels no power of two"])
+@pytest.mark.parametrize("name", ["plain", "channels no power of two", "one tap", "whole blocks"])
 def test_halves_are_as_good_as_the_reference(name: str, dtype: torch.dtype, triton_device: torch.device) -> None:
     compare(TRITON_CASES[name], dtype, triton_device)
 
@@ -62,6 +60,26 @@ def test_halves_are_as_good_as_the_reference(name: str, dtype: torch.dtype, trit
 def test_any_block_sizes_give_the_same(name: str, triton_device: torch.device) -> None:
     with tuning.overriding(SMALL_BLOCKS):
         compare(TRITON_CASES[name], torch.float32, triton_device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_halves_in_several_blocks_of_a_tap_are_as_good(dtype: torch.dtype, triton_device: torch.device) -> None:
+    with tuning.overriding(SMALL_BLOCKS):
+        compare(TRITON_CASES["whole blocks"], dtype, triton_device)
+
+
+def test_maps_may_begin_at_any_address(triton_device: torch.device) -> None:
+    """Also at one where no pair of bfloat16 may be read at once."""
+    tensors = {
+        name: t.detach().to(triton_device, torch.bfloat16)
+        for name, t in TRITON_CASES["whole blocks"].tensors().items()
+        if t is not None
+    }
+    expected = modulated_deform_conv2d(**tensors, padding=1, backend="triton")
+    input = tensors["input"].permute(0, 2, 3, 1)  # channels last, so that it is not copied
+    shifted = input.new_empty(input.numel() + 1)[1:].view(input.shape).copy_(input)
+    tensors["input"] = shifted.permute(0, 3, 1, 2)
+    assert torch.equal(modulated_deform_conv2d(**tensors, padding=1, backend="triton"), expected)
 
 
 def test_offsets_far_outside(triton_device: torch.device) -> None:

@@ -18,7 +18,7 @@ from tests.kernels import launchless
 
 launchless.install("sm_90")
 with tuning.overriding({"deform_conv_forward": {"any": {
-    "BLOCK_P": 128, "TILE_W": 8, "BLOCK_C": 128, "BLOCK_O": 256, "num_warps": 8, "num_stages": 6, "ASYNC_CORNERS": 1
+    "BLOCK_P": 128, "TILE_W": 8, "BLOCK_C": 128, "BLOCK_O": 256, "num_warps": 8, "num_stages": 6
 }}}):
     launchless.convolution(launchless.Case(channels=256, out_channels=256), launchless.torch.bfloat16)
 """

@@ -24,7 +24,7 @@ DEFAULT = "default"
 KINDS = ("half", "float32", "any")
 OPTIONAL = ("num_stages", "maxnreg")
 """Parameters that an entry may have though the default's has not."""
-FLAGS = ("ASYNC_CORNERS", "WINDOWED")
+FLAGS = ("WINDOWED",)
 """Parameters that are 0 or 1."""
 
 Parameters = Mapping[str, int]

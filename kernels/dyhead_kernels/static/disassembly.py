@@ -27,7 +27,8 @@ class Counts:
         instructions: all that it issues.
         half_flop, tf32_flop: its share of the operations on tensor cores, by the precision of the factors.
         cuda_flop: its lanes' operations on CUDA cores.
-        loads: loads from global memory that it waits for, unlike asynchronous copies.
+        loads: times that it waits for loads from global memory; those waited for together are one, those in flight
+            during a product on tensor cores none.
         barriers: times that it waits for the program's other warps.
     """
 
@@ -52,10 +53,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Code:
-    """A kernel, or a loop of one: what is outside its loops, and its loops in the order of addresses."""
+    """A kernel, or a loop of one: what is outside its loops, and its loops in the order of addresses.
+
+    Attributes:
+        skipped: the part of `own` that branches may leave out.
+    """
 
     own: Counts
     loops: tuple[Code, ...] = ()
+    skipped: Counts = Counts()
 
     @property
     def once(self) -> Counts:
@@ -84,13 +90,27 @@ def code_of(text: str) -> Code:
     """The loops of `disassembled` text; of a text without instructions, nothing."""
     found: list[tuple[int, Counts]] = []
     ends: dict[int, int] = {}
+    skips: list[tuple[int, int]] = []
+    pending: set[int] = set()  # registers that loads are still to fill
+    multiplied = False  # since the first of those loads
     for address, name, suffix, operands in _instructions(text):
-        found.append((address, _counts(name, suffix)))
-        if name == "BRA" and (targets := re.findall(r"0x([0-9a-f]+)", operands)):
-            target = int(targets[-1], 16)
-            if target < address:  # a jump to itself is the trap behind the end
-                ends[target] = max(address, ends.get(target, 0))
-    return _nest(found, sorted(ends.items()))
+        targets = re.findall(r"0x([0-9a-f]+)", operands) if name == "BRA" else []
+        target = int(targets[-1], 16) if targets else address  # a jump to itself is the trap behind the end
+        if target < address:
+            ends[target] = max(address, ends.get(target, 0))
+        elif target > address:
+            skips.append((address, target))
+        read_or_written = map(int, re.findall(r"\bR(\d+)", operands))
+        waits = bool(pending) and (target < address or not pending.isdisjoint(read_or_written))
+        multiplied |= _matrix_flop(name, suffix) > 0
+        found.append((address, _counts(name, suffix, waits and not multiplied)))
+        if waits:
+            pending.clear()
+        if not pending:
+            multiplied = False
+        if name == "LDG" and (first := re.match(r"\s*R(\d+)", operands)):
+            pending.update(range(int(first[1]), int(first[1]) + _registers(suffix)))
+    return _nest(found, sorted(ends.items()), skips)
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str, str]]:
@@ -100,27 +120,36 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str, str]]:
             yield int(match[1], 16), match[2], match[3], match[4]
 
 
-def _nest(found: Sequence[tuple[int, Counts]], spans: Sequence[tuple[int, int]]) -> Code:
-    """Instructions and the loops (first address, last) among them, outer ones first."""
+def _nest(
+    found: Sequence[tuple[int, Counts]], spans: Sequence[tuple[int, int]], skips: Sequence[tuple[int, int]]
+) -> Code:
+    """Instructions and the loops (first address, last) among them, outer ones first; forward branches (from, to)."""
     loops, outer = [], list(found)
     while spans:
         first, last = spans[0]
         within = [span for span in spans[1:] if span[0] <= last]
         last = max([last, *(end for _, end in within)])
-        loops.append(_nest([each for each in outer if first <= each[0] <= last], within))
+        loops.append(_nest([each for each in outer if first <= each[0] <= last], within, skips))
         outer = [each for each in outer if not first <= each[0] <= last]
         spans = [span for span in spans[1:] if span not in within]
-    return Code(sum((counts for _, counts in outer), Counts()), tuple(loops))
+    here = [(start, end) for start, end in skips if outer and outer[0][0] <= start and end <= outer[-1][0]]
+    skipped = (counts for address, counts in outer if any(start < address < end for start, end in here))
+    return Code(sum((counts for _, counts in outer), Counts()), tuple(loops), sum(skipped, Counts()))
 
 
-def _counts(name: str, suffix: str) -> Counts:
+def _registers(suffix: str) -> int:
+    """Registers that a load fills, by its width in bits."""
+    return max(1, int((re.findall(r"\.(32|64|128)\b", suffix) or ["32"])[-1]) // 32)
+
+
+def _counts(name: str, suffix: str, waits: bool) -> Counts:
     matrix_flop, tf32 = _matrix_flop(name, suffix), "TF32" in suffix
     return Counts(
         instructions=1,
         half_flop=0 if tf32 else matrix_flop,
         tf32_flop=matrix_flop if tf32 else 0,
         cuda_flop=_LANES * _CUDA_FLOP.get(name, 0),
-        loads=name == "LDG",
+        loads=waits,
         barriers=name == "BAR",
     )
 

@@ -84,13 +84,12 @@ def predict(launch: Launch, resources: Resources, code: Code, pass_: str, card_n
     slots = card.multiprocessors * resources.programs
     waves = ceil(programs / slots)
     busiest = ceil(programs / card.multiprocessors)  # programs of the multiprocessor that has most
-    cycles = max(_alone(longest), waves * _alone(mean))
-    tensor_us = (mean.half_flop / card.half_tflops + mean.tf32_flop / card.tf32_tflops) / 1e6
+    cycles = max(_alone(longest, warps, card), waves * _alone(mean, warps, card))
     limits = {
         "memory": memory / card.memory_tbps / 1e6,
         "l2": l2 / card.l2_tbps / 1e6,
         "atomics": atomics / card.atomics_tbps / 1e6,
-        "tensor": busiest * card.multiprocessors * warps * tensor_us,
+        "tensor": _us(busiest * _tensor_cycles(mean, warps, card), card),
         "issue": _us(busiest * warps * mean.instructions / SCHEDULERS, card),
         "latency": _us(cycles, card),
     }
@@ -120,10 +119,16 @@ def _us(cycles: float, card: Card) -> float:
     return cycles / card.clock_ghz / 1e3
 
 
-def _alone(executed: Counts) -> float:
-    """Cycles of a program whose warps have their schedulers for themselves."""
+def _alone(executed: Counts, warps: int, card: Card) -> float:
+    """Cycles of a program that has a multiprocessor for itself: its warps wait for its loads and its products."""
     waiting = LOAD_CYCLES * executed.loads + BARRIER_CYCLES * executed.barriers
-    return ALONE_CYCLES * executed.instructions + waiting
+    return ALONE_CYCLES * executed.instructions + waiting + _tensor_cycles(executed, warps, card)
+
+
+def _tensor_cycles(executed: Counts, warps: int, card: Card) -> float:
+    """Cycles of a program's products on the tensor cores of one multiprocessor."""
+    us = warps * (executed.half_flop / card.half_tflops + executed.tf32_flop / card.tf32_tflops) / 1e6
+    return us * card.multiprocessors * card.clock_ghz * 1e3
 
 
 def _executed(code: Code, found: Asked | None, warps: int, longest: bool) -> Counts:
@@ -136,7 +141,7 @@ def _repeated(loops: Sequence[Code], repeats: Sequence[Repeat], warps: int, long
     total = Counts()
     for loop, repeat in _paired(loops, repeats):
         times = (repeat.most if longest else repeat.times) / _unrolled(loop, repeat, warps)
-        own = replace(loop.own, loads=min(loop.own.loads, 1))
+        own = loop.own + loop.skipped * (repeat.share - 1)
         total += (own + _repeated(loop.loops, repeat.loops, warps, longest)) * times
     return total
 

@@ -31,12 +31,14 @@ class Repeat:
         longest: iterations of the program that has most; 0: all have as many.
         flop: operations of the products of an iteration, by which unrolled iterations are told.
         loops: the loops in it.
+        share: of its iterations, those that execute the code under its conditions.
     """
 
     times: float
     longest: float = 0
     flop: float = 0
     loops: tuple[Repeat, ...] = ()
+    share: float = 1
 
     @property
     def most(self) -> float:
@@ -123,18 +125,13 @@ def _window(arguments: Arguments, taps: int, channels: int, item: int) -> float:
 def _deform_conv_forward(a: Arguments) -> Asked:
     conv, item = a["CONV"], a.item("weight_ptr")
     positions, outputs, block = a["BLOCK_P"], a["BLOCK_O"], min(a["BLOCK_C"], conv.run)
-    if a["ASYNC_CORNERS"] and a["num_stages"] > 1:  # copies go past the first cache
-        corners: float = 4 * conv.taps * positions * conv.group_in * item
-    else:
-        corners = _window(a, conv.taps, conv.group_in, item)
+    corners = _window(a, conv.taps, conv.group_in, item)
     weights = outputs * conv.taps * conv.group_in * item
     offsets = conv.taps * 3 * positions * FLOAT
     written = a.bytes("output_ptr", "statistics_ptr")
     runs, blocks = conv.group_in // conv.run, ceil(conv.run / block)
-    inner = Repeat(blocks, flop=a.product(positions, outputs, block, item == FLOAT))
-    return Asked(
-        a.programs * (weights + corners + offsets) + written, loops=(Repeat(runs, loops=(_each(conv.taps, inner),)),)
-    )
+    inner = Repeat(conv.taps * blocks, flop=a.product(positions, outputs, block, item == FLOAT), share=1 / blocks)
+    return Asked(a.programs * (weights + corners + offsets) + written, loops=(Repeat(runs, loops=(inner,)),))
 
 
 def _each(times: float, *loops: Repeat) -> Repeat:

@@ -112,25 +112,78 @@ def find_corners(
 @triton.jit
 def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
     """Channels (K,) of packed rows (P,) -> (P, K) float32; zero where a row or channel does not exist."""
-    at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
-    if EVEN:
-        block = tl.load(at, mask=exists[:, None], other=0.0, cache_modifier=".ca")
-    else:
-        block = tl.load(at, mask=exists[:, None] & channel_exists[None, :], other=0.0)
-    return block.to(tl.float32)
+    return _widened(_load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS, EVEN))
 
 
 @triton.jit
 def blend(image_ptr, corners, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
     """The modulated bilinear samples, (P, K) float32."""
-    row, next_line = corners.row, corners.next_line
+    return blended(corners, _load_corners(image_ptr, corners, channel, channel_exists, CHANNELS, EVEN))
+
+
+@triton.jit
+def load_block(
+    image_ptr, corners, first_channel, block, CHANNELS: tl.constexpr, RUN: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """A block of a run's channels at the four corners, for `blended`; nothing waits for it until then.
+
+    Bfloat16 comes in pairs, (P, K / 2) int32: what is kept from one iteration of a loop to the next would else be taken
+    apart into registers of 16 bits and put together again.
+    """
+    EVEN: tl.constexpr = RUN % BLOCK_C == 0
+    EACH: tl.constexpr = 2 if EVEN and image_ptr.dtype.element_ty == tl.bfloat16 else 1
+    if EACH == 2:
+        image_ptr = image_ptr.to(tl.pointer_type(tl.int32), bitcast=True)
+    run_channel = block * (BLOCK_C // EACH) + tl.arange(0, BLOCK_C // EACH)
+    channel = first_channel // EACH + run_channel
+    return _load_corners(image_ptr, corners, channel, run_channel < RUN // EACH, CHANNELS // EACH, EVEN)
+
+
+@triton.jit
+def blended(corners, loaded):
+    """The modulated bilinear samples, (P, K) float32, of channels at the four corners."""
     below = corners.below * corners.modulation
     above, left, right = (1 - corners.below) * corners.modulation, 1 - corners.right, corners.right
-    value = load_rows(image_ptr, row, corners.top_left, channel, channel_exists, CHANNELS, EVEN)
-    value *= (above * left)[:, None]
-    corner = load_rows(image_ptr, row + 1, corners.top_right, channel, channel_exists, CHANNELS, EVEN)
-    value += corner * (above * right)[:, None]
-    corner = load_rows(image_ptr, row + next_line, corners.bottom_left, channel, channel_exists, CHANNELS, EVEN)
-    value += corner * (below * left)[:, None]
-    corner = load_rows(image_ptr, row + next_line + 1, corners.bottom_right, channel, channel_exists, CHANNELS, EVEN)
-    return value + corner * (below * right)[:, None]
+    value = _widened(loaded[0]) * (above * left)[:, None]
+    value += _widened(loaded[1]) * (above * right)[:, None]
+    value += _widened(loaded[2]) * (below * left)[:, None]
+    return value + _widened(loaded[3]) * (below * right)[:, None]
+
+
+@triton.jit
+def _load_corners(image_ptr, corners, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
+    """Channels at the top left, top right, bottom left and bottom right corners, as they are in memory."""
+    row, next_line = corners.row, corners.next_line
+    top_left = _load_rows(image_ptr, row, corners.top_left, channel, channel_exists, CHANNELS, EVEN)
+    top_right = _load_rows(image_ptr, row + 1, corners.top_right, channel, channel_exists, CHANNELS, EVEN)
+    row += next_line
+    bottom_left = _load_rows(image_ptr, row, corners.bottom_left, channel, channel_exists, CHANNELS, EVEN)
+    bottom_right = _load_rows(image_ptr, row + 1, corners.bottom_right, channel, channel_exists, CHANNELS, EVEN)
+    return top_left, top_right, bottom_left, bottom_right
+
+
+@triton.jit
+def _load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
+    at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    if EVEN:
+        block = tl.load(at, mask=exists[:, None], other=0, cache_modifier=".ca")
+    else:
+        block = tl.load(at, mask=exists[:, None] & channel_exists[None, :], other=0)
+    return block
+
+
+@triton.jit
+def _widened(block):
+    """The same numbers as float32, pairs of bfloat16 in an int32 side by side.
+
+    A bfloat16 is the upper half of a float32: said in integers, widening is one instruction an element, else two.
+    """
+    if block.dtype == tl.int32:
+        even, odd = block << 16, block & -65536
+        bits = tl.reshape(tl.join(even, odd), (block.shape[0], 2 * block.shape[1]))
+        numbers = bits.to(tl.float32, bitcast=True)
+    elif block.dtype == tl.bfloat16:
+        numbers = (block.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        numbers = block.to(tl.float32)
+    return numbers

@@ -3,7 +3,8 @@
     Y(p, o) = sum over taps k, channels c: W(o, k, c) * m_k(p) * x_c(p * stride - padding + k * dilation + offset_k(p))
 
 with x bilinear. No column buffer exists: a program blends a block of columns in registers and multiplies it at once.
-The map is channels last, so that a corner is one contiguous read.
+The map is channels last, so that a corner is one contiguous read. Steps go through taps and blocks of channels; corners
+are loaded a step before they are blended, as plain loads that the first cache serves.
 
 Channels of one weight group and one offset group form a run; DyHead has a single run of all channels. CONV is an
 `arguments.Constants`.
@@ -18,7 +19,6 @@ from ...launch.columns import (
     MEAN_WEIGHT_X,
     MEAN_WEIGHT_Y,
     SEGMENT_COLUMNS,
-    SOURCE_WIDTH,
     STATISTICS_ROWS,
     TILE_MEAN,
     TILE_SQUARES,
@@ -30,7 +30,7 @@ from ...launch.columns import (
 )
 from ...launch.products import add_product
 from .arguments import Sampling
-from .corners import blend, find_corners
+from .corners import blended, find_corners, load_block
 
 
 @triton.jit
@@ -45,7 +45,6 @@ def _deform_conv_forward_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_STATISTICS: tl.constexpr,
     PRECISION: tl.constexpr,
-    ASYNC_CORNERS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     TILE_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -63,7 +62,8 @@ def _deform_conv_forward_kernel(
     GROUP_IN: tl.constexpr = CONV.group_in
     GROUP_OUT: tl.constexpr = CONV.group_out
     OUT_BLOCKS: tl.constexpr = (GROUP_OUT + BLOCK_O - 1) // BLOCK_O
-    EVEN: tl.constexpr = RUN % BLOCK_C == 0
+    BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
+    STEPS: tl.constexpr = TAPS * BLOCKS
     tile = tl.program_id(0)
     group = tl.program_id(1) // OUT_BLOCKS
     image = tl.program_id(2).to(tl.int64)
@@ -79,42 +79,30 @@ def _deform_conv_forward_kernel(
     offset_ptr = sampling.offset_ptr + image * sampling.offset_image
     mask_ptr = sampling.mask_ptr + image * sampling.mask_image
 
-    source_width = column(segment_ptr, SOURCE_WIDTH)
-
     total = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     for run in range(GROUP_IN // RUN):
         first_channel = group * GROUP_IN + run * RUN
         offset_group = first_channel // (C_IN // CONV.offset_groups)
-        for tap in range(TAPS):
-            corners = find_corners(
-                offset_ptr,
-                mask_ptr,
-                segment_ptr,
-                y,
-                x,
-                inside,
-                tap,
-                offset_group,
-                CONV,
+        corners = find_corners(offset_ptr, mask_ptr, segment_ptr, y, x, inside, 0, offset_group, CONV)
+        ahead = load_block(values_ptr, corners, first_channel, 0, C_IN, RUN, BLOCK_C)
+        columns = blended(corners, ahead).to(weight_type)
+        if BLOCKS == 1 and TAPS > 1:
+            corners = find_corners(offset_ptr, mask_ptr, segment_ptr, y, x, inside, 1, offset_group, CONV)
+        for step in range(STEPS):
+            run_channel = step % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
+            weights = tl.load(
+                weight_ptr + step // BLOCKS * GROUP_IN + run * RUN + run_channel[:, None],
+                mask=(run_channel < RUN)[:, None] & output_exists[None, :],
+                other=0.0,
             )
-            for block in range((RUN + BLOCK_C - 1) // BLOCK_C):
-                run_channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
-                channel_exists = run_channel < RUN
-                channel = first_channel + run_channel
-                if ASYNC_CORNERS:
-                    columns = blend(values_ptr, corners, channel, channel_exists, C_IN, EVEN).to(weight_type)
-                else:
-                    # Loads under a condition, always true here, are not turned into asynchronous copies. Those would
-                    # go past the first cache, where taps and neighbours find most of what they read.
-                    columns = tl.zeros((BLOCK_P, BLOCK_C), weight_type)
-                    if source_width > 0:
-                        columns = blend(values_ptr, corners, channel, channel_exists, C_IN, EVEN).to(weight_type)
-                weights = tl.load(
-                    weight_ptr + tap * GROUP_IN + run * RUN + run_channel[:, None],
-                    mask=channel_exists[:, None] & output_exists[None, :],
-                    other=0.0,
-                )
-                total = add_product(total, columns, weights, PRECISION)
+            # The next step's, on their way while this one's are multiplied; the last step loads some for nobody.
+            ahead = load_block(values_ptr, corners, first_channel, (step + 1) % BLOCKS, C_IN, RUN, BLOCK_C)
+            total = add_product(total, columns, weights, PRECISION)
+            columns = blended(corners, ahead).to(weight_type)
+            # Here and not before they are needed, since a compiler may move a condition to the end of the loop.
+            if (step + 2) % BLOCKS == 0 and step + 2 < STEPS:
+                tap = (step + 2) // BLOCKS
+                corners = find_corners(offset_ptr, mask_ptr, segment_ptr, y, x, inside, tap, offset_group, CONV)
 
     if HAS_BIAS:
         bias = tl.load(bias_ptr + output_channel, mask=output_exists, other=0.0).to(tl.float32)

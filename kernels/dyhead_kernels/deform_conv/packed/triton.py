@@ -14,6 +14,9 @@ from . import kernels, kernels_backward, kernels_window
 from .arguments import NO_WINDOWS, Constants, Gradients, Sampling
 from .windows import windows_by_stride
 
+PAIR_BYTES = 4
+"""The kernel reads values of 16 bits in pairs, which have to lie at their size."""
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -96,6 +99,8 @@ def forward(
     With `mean_weights`, of lines and columns in the weighted means, also give the `STATISTICS` of each tile of
     `forward_tables`, (N, tiles, 3, C_out) float32. Else an empty tensor.
     """
+    if operands.values.data_ptr() % PAIR_BYTES:
+        operands = replace(operands, values=operands.values.clone())
     values = operands.values
     options = _options("deform_conv_forward", conv, operands)
     table = _tables(operands, options)
