@@ -19,7 +19,7 @@ EXACT = frozenset(
     {
         "DeformConv", "GridSample", "RoiAlign",  # onnxruntime's CPU has them in float32 alone, and so most runtimes
         "InstanceNormalization", "GroupNormalization", "BatchNormalization", "GlobalAveragePool",  # sums over a map
-        "ReduceMean", "ReduceSum", "ReduceL2", "CumSum", "Pow",
+        "ReduceMean", "ReduceSum", "ReduceL2", "CumSum", "Pow", "LayerNormalization", "Softmax",  # as autocast has them
         "Cast", "Constant", "ConstantOfShape", "Range",  # no input says their type
     }
 )  # fmt: skip
