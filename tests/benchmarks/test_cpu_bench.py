@@ -90,7 +90,8 @@ def test_a_load_ends_with_what_it_is_for() -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_load_ends_with_the_command_however_that_ends(how: signal.Signals) -> None:
     code = (
-        "import time\nfrom benchmarks.apart.loads import load\n"
+        "import signal, time\nfrom benchmarks.apart.loads import load\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
         "with load('full', 2) as pids:\n    print(*pids, flush=True)\n    time.sleep(600)"
     )
     with subprocess.Popen(
@@ -100,7 +101,10 @@ def test_a_load_ends_with_the_command_however_that_ends(how: signal.Signals) -> 
         pids = [int(word) for word in process.stdout.readline().split()]
         assert len(pids) == 2
         process.send_signal(how)
-        process.wait(WAIT_SECONDS)
+        try:
+            process.wait(WAIT_SECONDS)
+        finally:
+            process.kill()  # else leaving would wait for it
     wait_until_gone(pids)
 
 

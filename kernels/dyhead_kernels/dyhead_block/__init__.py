@@ -25,15 +25,15 @@ attention_backward            those gradients, coefficients, moments,      grad_
                               hidden                                       relu_* and conv_bias
 mix_branches_backward         grad_mixed, grad_moments, convolved,         grad_convolved
                               moments, coefficients
-deform_conv_backward          grad_convolved, values, offset_mask          gradients of offsets and masks (mid, high);
-                                                                           of values, from corners outside windows
-deform_conv_window_backward   grad_convolved, offset_mask                  of values, from corners in windows
-deform_conv_backward          grad_convolved, values, offset_mask          both again for low, whose stride is another:
-deform_conv_window_backward   grad_convolved, offset_mask                  together part of grad_values
+deform_conv_backward          grad_convolved, values, offset_mask          gradients of offsets and masks; part of
+                                                                           grad_values
 deform_conv_weight_backward   grad_convolved, values, offset_mask          gradient of conv_weight
 offsets_backward              gradients of offsets and masks, offset_mask  grad_logits
 offsets_weight_backward       grad_logits, values                          gradients of offset_*
 offsets_values_backward       grad_logits, part of grad_values             grad_values
+
+Where launch tables say `WINDOWED`, as for sums in fixed point, deform_conv_backward is launched for each stride and leaves
+the corners in windows of the map to a deform_conv_window_backward behind it.
 
 The plain PyTorch form goes through the same steps in the same order, level by level.
 """
