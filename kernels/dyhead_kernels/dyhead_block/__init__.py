@@ -32,8 +32,8 @@ offsets_backward              gradients of offsets and masks, offset_mask  grad_
 offsets_weight_backward       grad_logits, values                          gradients of offset_*
 offsets_values_backward       grad_logits, part of grad_values             grad_values
 
-Where launch tables say `WINDOWED`, as for sums in fixed point, deform_conv_backward is launched for each stride and leaves
-the corners in windows of the map to a deform_conv_window_backward behind it.
+Where launch tables say `WINDOWED`, as for sums in fixed point, deform_conv_backward is launched for each stride, and
+leaves the corners in windows of the map to a deform_conv_window_backward behind it.
 
 The plain PyTorch form goes through the same steps in the same order, level by level.
 """
