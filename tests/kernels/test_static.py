@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 def test_every_kernel_stays_within_its_budget(rows: list[dict[str, Any]]) -> None:
     """No spilled registers, and at least one program fits on a multiprocessor."""
-    assert {row["kernel"] for row in rows} >= PRODUCTS | {"mix_forward", "attention_backward"}
+    launched = {row["kernel"] for row in rows}
+    without_windows = PARTLY_NARROW if rows[0]["target"] == "sm_75" else set()  # they spill without matrix units
+    assert launched >= (PRODUCTS - without_windows) | {"mix_forward", "attention_backward"}
     for row in rows:
         assert row["spill_bytes"] == 0, row
         assert row["programs"] >= 1, row
@@ -79,10 +82,15 @@ def test_no_inner_loop_grows(rows: list[dict[str, Any]]) -> None:
     """The instructions of every innermost loop are no more than those counted before."""
     known = json.loads(COUNTS.read_text(encoding="utf-8"))
     same = known["triton"] == version("triton")
+    seen: Counter[str] = Counter()  # a kernel is launched more than once, with other constants
     for row in rows:
+        if not row["loops"]:
+            continue
         name = f"{row['kernel']}, {row['dtype']}, {row['channels']}"
-        expected = known["loops"].get(row["target"], {}).get(name)
-        if not row["loops"] or (expected is None and not same):
+        counted = known["loops"].get(row["target"], {}).get(name, [])
+        expected = counted[seen[name]] if seen[name] < len(counted) else None
+        seen[name] += 1
+        if expected is None and not same:
             continue
         assert expected is not None, f"{name} on {row['target']} has no counts: {REWRITE}"
         if same:

@@ -78,10 +78,12 @@ def _loops(rows: Sequence[Resources]) -> str:
     """JSON: the version of Triton, and by target and kernel the instructions of each innermost loop."""
     import triton
 
-    found: dict[str, dict[str, list[int]]] = {}
+    found: dict[str, dict[str, list[list[int]]]] = {}
     for row in rows:
         if row.loops:
-            found.setdefault(row.target, {})[f"{row.kernel}, {row.dtype}, {row.channels}"] = list(row.loops)
+            found.setdefault(row.target, {}).setdefault(f"{row.kernel}, {row.dtype}, {row.channels}", []).append(
+                list(row.loops)
+            )
     targets = []
     for target, kernels in found.items():
         lines = [f"      {json.dumps(name)}: {json.dumps(loops)}" for name, loops in sorted(kernels.items())]
