@@ -91,5 +91,4 @@ def predicted_ms(row: Row, predictions: Predictions) -> float | None:
     """The prediction for a measured row; None for others' ways, and where nothing was predicted."""
     card = card_of(row.device)
     provider = OURS if row.op != LAUNCH and row.provider.startswith(OURS) else row.provider
-    key = (row.op, row.pass_, row.shape, row.dtype, provider, row.conditions)
-    return predictions.get((card, *key)) if card else None
+    return predictions.get((card, row.op, row.pass_, row.shape, row.dtype, provider)) if card else None

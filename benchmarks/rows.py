@@ -105,9 +105,10 @@ class Row:
         return f"{self.threads} thread{'s' * (self.threads > 1)}, load {self.load}" if self.load else ""
 
     @property
-    def key(self) -> tuple[str, str, str, str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """Identity of a measurement: in tables and plots a later row of the same key replaces an earlier one."""
-        return self.op, self.pass_, self.shape, self.dtype, self.provider, self.conditions
+        under = (self.conditions,) if self.conditions else ()
+        return self.op, self.pass_, self.shape, self.dtype, self.provider, *under
 
 
 HEADER = [field.name.rstrip("_") for field in fields(Row)]

@@ -42,8 +42,8 @@ FULL = Ladder(
     },
 )
 SMALL = Ladder(
-    Sizes(32, 32, channels=16, blocks=1, architecture=ARCHITECTURE),
-    {"pixels": (32, 64), "batch": (1, 2), "channels": (16, 32), "blocks": (1, 2), "classes": (2, 8)},
+    Sizes(64, 64, channels=16, blocks=1, architecture=ARCHITECTURE),
+    {"pixels": (64, 128), "batch": (1, 2), "channels": (16, 32), "blocks": (1, 2), "classes": (2, 8)},
 )
 
 

@@ -64,6 +64,8 @@ def create_app(detector: PredictingModel, config: ServeConfig | None = None, nam
             yield
         finally:
             await anyio.to_thread.run_sync(service.engine.close)
+            service.fetching.shutdown(wait=False, cancel_futures=True)
+            service.fetching = service.fetchers()  # which begin with the first address
 
     app = FastAPI(
         title=f"dyzoo: {service.name}", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
@@ -89,9 +91,14 @@ class _Service:
         self.metrics = Metrics()
         self.engine = Engine(self.pipeline, config, self.metrics)
         self.held = Held(config.max_held_bytes)
-        self.fetching = ThreadPoolExecutor(_FETCHING_THREADS, "dyzoo fetching")
+        self.fetching = self.fetchers()
         self.metrics.watch(lambda: self.engine.taken, lambda: self.held.bytes)
         self.metrics.model.info({"name": name, "version": __version__, "device": str(detector.device)})
+
+    @staticmethod
+    def fetchers() -> ThreadPoolExecutor:
+        """Threads that fetch pictures from addresses."""
+        return ThreadPoolExecutor(_FETCHING_THREADS, "addresses of requests")
 
     def add_routes(self, app: FastAPI) -> None:
         """Add all but the OpenAPI document's."""

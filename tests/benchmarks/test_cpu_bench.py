@@ -152,11 +152,13 @@ def test_rows_say_threads_load_and_memory(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_interrupted_measurement_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, lambda job: "late hang")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         measure([job()], Plan(("full",), 1, 60.0), HERE, lambda line: None)
     timer.join()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_real_process_builds_weighs_and_runs() -> None:

@@ -221,6 +221,8 @@ def test_every_kernel_of_the_default_table_can_be_tuned(monkeypatch: pytest.Monk
     assert table.keys() == DEFAULT.keys()
     for kernel, changed in others.items():
         best = table[kernel]["any" if SPACES[kernel].every_dtype else "half"]
+        if not best.get("WINDOWED", 1):
+            continue  # it is not launched, so nothing is faster
         assert changed.items() <= best.items(), kernel
     with tuning.overriding(search.chosen):
         run = record(OPERATIONS["deform_conv_forward"], search.problem, ("attention_moments",))

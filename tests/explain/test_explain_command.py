@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dyzoo.cli import run
 from dyzoo.errors import SettingError
+from dyzoo.runtime.exported_detector import OUTPUTS
 from dyzoo.runtime.onnx_detector import OnnxDetector
 from tests.cli.cli_helpers import Cli, Outcome, assert_one_error, write_picture
 from tests.explain.conftest import planted
@@ -73,6 +75,7 @@ def test_a_place_is_two_numbers(cli: Cli, place: str) -> None:
 
 
 def test_an_onnx_file_is_refused_on_one_line() -> None:
-    model = OnnxDetector(None, planted().config, "uint8", "mine.onnx")  # it is refused before it would run
+    runner = SimpleNamespace(inputs=["images"], outputs=OUTPUTS)
+    model = OnnxDetector(runner, planted().config, "uint8", "mine.onnx", 1)  # it is refused before it would run
     with pytest.raises(SettingError, match=r"mine\.onnx: an ONNX file cannot be explained"):
         model.explain("good.png")
