@@ -58,7 +58,7 @@ class DyHeadBlock(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DyHeadBlock:
-        """Apply what `to` and its kin do to each tensor. The stacked weights are shown to it as those of one convolution:
+        """Do to each tensor what `to` and its kin do. The stacked weights are shown as those of one convolution:
         `to(memory_format=torch.channels_last)`, which has no meaning for five dimensions, then takes them too."""
 
         def as_one(tensor: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ ROOT = Path(str(find_spec("dyhead_kernels").origin)).parent
 
 # Lowest first. A part imports from those below it and from itself, never from beside or above it.
 LAYERS = (
-    ("_ops", "backends", "checks", "compiled", "device_cache", "precision", "pyramid"),
-    ("launch",),
+    ("_ops", "backends", "checks", "device_cache", "precision", "pyramid"),
+    ("compiled", "launch"),
     ("deform_conv.packed", "deform_conv.reference"),
     ("deform_conv",),
     ("dyhead_block.layout", "dyhead_block.parameters"),
