@@ -98,7 +98,7 @@ class _Service:
     @staticmethod
     def fetchers() -> ThreadPoolExecutor:
         """Threads that fetch pictures from addresses."""
-        return ThreadPoolExecutor(_FETCHING_THREADS, "addresses of requests")
+        return ThreadPoolExecutor(_FETCHING_THREADS, "serving: addresses")
 
     def add_routes(self, app: FastAPI) -> None:
         """Add all but the OpenAPI document's."""

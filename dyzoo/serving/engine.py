@@ -129,8 +129,8 @@ class Engine:
     def _start(self) -> None:
         if self._pool is None:
             silence_pillow()
-            self._pool = ThreadPoolExecutor(self.config.decode_threads or default_workers(), "dyzoo decoding")
-            self._thread = threading.Thread(target=self._run, name="dyzoo network", daemon=True)
+            self._pool = ThreadPoolExecutor(self.config.decode_threads or default_workers(), "serving: decoding")
+            self._thread = threading.Thread(target=self._run, name="serving: network", daemon=True)
             self._thread.start()
 
     def _release(self, job: _Job, future: Future[Detections]) -> None:
