@@ -24,7 +24,7 @@ from tests.model.narrow_detectors import narrow_detector
 
 
 def network_outputs(model: Detector, picture: Image.Image) -> list[list[torch.Tensor]]:
-    """What each block gives on the network's own way."""
+    """The output of each block on the network's own way."""
     outputs: list[list[torch.Tensor]] = []
     assert isinstance(model.dyhead, DyHead)
     hooks = [block.register_forward_hook(lambda *a: outputs.append(a[-1].levels())) for block in model.dyhead.blocks]

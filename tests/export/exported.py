@@ -35,7 +35,7 @@ def export_small(folder: Path, options: ExportOptions, head: str, **settings: st
 
 @contextmanager
 def traced_once() -> Iterator[None]:
-    """What is exported within takes the graph that the same detector had before, where it was traced already."""
+    """Let exports within take the graph that the same detector had before, where it was traced already."""
     import onnx_ir
 
     from dyzoo.export import graph

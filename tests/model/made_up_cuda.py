@@ -64,7 +64,7 @@ class MadeUpGraph:
 
 @dataclass
 class MadeUpCuda:
-    """What there was of captures and replays, and what the next capture comes to.
+    """Captures and replays that there were, and how the next capture ends.
 
     Attributes:
         failure: that each capture ends with.
@@ -176,7 +176,7 @@ def picture(height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
 
 
 def boxes(found: Sequence[Any]) -> list[Any]:
-    """What was found, as lists of numbers that can be compared."""
+    """The detections as lists of numbers that can be compared."""
     return [(each.boxes_xyxy.tolist(), each.scores.tolist(), each.labels.tolist()) for each in found]
 
 

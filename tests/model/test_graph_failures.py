@@ -1,4 +1,4 @@
-"""What cannot be captured as a CUDA graph, on graphs that are made up: it runs as ever."""
+"""Networks that cannot be captured as a CUDA graph run as ever; on graphs that are made up."""
 
 from __future__ import annotations
 
