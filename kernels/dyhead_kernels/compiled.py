@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -24,7 +25,8 @@ import torch
 from .backends import cache_folder, compiler_name, native_is_wanted
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
-SECONDS = 120  # that a compiler may take; it takes two
+INCLUDED = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+SECONDS = 120  # that a compiler may take; it takes three
 
 
 @cache
@@ -61,11 +63,22 @@ def _folder() -> Path:
 
 
 def _key(source: Path, compiler: Sequence[str]) -> str:
-    """A name for what comes out: it depends on the source, the compiler, the flags, the CPU and PyTorch's OpenMP."""
+    """A name for what comes out, by the source with its headers, the compiler, the flags, the CPU, PyTorch's OpenMP."""
     command = [*compiler, "--version"]
     version = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
-    parts = (source.read_text(encoding="utf-8"), version, *FLAGS, _cpu(), str(_openmp()))
+    parts = (*_texts(source), version, *FLAGS, _cpu(), str(_openmp()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _texts(source: Path) -> list[str]:
+    """The text of a source, and of each file beside it that it includes."""
+    texts, waiting = {}, [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in texts:
+            texts[path] = path.read_text(encoding="utf-8")
+            waiting += [path.with_name(name) for name in INCLUDED.findall(texts[path])]
+    return list(texts.values())
 
 
 def _cpu() -> str:

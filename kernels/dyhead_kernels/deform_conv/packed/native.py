@@ -1,8 +1,13 @@
-"""The loops of `torch.py`, compiled for the CPU at hand from `native.cpp`: float32, with as many threads as PyTorch."""
+"""The loops of `torch.py`, compiled for the CPU at hand from `native.cpp`, with as many threads as PyTorch.
+
+In float32, or in bfloat16 with sums in float32. On a CPU without instructions for that, bfloat16 is widened.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +24,25 @@ CHUNK_BYTES = 4 * 2**20
 """Gradients of columns that exist at a time, in bytes of a thread: they are read again while a cache has them."""
 TILE = 96
 """Positions of a tile, as in the source."""
+DTYPES = (torch.float32, torch.bfloat16)
+"""Dtypes of matrices."""
 BLOCK_CHANNELS = 256
 """Channels whose weights' gradients one thread adds up."""
 MOST_PARTS, LEAST_PART = 8, 1536
 """Parts of the positions whose weights' gradients are added up apart, and positions in one: for many cores."""
+
+
+class Products(IntEnum):
+    """How rows are multiplied, as in the source: in float32, or in bfloat16 as dot products of pairs or in tiles."""
+
+    FLOAT32 = 0
+    DOTS = 1
+    TILES = 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of rows, matrix and output."""
+        return torch.float32 if self is Products.FLOAT32 else torch.bfloat16
 
 
 class _Sampling(ctypes.Structure):
@@ -41,11 +61,24 @@ class _Sampling(ctypes.Structure):
     ]  # fmt: skip
 
 
+@cache
+def bfloat16_products() -> Products:
+    """The quickest products that there are here for a matrix in bfloat16."""
+    return Products(_number("bfloat16_products"))
+
+
+def has_products(products: Products) -> bool:
+    """Whether this CPU, compiler and process have them."""
+    return bool(_number("has_products", products))
+
+
 def serves(samples: Samples, matrix: Tensor) -> bool:
-    """Whether these functions can do it: on a CPU, in float32 throughout, with a compiler."""
-    tensors = (samples.rows, samples.offset, matrix)
-    return all(each.device.type == "cpu" and each.dtype == torch.float32 for each in tensors) and (
-        library(SOURCE) is not None
+    """Whether these functions can do it: on a CPU, sampling in float32, with a compiler."""
+    return (
+        matrix.device.type == "cpu"
+        and matrix.dtype in DTYPES
+        and samples.offset.dtype == torch.float32
+        and library(SOURCE) is not None
     )
 
 
@@ -56,9 +89,13 @@ def forward(samples: Samples, matrix: Tensor, output: Tensor) -> None:
     if not matrix.shape[1]:
         output.zero_()
         return
-    sampling, kept = _sampling(samples)
-    panels = _panels(matrix, samples, transposed=False)
-    _call("deform_conv_forward", ctypes.byref(sampling), panels, len(matrix), output)
+    products = _products(matrix)
+    sampling, kept = _sampling(samples, products)
+    panels = _panels(matrix, samples, products, transposed=False)
+    written = output if output.dtype == products.dtype else torch.empty_like(output, dtype=products.dtype)
+    _call("deform_conv_forward", products, ctypes.byref(sampling), panels, len(matrix), written)
+    if written is not output:
+        output.copy_(written)
     del kept
 
 
@@ -71,34 +108,35 @@ def backward(
     matrix_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """`torch.backward`."""
-    sampling, kept = _sampling(samples)
+    products = _products(matrix)
+    sampling, kept = _sampling(samples, products)
     images, positions, taps, _ = samples.offset.shape
     channels, places = samples.rows.shape[1], images * positions
-    grad_output = grad_output.contiguous()
-    grad_offset = samples.offset.new_zeros(images, positions, taps, 2) if offset_needed else None
-    grad_mask = (
-        samples.offset.new_zeros(images, positions, taps) if offset_needed and samples.mask is not None else None
-    )
+    grad_output = grad_output.to(products.dtype).contiguous()
+    new_zeros = samples.offset.new_zeros
+    grad_offset = new_zeros(images, positions, taps, 2) if offset_needed else None
+    grad_mask = new_zeros(images, positions, taps) if offset_needed and samples.mask is not None else None
     grad_matrix = None
     empty = not (places and matrix.numel())
     if matrix_needed:
         parts = max(1, min(MOST_PARTS, places // LEAST_PART))
-        sums = matrix.new_zeros(parts, matrix.shape[1], len(matrix))
+        sums = new_zeros(parts, *matrix.shape)
         if not empty:
-            packed = matrix.new_empty(-(-places // TILE) * TILE * _padded(len(matrix)))
+            packed = grad_output.new_empty(_number("gradients_size", products, places, len(matrix)))
             sizes = (len(matrix), BLOCK_CHANNELS, parts)
-            _call("deform_conv_weight_backward", ctypes.byref(sampling), grad_output, *sizes, packed, sums)
-        grad_matrix = sums.sum(dim=0).t()
+            _call("deform_conv_weight_backward", products, ctypes.byref(sampling), grad_output, *sizes, packed, sums)
+        grad_matrix = sums.sum(dim=0)
     if not empty and (grad_rows is not None or offset_needed):
-        panels = _panels(matrix, samples, transposed=True)
+        panels = _panels(matrix, samples, products, transposed=True)
         threads = torch.get_num_threads()
         chunk = max(TILE, threads * CHUNK_BYTES // (4 * taps * channels) // TILE * TILE)
         chunk = min(chunk, -(-places // TILE) * TILE)
-        bags = matrix.new_empty(0 if grad_rows is None else chunk * taps * channels)
+        bags = samples.offset.new_empty(0 if grad_rows is None else chunk * taps * channels)
         stripe = max(1, -(-len(samples.rows) // (4 * threads)))
         grads = (grad_rows, grad_offset, grad_mask)
         _call(
             "deform_conv_backward",
+            products,
             ctypes.byref(sampling),
             grad_output,
             panels,
@@ -112,9 +150,14 @@ def backward(
     return grad_offset, grad_mask, grad_matrix
 
 
-def _sampling(samples: Samples) -> tuple[_Sampling, list[Tensor]]:
+def _products(matrix: Tensor) -> Products:
+    return bfloat16_products() if matrix.dtype == torch.bfloat16 else Products.FLOAT32
+
+
+def _sampling(samples: Samples, products: Products) -> tuple[_Sampling, list[Tensor]]:
     """The structure, and tensors that have to live as long as it."""
     rows, offset, mask, grid = samples
+    rows = rows.to(products.dtype)
     if offset.stride()[2:] != (2, 1):
         offset = offset.contiguous()
     if mask is not None and mask.stride(2) != 1:
@@ -128,29 +171,34 @@ def _sampling(samples: Samples) -> tuple[_Sampling, list[Tensor]]:
     return _Sampling(*pointers, *sizes, *steps, torch.get_num_threads()), kept
 
 
-def _panels(matrix: Tensor, samples: Samples, transposed: bool) -> Tensor:
+def _panels(matrix: Tensor, samples: Samples, products: Products, transposed: bool) -> Tensor:
     """The matrix (C_out, K * C) as the loops read it."""
     taps, channels = samples.offset.shape[2], samples.rows.shape[1]
-    columns, depth = (channels, len(matrix)) if transposed else (len(matrix), channels)
-    panels = matrix.new_empty(taps * depth * _padded(columns))
-    pair = (None, panels) if transposed else (panels, None)
-    _call("pack_matrix", matrix.contiguous(), len(matrix), taps, channels, *pair, torch.get_num_threads())
+    sizes = (channels, len(matrix))
+    matrix = matrix.to(products.dtype).contiguous()
+    panels = matrix.new_empty(taps * _number("panels_size", products, *(sizes[::-1] if transposed else sizes)))
+    _call(
+        "deform_conv_pack", products, matrix, len(matrix), taps, channels, transposed, panels, torch.get_num_threads()
+    )
     return panels
 
 
-def _padded(columns: int) -> int:
-    """So many columns in whole panels."""
-    compiled = library(SOURCE)
-    assert compiled is not None
-    compiled.panel_width.restype = ctypes.c_int64
-    return -(-columns // compiled.panel_width()) * int(compiled.panel_width())
+def _number(function: str, *arguments: int) -> int:
+    """The library's answer to numbers."""
+    compiled_function = getattr(_library(), function)
+    compiled_function.restype = ctypes.c_int64
+    return int(compiled_function(*map(ctypes.c_int64, arguments)))
 
 
 def _call(function: str, *arguments: object) -> None:
     """Call a function: tensors and None become pointers, integers 64 bits wide. Python's lock is released meanwhile."""
+    getattr(_library(), function)(*map(_converted, arguments))
+
+
+def _library() -> ctypes.CDLL:
     compiled = library(SOURCE)
     assert compiled is not None
-    getattr(compiled, function)(*map(_converted, arguments))
+    return compiled
 
 
 def _converted(argument: object) -> object:

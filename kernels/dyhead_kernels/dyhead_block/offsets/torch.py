@@ -54,8 +54,8 @@ def backward(
     return total_weight.to(parameters.offset_weight.dtype), total_bias.to(parameters.offset_bias.dtype)
 
 
-def branch_samples(maps: Tensor, offset_mask: Tensor, layout: BranchLayout, mode: OffsetMode) -> list[Samples]:
-    """Samples of `maps` (N, S, C_in) that the branches high, mid and low take."""
+def branch_samples(values: Tensor, offset_mask: Tensor, layout: BranchLayout, mode: OffsetMode) -> list[Samples]:
+    """Samples of `values` (N, S, C_in), contiguous, that the branches high, mid and low take."""
     offset, mask = (Pyramid(part, layout.shapes) for part in (offset_mask[..., :OFFSETS], offset_mask[..., OFFSETS:]))
     high = [(offset.values[:, :0], mask.values[:, :0])]
     for level in layout.levels[:-1]:
@@ -68,9 +68,9 @@ def branch_samples(maps: Tensor, offset_mask: Tensor, layout: BranchLayout, mode
         MID: (offset.values, mask.values),
         LOW: (offset.values[:, coarser], mask.values[:, coarser]),
     }
-    rows = maps.flatten(0, 1)
+    rows = values.flatten(0, 1)
     return [
-        Samples(rows, offset.unflatten(-1, (TAPS, 2)), mask, layout.grid(branch, maps.dtype, maps.device))
+        Samples(rows, offset.unflatten(-1, (TAPS, 2)), mask, layout.grid(branch, offset.dtype, values.device))
         for branch, (offset, mask) in ((branch, branches[branch]) for branch in BRANCHES)
     ]
 
