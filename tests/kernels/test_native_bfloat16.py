@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dyhead_kernels import backends, compiled, modulated_deform_conv2d
+from dyhead_kernels import Pyramid, backends, compiled, dyhead_block, modulated_deform_conv2d
 from dyhead_kernels.deform_conv.packed import native
 from dyhead_kernels.deform_conv.packed.native import Products
+from dyhead_kernels.dyhead_block.layout import MID, BranchLayout
 
+from tests.kernels.block_cases import THREE_LEVELS, random_parameters, random_pyramid
 from tests.kernels.conv_cases import CASES, Case, assert_all_near, every_case, forward_and_gradients, in_float64
 from tests.kernels.tolerances import assert_near
 
@@ -145,6 +147,35 @@ def test_nothing_to_do(empty: dict[str, int]) -> None:
     for name, value in expected.items():
         assert found[name].shape == value.shape
         assert not found[name].any()
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("channels", "out_channels"), [(1, 1), (33, 27), (64, 40)])
+@pytest.mark.usefixtures("poisoned_memory")
+def test_an_ordinary_convolution_is_one_in_float32(
+    weight_dtype: torch.dtype, channels: int, out_channels: int, products: Products
+) -> None:
+    layout = BranchLayout(((9, 7), (5, 4), (3, 2)))
+    values = torch.randn(2, layout.starts[-1], channels).bfloat16()
+    weight = torch.randn(out_channels, channels, 3, 3).to(weight_dtype)
+    grid = layout.grid(MID, torch.float32, values.device)
+    found = native.convolve(values.flatten(0, 1), 2, grid, weight.permute(0, 2, 3, 1).flatten(1), products)
+    levels = Pyramid(values.double(), layout.shapes).levels()
+    expected = [torch.nn.functional.conv2d(level, weight.double(), padding=1) for level in levels]
+    assert_near(found, Pyramid.from_levels(expected).values, torch.float32, "forward")
+
+
+def test_offsets_take_it_where_products_are_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.has_products(Products.TILES):
+        pytest.skip("this CPU has no tiles")
+    convolve, calls = native.convolve, []
+    monkeypatch.setattr(native, "convolve", lambda *arguments: calls.append(1) or convolve(*arguments))
+    pyramid, parameters = random_pyramid(THREE_LEVELS, dtype=torch.bfloat16), random_parameters(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        dyhead_block(pyramid, parameters, offset_mode="resize", norm_groups=4, backend="torch")
+    assert calls == [1]
+    dyhead_block(replace(pyramid, values=pyramid.values.float()), parameters, offset_mode="resize", norm_groups=4)
+    assert calls == [1]
 
 
 @every_case

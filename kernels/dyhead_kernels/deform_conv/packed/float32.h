@@ -107,7 +107,6 @@ struct Float32 {
 
   static constexpr int64_t BLOCK = TILE;         // positions that are blended before they are multiplied
   static constexpr int64_t WEIGHT_BLOCK = TILE;  // the same for the weights' gradients
-  static constexpr bool ROUNDS = false;          // whether sums lie apart from the output until they are whole
 
   // Values from one row to the next of what is multiplied, and of so many rows of gradients copied into that form.
   static int64_t row_step(int64_t depth) { return depth; }
@@ -139,9 +138,6 @@ struct Float32 {
                        int64_t out_step, int64_t columns, bool add) {
     ::multiply<false>(left, step, rows, panels, depth, out, out_step, columns, add);
   }
-
-  // Sums that lie apart -> output.
-  static void round(const float*, int64_t, float*) {}
 
   // Rows of an output's gradient as the left side of a product.
   static const float* left_rows(const float* rows, int64_t, int64_t, float*) { return rows; }

@@ -6,6 +6,8 @@
 //
 // `Products` is `Float32`, which says what its members are, or one of `Bfloat16Products`.
 
+#include <type_traits>
+
 #include "bfloat16.h"
 #include "float32.h"
 
@@ -24,31 +26,52 @@ void pack_matrix(const Value* matrix, int64_t out_channels, int64_t taps, int64_
                    panels + tap * size);
 }
 
-// output (images * positions, out_channels), written.
-template <class Products, class Value = typename Products::Value>
-void forward(const Sampling& p, const Value* panels, int64_t out_channels, Value* output) {
+// The row on which a tap lies that nothing moves, zeros where it lies off the map.
+template <class Value>
+void copy_row(const Sampling& p, int64_t place, int64_t tap, Value* to) {
+  const int64_t cell = place % p.positions * p.taps + tap;
+  const float y = p.y[cell], x = p.x[cell];
+  if (y < 0 || x < 0 || y > p.last_y[cell] || x > p.last_x[cell]) {
+    std::memset(to, 0, p.channels * sizeof(Value));
+    return;
+  }
+  const int64_t row = place / p.positions * p.image_rows + p.start[cell] + static_cast<int64_t>(y) * p.line_rows[cell] +
+                      static_cast<int64_t>(x) * p.pixel_rows;
+  std::memcpy(to, static_cast<const Value*>(p.rows) + row * p.channels, p.channels * sizeof(Value));
+}
+
+// output (images * positions, out_channels), written. Without offsets an ordinary convolution.
+template <class Products, class Output, class Value = typename Products::Value>
+void forward(const Sampling& p, const Value* panels, int64_t out_channels, Output* output) {
   constexpr int64_t BLOCK = Products::BLOCK;
+  constexpr bool ROUNDS = !std::is_same<Output, float>::value;  // sums lie apart from the output until they are whole
   const int64_t places = p.images * p.positions, tap_size = Products::panels_size(p.channels, out_channels);
   const int64_t step = Products::row_step(p.channels);
 #pragma omp parallel num_threads(p.threads)
   {
-    const Products products;
+    [[maybe_unused]] const Products products;
     const Scratch<Value> columns(BLOCK * step);
-    const Scratch<float> own(Products::ROUNDS ? TILE * out_channels : 0);
+    const Scratch<float> own(ROUNDS ? TILE * out_channels : 0);
+    std::memset(columns, 0, BLOCK * step * sizeof(Value));
 #pragma omp for schedule(dynamic) nowait
     for (int64_t tile = 0; tile < parts(places, TILE); ++tile) {
       const int64_t first = tile * TILE, count = std::min(places - first, TILE);
-      Value* const to = output + first * out_channels;
-      float* const sums = Products::ROUNDS ? static_cast<float*>(own) : reinterpret_cast<float*>(to);
+      Output* const to = output + first * out_channels;
+      float* const sums = ROUNDS ? static_cast<float*>(own) : reinterpret_cast<float*>(to);
       for (int64_t tap = 0; tap < p.taps; ++tap)
         for (int64_t start = 0; start < count; start += BLOCK) {
           const int64_t rows = std::min(count - start, BLOCK);
-          for (int64_t each = 0; each < rows; ++each)
-            Products::blend(p, Corners(p, first + start + each, tap), columns + each * step);
+          for (int64_t each = 0; each < rows; ++each) {
+            const int64_t place = first + start + each;
+            if (p.offset == nullptr)
+              copy_row<Value>(p, place, tap, columns + each * step);
+            else
+              Products::blend(p, Corners(p, place, tap), columns + each * step);
+          }
           Products::multiply(columns, step, rows, panels + tap * tap_size, p.channels, sums + start * out_channels,
                              out_channels, out_channels, tap > 0);
         }
-      Products::round(sums, count * out_channels, to);
+      if constexpr (ROUNDS) Products::round(sums, count * out_channels, to);
     }
   }
 }
@@ -64,7 +87,7 @@ void weight_backward(const Sampling& p, const Value* grad_output, int64_t out_ch
   const int64_t blocks = parts(p.channels, block_channels), packed_size = Products::gradients_size(out_channels);
 #pragma omp parallel num_threads(p.threads)
   {
-    const Products products;
+    [[maybe_unused]] const Products products;
     const Scratch<Value> columns(Products::panels_size(LENGTH, block_channels));
 #pragma omp for schedule(dynamic)
     for (int64_t run = 0; run < runs; ++run)
@@ -118,7 +141,7 @@ void backward(const Sampling& p, const Value* grad_output, const Value* panels, 
   int64_t* reach = new int64_t[2 * chunk_tiles * p.taps];  // first and last row that a tile's tap meets
 #pragma omp parallel num_threads(p.threads)
   {
-    const Products products;
+    [[maybe_unused]] const Products products;
     const Scratch<Value> left(Products::left_size(out_channels));
     const Scratch<float> own(grad_rows == nullptr ? TILE * p.channels : 0);
     for (int64_t start = 0; start < places; start += chunk) {
@@ -243,6 +266,15 @@ void deform_conv_forward(int64_t kind, const Sampling* sampling, const void* pan
     using Value = typename decltype(named)::Value;
     forward<typename decltype(named)::Kind>(*sampling, static_cast<const Value*>(panels), out_channels,
                                             static_cast<Value*>(output));
+  });
+}
+
+// The same with sums as they are.
+void deform_conv_forward_float32(int64_t kind, const Sampling* sampling, const void* panels, int64_t out_channels,
+                                 float* output) {
+  with(kind, [&](auto named) {
+    using Value = typename decltype(named)::Value;
+    forward<typename decltype(named)::Kind>(*sampling, static_cast<const Value*>(panels), out_channels, output);
   });
 }
 

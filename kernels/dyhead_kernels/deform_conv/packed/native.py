@@ -6,6 +6,7 @@ In float32, or in bfloat16 with sums in float32. On a CPU without instructions f
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...compiled import library
+from .sampling import SamplingGrid
 
 if TYPE_CHECKING:
     from .torch import Samples
@@ -26,6 +28,8 @@ TILE = 96
 """Positions of a tile, as in the source."""
 DTYPES = (torch.float32, torch.bfloat16)
 """Dtypes of matrices."""
+SIDE = 32
+"""Columns of a panel in bfloat16, as in the source."""
 BLOCK_CHANNELS = 256
 """Channels whose weights' gradients one thread adds up."""
 MOST_PARTS, LEAST_PART = 8, 1536
@@ -91,7 +95,8 @@ def forward(samples: Samples, matrix: Tensor, output: Tensor) -> None:
         return
     products = _products(matrix)
     sampling, kept = _sampling(samples, products)
-    panels = _panels(matrix, samples, products, transposed=False)
+    taps, channels = samples.offset.shape[2], samples.rows.shape[1]
+    panels = _panels(matrix, taps, channels, products, transposed=False)
     written = output if output.dtype == products.dtype else torch.empty_like(output, dtype=products.dtype)
     _call("deform_conv_forward", products, ctypes.byref(sampling), panels, len(matrix), written)
     if written is not output:
@@ -127,7 +132,7 @@ def backward(
             _call("deform_conv_weight_backward", products, ctypes.byref(sampling), grad_output, *sizes, packed, sums)
         grad_matrix = sums.sum(dim=0)
     if not empty and (grad_rows is not None or offset_needed):
-        panels = _panels(matrix, samples, products, transposed=True)
+        panels = _panels(matrix, taps, channels, products, transposed=True)
         threads = torch.get_num_threads()
         chunk = max(TILE, threads * CHUNK_BYTES // (4 * taps * channels) // TILE * TILE)
         chunk = min(chunk, -(-places // TILE) * TILE)
@@ -150,6 +155,48 @@ def backward(
     return grad_offset, grad_mask, grad_matrix
 
 
+def convolves(rows: Tensor) -> bool:
+    """Whether `convolve` is of use: to rows in bfloat16 on a CPU that multiplies in tiles."""
+    return (
+        rows.device.type == "cpu"
+        and rows.dtype == torch.bfloat16
+        and library(SOURCE) is not None
+        and bfloat16_products() is Products.TILES
+    )
+
+
+def convolve(
+    rows: Tensor, images: int, grid: SamplingGrid, matrix: Tensor, products: Products = Products.TILES
+) -> Tensor:
+    """An ordinary convolution of packed maps in bfloat16 by a matrix in bfloat16 or float32, in float32.
+
+    A float32 matrix is taken as the sum of two in bfloat16, which leaves 2^-18 of each number.
+
+    Args:
+        rows: (N * S, C), contiguous.
+        grid: P positions of K taps.
+        matrix: (C_out, K * C), taps outermost.
+        products: by which rows are multiplied.
+
+    Returns:
+        (N, P, C_out).
+    """
+    rounded = matrix.to(torch.bfloat16)
+    parts = [rounded] if matrix.dtype == torch.bfloat16 else [rounded, (matrix - rounded).to(torch.bfloat16)]
+    step = -(-len(matrix) // SIDE) * SIDE
+    both = rounded.new_zeros(len(parts) * step, matrix.shape[1])
+    for index, part in enumerate(parts):
+        both[index * step : index * step + len(matrix)] = part
+    positions, taps = grid.y.shape
+    sums = rows.new_empty(images, positions, len(both), dtype=torch.float32)
+    if sums.numel():
+        rows = rows.to(products.dtype)
+        sampling = _structure(rows, None, None, grid, (images, positions, taps), (0, 0, 0, 0))
+        panels = _panels(both, taps, rows.shape[1], products, transposed=False)
+        _call("deform_conv_forward_float32", products, ctypes.byref(sampling), panels, len(both), sums)
+    return sums.unflatten(2, (len(parts), step))[..., : len(matrix)].sum(dim=2)
+
+
 def _products(matrix: Tensor) -> Products:
     return bfloat16_products() if matrix.dtype == torch.bfloat16 else Products.FLOAT32
 
@@ -162,18 +209,28 @@ def _sampling(samples: Samples, products: Products) -> tuple[_Sampling, list[Ten
         offset = offset.contiguous()
     if mask is not None and mask.stride(2) != 1:
         mask = mask.contiguous()
-    images, positions, taps, _ = offset.shape
+    steps = (*offset.stride()[:2], *((0, 0) if mask is None else mask.stride()[:2]))
+    kept = [each for each in (rows, offset, mask) if each is not None]
+    return _structure(rows, offset, mask, grid, offset.shape[:3], steps), kept
+
+
+def _structure(
+    rows: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    grid: SamplingGrid,
+    shape: Sequence[int],
+    steps: Sequence[int],
+) -> _Sampling:
+    images, positions, taps = shape
     tables = (grid.y, grid.x, grid.last_y, grid.last_x, grid.line_rows, grid.start)
     pointers = [None if each is None else each.data_ptr() for each in (rows, offset, mask, *tables)]
     sizes = (images, len(rows) // images if images else 0, positions, taps, rows.shape[1], grid.pixel_rows)
-    steps = (*offset.stride()[:2], *((0, 0) if mask is None else mask.stride()[:2]))
-    kept = [each for each in (rows, offset, mask) if each is not None]
-    return _Sampling(*pointers, *sizes, *steps, torch.get_num_threads()), kept
+    return _Sampling(*pointers, *sizes, *steps, torch.get_num_threads())
 
 
-def _panels(matrix: Tensor, samples: Samples, products: Products, transposed: bool) -> Tensor:
+def _panels(matrix: Tensor, taps: int, channels: int, products: Products, transposed: bool) -> Tensor:
     """The matrix (C_out, K * C) as the loops read it."""
-    taps, channels = samples.offset.shape[2], samples.rows.shape[1]
     sizes = (channels, len(matrix))
     matrix = matrix.to(products.dtype).contiguous()
     panels = matrix.new_empty(taps * _number("panels_size", products, *(sizes[::-1] if transposed else sizes)))

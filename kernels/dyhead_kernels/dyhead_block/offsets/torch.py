@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...deform_conv.packed import native
 from ...deform_conv.packed.torch import Samples
 from ...pyramid import Pyramid
 from ..layout import BRANCHES, HIGH, LOW, MID, BranchLayout
@@ -13,16 +14,22 @@ from ..parameters import OFFSETS, TAPS, BlockParameters, OffsetMode
 from .reference import high_branch_offsets, offset_scale
 
 
-def forward(maps: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mask: Tensor) -> None:
-    """Offsets and masks of every position of `maps` (N, S, C_in), written to `offset_mask` (N, S, 27).
+def forward(values: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mask: Tensor) -> None:
+    """Offsets and masks of every position of `values` (N, S, C_in), contiguous, written to `offset_mask` (N, S, 27).
 
     The offset convolution stays in float32 under autocast: offsets rounded to bfloat16 move the sampling positions, and
     a block's gradients with them by a tenth.
     """
-    weight, bias = parameters.offset_weight.to(maps.dtype), parameters.offset_bias.to(maps.dtype)
-    levels = zip(Pyramid(maps, layout.shapes).levels(), Pyramid(offset_mask, layout.shapes).levels(), strict=True)
-    for level, offset_mask_level in levels:
-        offset_mask_level.copy_(F.conv2d(level, weight, bias, padding=1))
+    weight, bias = parameters.offset_weight, parameters.offset_bias.to(offset_mask.dtype)
+    if offset_mask.dtype == torch.float32 and native.convolves(values):
+        grid = layout.grid(MID, offset_mask.dtype, values.device)
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
+        torch.add(native.convolve(values.flatten(0, 1), len(values), grid, matrix), bias, out=offset_mask)
+    else:
+        maps, weight = values.to(offset_mask.dtype), weight.to(offset_mask.dtype)
+        levels = zip(Pyramid(maps, layout.shapes).levels(), Pyramid(offset_mask, layout.shapes).levels(), strict=True)
+        for level, offset_mask_level in levels:
+            offset_mask_level.copy_(F.conv2d(level, weight, bias, padding=1))
     offset_mask[..., OFFSETS:].sigmoid_()
 
 
