@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -18,13 +19,15 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .backends import cache_folder, compiler_name, native_is_wanted
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
-SECONDS = 120  # that a compiler may take; it takes two
+INCLUDED = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+SECONDS = 120  # that a compiler may take; it takes three
 
 
 @cache
@@ -50,9 +53,20 @@ def call(source: Path, function: str, *arguments: object) -> None:
     """Call a function of a compiled source: tensors and None become pointers, integers 64 bits wide. Python's lock is
     released meanwhile.
     """
+    _function(source, function)(*map(_converted, arguments))
+
+
+def number(source: Path, function: str, *arguments: object) -> int:
+    """What a function of a compiled source answers, 64 bits wide; arguments as for `call`."""
+    found = _function(source, function)
+    found.restype = ctypes.c_int64
+    return int(found(*map(_converted, arguments)))
+
+
+def _function(source: Path, name: str) -> Any:
     compiled = library(source)
     assert compiled is not None
-    getattr(compiled, function)(*map(_converted, arguments))
+    return getattr(compiled, name)
 
 
 def _converted(argument: object) -> object:
@@ -78,11 +92,22 @@ def _folder() -> Path:
 
 
 def _key(source: Path, compiler: Sequence[str]) -> str:
-    """A name for what comes out: it depends on the source, the compiler, the flags, the CPU and PyTorch's OpenMP."""
+    """A name for what comes out, by the source with its headers, the compiler, the flags, the CPU, PyTorch's OpenMP."""
     command = [*compiler, "--version"]
     version = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
-    parts = (source.read_text(encoding="utf-8"), version, *FLAGS, _cpu(), str(_openmp()))
+    parts = (*_texts(source), version, *FLAGS, _cpu(), str(_openmp()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _texts(source: Path) -> list[str]:
+    """The text of a source, and of each file beside it that it includes."""
+    texts, waiting = {}, [source]
+    while waiting:
+        path = waiting.pop()
+        if path not in texts:
+            texts[path] = path.read_text(encoding="utf-8")
+            waiting += [path.with_name(name) for name in INCLUDED.findall(texts[path])]
+    return list(texts.values())
 
 
 def _cpu() -> str:

@@ -55,7 +55,7 @@ def backward(
     samples = _samples(input, offset, weight, mask, stride, padding, dilation)
     channels, offset_groups = input.shape[1], _offset_groups(offset, weight)
     matrix = _matrix(weight, channels, offset_groups)
-    grad_rows = torch.zeros_like(samples.rows) if input_needed else None
+    grad_rows = torch.zeros_like(samples.rows, dtype=samples.offset.dtype) if input_needed else None
     grad_output = grad_output.permute(0, 2, 3, 1).flatten(1, 2)
 
     grad_offset = grad_mask = grad_matrix = None
@@ -70,7 +70,7 @@ def backward(
     if grad_matrix is not None:
         grad_weight = _weight(grad_matrix, weight.shape, channels, offset_groups).to(weight.dtype)
     if bias is not None and bias_needed:
-        grad_bias = grad_output.sum(dim=(0, 1), dtype=samples.rows.dtype).to(bias.dtype)
+        grad_bias = grad_output.sum(dim=(0, 1), dtype=samples.offset.dtype).to(bias.dtype)
     if grad_offset is not None:
         grad_offset = grad_offset.permute(0, 2, 3, 1).reshape(offset.shape).to(offset.dtype)
     if mask is not None and grad_mask is not None:
@@ -99,7 +99,7 @@ def _samples(
         offset_groups,
     )
     return Samples(
-        input.permute(0, 2, 3, 1).to(dtype).reshape(-1, channels // offset_groups).contiguous(),
+        input.permute(0, 2, 3, 1).reshape(-1, channels // offset_groups).contiguous(),
         offset.to(dtype).flatten(2).unflatten(1, (-1, 2)).permute(0, 3, 1, 2),
         None if mask is None else mask.to(dtype).flatten(2).transpose(1, 2),
         grid,

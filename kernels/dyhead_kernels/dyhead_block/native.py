@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..compiled import call, library
+from ..compiled import call, library, number
 from .layout import BranchLayout
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -37,7 +37,7 @@ def measure(convolved: Sequence[Tensor], layout: BranchLayout, moments: Sequence
     maps, shapes = _maps(convolved, layout)
     weights = [layout.upsampling_weights(level, torch.float32, torch.device("cpu")) for level in layout.levels[:-1]]
     pointers = (ctypes.c_void_p * len(layout.levels))(*(each.data_ptr() for each in weights))
-    pieces = convolved[1].new_empty(_count(maps), 4, convolved[1].shape[2])
+    pieces = convolved[1].new_empty(number(SOURCE, "piece_count", ctypes.byref(maps)), 4, convolved[1].shape[2])
     call(SOURCE, "measure", ctypes.byref(maps), pointers, pieces, *moments)
     del shapes
 
@@ -50,13 +50,6 @@ def mix(
     rows = [each.contiguous() for each in (mean, *coefficients)]
     call(SOURCE, "mix", ctypes.byref(maps), *rows, output)
     del shapes
-
-
-def _count(maps: _Maps) -> int:
-    compiled = library(SOURCE)
-    assert compiled is not None
-    compiled.piece_count.restype = ctypes.c_int64
-    return int(compiled.piece_count(ctypes.byref(maps)))
 
 
 def _maps(convolved: Sequence[Tensor], layout: BranchLayout) -> tuple[_Maps, ctypes.Array[ctypes.c_int64]]:

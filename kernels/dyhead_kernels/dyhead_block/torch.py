@@ -63,12 +63,12 @@ def forward(
     """
     output, *allocated = state_like(values, parameters, layout, offset_mode, norm_groups)
     state = State(*allocated)
-    maps = values.to(state.offset_mask.dtype).contiguous()
-    offsets.forward(maps, parameters, layout, state.offset_mask)
+    rows = _rows(values, parameters.conv_weight)
+    offsets.forward(rows, parameters, layout, state.offset_mask)
     convolved = (state.high, state.mid, state.low)
-    for branch, samples in enumerate(offsets.branch_samples(maps, state.offset_mask, layout, offset_mode)):
+    for branch, samples in enumerate(offsets.branch_samples(rows, state.offset_mask, layout, offset_mode)):
         deform_conv.forward(samples, _matrix(parameters.conv_weight[branch]), convolved[branch])
-    del maps, samples  # not needed any more, and as large as the maps to come
+    del rows, samples  # not needed any more, and as large as the maps to come
     moments = Moments(*state.moments.unbind())
     attention.measure(convolved, layout, moments)
     coefficients = attention.forward(moments, parameters, layout, norm_groups)
@@ -105,7 +105,8 @@ def backward(
     grad_rows = None if grad_maps is None else grad_maps.flatten(0, 1)
     grad_conv_weight = torch.empty_like(parameters.conv_weight, memory_format=torch.contiguous_format)
     grad_branches: list[tuple[Tensor, Tensor]] = []
-    for branch, samples in enumerate(offsets.branch_samples(maps, offset_mask, layout, offset_mode)):
+    rows = _rows(values, parameters.conv_weight)
+    for branch, samples in enumerate(offsets.branch_samples(rows, offset_mask, layout, offset_mode)):
         weight = parameters.conv_weight[branch]
         grad_offset, grad_mask, grad_matrix = deform_conv.backward(
             grad_convolved.pop(0), samples, _matrix(weight), grad_rows, True, parameters_needed
@@ -121,6 +122,11 @@ def backward(
         None if grad_maps is None else grad_maps.to(values.dtype),
         [grads[field.name] if parameters_needed else None for field in fields(BlockParameters)],
     )
+
+
+def _rows(values: Tensor, weight: Tensor) -> Tensor:
+    """Rows to sample: the values where they are in the matrix product's dtype, else in that of sampling."""
+    return values.to(values.dtype if values.dtype == weight.dtype else sampling_dtype(values, weight)).contiguous()
 
 
 def _matrix(weight: Tensor) -> Tensor:

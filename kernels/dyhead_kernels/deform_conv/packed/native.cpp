@@ -1,211 +1,120 @@
-// Deformable convolution of packed maps on a CPU, forward and backward, float32.
+// Deformable convolution of packed maps on a CPU, forward and backward.
 //
 // A tile of positions is sampled, blended and multiplied tap by tap while it lies in a core's own cache, and threads take
 // tiles as they become free: nobody waits for a slower one but at the very end. Sums are taken in an order that depends
 // on sizes alone, so results are the same for any number of threads.
+//
+// `Products` is `Float32`, which says what its members are, or one of `Bfloat16Products`.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <new>
+#include <type_traits>
+
+#include "bfloat16.h"
+#include "float32.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 12;
-#elif defined(__AVX__)
-constexpr int LANES = 8, ROWS = 6;
-#elif defined(__aarch64__)
-constexpr int LANES = 4, ROWS = 12;
-#else
-constexpr int LANES = 4, ROWS = 6;
-#endif
-constexpr int WIDTH = 2 * LANES;  // columns of a panel
-
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
-typedef float Unaligned __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
-
-inline Vector load(const float* at) { return *reinterpret_cast<const Unaligned*>(at); }
-inline void store(float* at, Vector value) { *reinterpret_cast<Unaligned*>(at) = value; }
-
-// Memory of one thread, aligned to cache lines.
-class Scratch {
- public:
-  explicit Scratch(int64_t count)
-      : at_(static_cast<float*>(std::aligned_alloc(64, (std::max<int64_t>(count, 1) * sizeof(float) + 63) / 64 * 64))) {
-    if (at_ == nullptr) throw std::bad_alloc();
-  }
-  ~Scratch() { std::free(at_); }
-  Scratch(const Scratch&) = delete;
-  operator float*() const { return at_; }
-
- private:
-  float* at_;
-};
-
-inline int64_t parts(int64_t count, int64_t length) { return (count + length - 1) / length; }
-
-// Factors (rows, depth) of a product, rows one after the other; TRANSPOSED means (depth, rows).
-template <bool TRANSPOSED>
-inline float at(const float* left, int64_t step, int64_t row, int64_t k) {
-  return TRANSPOSED ? left[k * step + row] : left[row * step + k];
+// matrix (out_channels, taps * channels) -> panels of each tap: for columns times the tap, or for outputs' gradients times
+// its transpose.
+template <class Products, class Value = typename Products::Value>
+void pack_matrix(const Value* matrix, int64_t out_channels, int64_t taps, int64_t channels, bool transposed,
+                 Value* panels, int64_t threads) {
+  const int64_t depth = transposed ? out_channels : channels, columns = transposed ? channels : out_channels;
+  const int64_t step = taps * channels, size = Products::panels_size(depth, columns);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t tap = 0; tap < taps; ++tap)
+    Products::pack(matrix + tap * channels, transposed ? step : 1, transposed ? 1 : step, depth, columns,
+                   panels + tap * size);
 }
 
-// out (N, WIDTH) = left (N, depth) . panel (depth, WIDTH), or added to what is there.
-template <int N, bool TRANSPOSED>
-void multiply_block(const float* __restrict left, int64_t step, const float* __restrict panel, int64_t depth,
-                    float* __restrict out, int64_t out_step, bool add) {
-  Vector sum[N][2];
-#pragma GCC unroll 16
-  for (int row = 0; row < N; ++row) {
-    sum[row][0] = add ? load(out + row * out_step) : Vector{};
-    sum[row][1] = add ? load(out + row * out_step + LANES) : Vector{};
+// The row on which a tap lies that nothing moves, zeros where it lies off the map.
+template <class Value>
+void copy_row(const Sampling& p, int64_t place, int64_t tap, Value* to) {
+  const int64_t cell = place % p.positions * p.taps + tap;
+  const float y = p.y[cell], x = p.x[cell];
+  if (y < 0 || x < 0 || y > p.last_y[cell] || x > p.last_x[cell]) {
+    std::memset(to, 0, p.channels * sizeof(Value));
+    return;
   }
-  for (int64_t k = 0; k < depth; ++k) {
-    const Vector first = load(panel + k * WIDTH), second = load(panel + k * WIDTH + LANES);
-#pragma GCC unroll 16
-    for (int row = 0; row < N; ++row) {
-      const float factor = at<TRANSPOSED>(left, step, row, k);
-      sum[row][0] += factor * first;
-      sum[row][1] += factor * second;
+  const int64_t row = place / p.positions * p.image_rows + p.start[cell] + static_cast<int64_t>(y) * p.line_rows[cell] +
+                      static_cast<int64_t>(x) * p.pixel_rows;
+  std::memcpy(to, static_cast<const Value*>(p.rows) + row * p.channels, p.channels * sizeof(Value));
+}
+
+// output (images * positions, out_channels), written. Without offsets an ordinary convolution.
+template <class Products, class Output, class Value = typename Products::Value>
+void forward(const Sampling& p, const Value* panels, int64_t out_channels, Output* output) {
+  constexpr int64_t BLOCK = Products::BLOCK;
+  constexpr bool ROUNDS = !std::is_same<Output, float>::value;  // sums lie apart from the output until they are whole
+  const int64_t places = p.images * p.positions, tap_size = Products::panels_size(p.channels, out_channels);
+  const int64_t step = Products::row_step(p.channels);
+#pragma omp parallel num_threads(p.threads)
+  {
+    [[maybe_unused]] const Products products;
+    const Scratch<Value> columns(BLOCK * step);
+    const Scratch<float> own(ROUNDS ? TILE * out_channels : 0);
+    std::memset(columns, 0, BLOCK * step * sizeof(Value));
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t tile = 0; tile < parts(places, TILE); ++tile) {
+      const int64_t first = tile * TILE, count = std::min(places - first, TILE);
+      Output* const to = output + first * out_channels;
+      float* const sums = ROUNDS ? static_cast<float*>(own) : reinterpret_cast<float*>(to);
+      for (int64_t tap = 0; tap < p.taps; ++tap)
+        for (int64_t start = 0; start < count; start += BLOCK) {
+          const int64_t rows = std::min(count - start, BLOCK);
+          for (int64_t each = 0; each < rows; ++each) {
+            const int64_t place = first + start + each;
+            if (p.offset == nullptr)
+              copy_row<Value>(p, place, tap, columns + each * step);
+            else
+              Products::blend(p, Corners(p, place, tap), columns + each * step);
+          }
+          Products::multiply(columns, step, rows, panels + tap * tap_size, p.channels, sums + start * out_channels,
+                             out_channels, out_channels, tap > 0);
+        }
+      if constexpr (ROUNDS) Products::round(sums, count * out_channels, to);
     }
   }
-#pragma GCC unroll 16
-  for (int row = 0; row < N; ++row) {
-    store(out + row * out_step, sum[row][0]);
-    store(out + row * out_step + LANES, sum[row][1]);
-  }
 }
 
-template <int N, bool TRANSPOSED>
-void multiply_rows(int rows, const float* left, int64_t step, const float* panel, int64_t depth, float* out,
-                   int64_t out_step, bool add) {
-  if constexpr (N > 0) {
-    if (rows == N)
-      multiply_block<N, TRANSPOSED>(left, step, panel, depth, out, out_step, add);
-    else
-      multiply_rows<N - 1, TRANSPOSED>(rows, left, step, panel, depth, out, out_step, add);
-  }
-}
-
-// out (rows, columns) = left (rows, depth) . panels (panels, depth, WIDTH), or added to what is there.
-template <bool TRANSPOSED>
-void multiply(const float* left, int64_t step, int64_t rows, const float* panels, int64_t depth, float* out,
-              int64_t out_step, int64_t columns, bool add) {
-  alignas(64) float edge[ROWS * WIDTH] = {};
-  for (int64_t panel = 0; panel * WIDTH < columns; ++panel) {
-    const int64_t width = std::min<int64_t>(columns - panel * WIDTH, WIDTH);
-    for (int64_t row = 0; row < rows; row += ROWS) {
-      const int count = static_cast<int>(std::min<int64_t>(rows - row, ROWS));
-      const float* from = TRANSPOSED ? left + row : left + row * step;
-      const float* factor = panels + panel * depth * WIDTH;
-      float* to = out + row * out_step + panel * WIDTH;
-      if (width == WIDTH) {
-        multiply_rows<ROWS, TRANSPOSED>(count, from, step, factor, depth, to, out_step, add);
-        continue;
+// Parts of the gradient of the matrix, (part_count, out_channels, taps * channels), each over an equal run of blocks of
+// positions and added to what is there. Their sum in order is the gradient. `packed` has room for the gradients of all
+// blocks.
+template <class Products, class Value = typename Products::Value>
+void weight_backward(const Sampling& p, const Value* grad_output, int64_t out_channels, int64_t block_channels,
+                     int64_t part_count, Value* packed, float* grad_matrix) {
+  constexpr int64_t LENGTH = Products::WEIGHT_BLOCK;
+  const int64_t places = p.images * p.positions, runs = parts(places, LENGTH), step = p.taps * p.channels;
+  const int64_t blocks = parts(p.channels, block_channels), packed_size = Products::gradients_size(out_channels);
+#pragma omp parallel num_threads(p.threads)
+  {
+    [[maybe_unused]] const Products products;
+    const Scratch<Value> columns(Products::panels_size(LENGTH, block_channels));
+#pragma omp for schedule(dynamic)
+    for (int64_t run = 0; run < runs; ++run)
+      Products::pack_gradients(grad_output + run * LENGTH * out_channels, std::min(places - run * LENGTH, LENGTH),
+                               out_channels, packed + run * packed_size);
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t job = 0; job < part_count * p.taps * blocks; ++job) {
+      const int64_t part = job / (p.taps * blocks), tap = job / blocks % p.taps, block = job % blocks;
+      const int64_t first_channel = block * block_channels;
+      const int64_t channels = std::min(p.channels - first_channel, block_channels);
+      float* to = grad_matrix + part * out_channels * step + tap * p.channels + first_channel;
+      for (int64_t run = runs * part / part_count; run < runs * (part + 1) / part_count; ++run) {
+        const int64_t first = run * LENGTH, count = std::min(places - first, LENGTH);
+        Products::add_weights(p, first, count, tap, first_channel, channels, grad_output + first * out_channels,
+                              packed + run * packed_size, out_channels, columns, to, step);
       }
-      for (int each = 0; add && each < count; ++each)
-        std::memcpy(edge + each * WIDTH, to + each * out_step, width * sizeof(float));
-      multiply_rows<ROWS, TRANSPOSED>(count, from, step, factor, depth, edge, WIDTH, add);
-      for (int each = 0; each < count; ++each)
-        std::memcpy(to + each * out_step, edge + each * WIDTH, width * sizeof(float));
     }
   }
-}
-
-// (depth, columns) -> (panels, depth, WIDTH), zeros behind the last column.
-void pack_panels(const float* from, int64_t depth_step, int64_t column_step, int64_t depth, int64_t columns, float* to) {
-  for (int64_t panel = 0; panel * WIDTH < columns; ++panel) {
-    const int64_t width = std::min<int64_t>(columns - panel * WIDTH, WIDTH);
-    const float* source = from + panel * WIDTH * column_step;
-    for (int64_t k = 0; k < depth; ++k, source += depth_step, to += WIDTH) {
-      for (int64_t lane = 0; lane < width; ++lane) to[lane] = source[lane * column_step];
-      for (int64_t lane = width; lane < WIDTH; ++lane) to[lane] = 0.0f;
-    }
-  }
-}
-
-}  // namespace
-
-extern "C" {
-
-// The layout is that of `native.Samples_`; sizes and steps count elements.
-struct Sampling {
-  const float* rows;  // (images * image_rows, channels)
-  const float* offset;
-  const float* mask;  // or null
-  const float *y, *x, *last_y, *last_x;  // (positions, taps)
-  const int32_t *line_rows, *start;      // (positions, taps)
-  int64_t images, image_rows, positions, taps, channels, pixel_rows;
-  int64_t offset_image, offset_position, mask_image, mask_position;
-  int64_t threads;
-};
-
-}  // extern "C"
-
-namespace {
-
-// One axis of a sampling position, as `sampling._Axis`.
-struct Axis {
-  float low, high, low_inside, high_inside, low_share, high_share;
-
-  Axis(float position, float last) {
-    float floor = std::floor(position);
-    floor = std::isnan(floor) ? -2.0f : floor;  // a NaN must not become an address: it lies off the map
-    const float fraction = position - floor;    // and stays one here
-    low = std::min(std::max(floor, 0.0f), last);
-    high = std::min(std::max(floor + 1, 0.0f), last);
-    low_inside = low == floor;
-    high_inside = high == floor + 1;
-    low_share = (1 - fraction) * low_inside;
-    high_share = fraction * high_inside;
-  }
-};
-
-// The four corners that one tap of one position blends: top left, top right, bottom left, bottom right.
-struct Corners {
-  Axis y, x;
-  float mask;
-  int64_t row[4];
-  float weight[4];
-
-  Corners(const Sampling& p, int64_t place, int64_t tap)
-      : Corners(p, place / p.positions, place % p.positions, tap, place % p.positions * p.taps + tap) {}
-
- private:
-  Corners(const Sampling& p, int64_t image, int64_t position, int64_t tap, int64_t cell)
-      : y(p.y[cell] + p.offset[image * p.offset_image + position * p.offset_position + 2 * tap], p.last_y[cell]),
-        x(p.x[cell] + p.offset[image * p.offset_image + position * p.offset_position + 2 * tap + 1], p.last_x[cell]),
-        mask(p.mask == nullptr ? 1.0f : p.mask[image * p.mask_image + position * p.mask_position + tap]) {
-    const int64_t start = p.start[cell] + image * p.image_rows;
-    const int64_t top = start + static_cast<int64_t>(y.low) * p.line_rows[cell];
-    const int64_t bottom = start + static_cast<int64_t>(y.high) * p.line_rows[cell];
-    const int64_t left = static_cast<int64_t>(x.low) * p.pixel_rows, right = static_cast<int64_t>(x.high) * p.pixel_rows;
-    row[0] = top + left, row[1] = top + right, row[2] = bottom + left, row[3] = bottom + right;
-    const float above = y.low_share * mask, below = y.high_share * mask;
-    weight[0] = above * x.low_share, weight[1] = above * x.high_share;
-    weight[2] = below * x.low_share, weight[3] = below * x.high_share;
-  }
-};
-
-// `channels` blended values from `first` on.
-void blend(const Sampling& p, const Corners& corners, int64_t first, int64_t channels, float* to) {
-  const float* at[4];
-  for (int corner = 0; corner < 4; ++corner) at[corner] = p.rows + corners.row[corner] * p.channels + first;
-  const float* w = corners.weight;
-  int64_t c = 0;
-  for (; c + LANES <= channels; c += LANES)
-    store(to + c, w[0] * load(at[0] + c) + w[1] * load(at[1] + c) + w[2] * load(at[2] + c) + w[3] * load(at[3] + c));
-  for (; c < channels; ++c) to[c] = w[0] * at[0][c] + w[1] * at[1][c] + w[2] * at[2][c] + w[3] * at[3][c];
 }
 
 // Products of a column's gradient with the four rows that it blends.
+template <class Value>
 void multiply_corners(const Sampling& p, const Corners& corners, const float* grad, float* products) {
   Vector sum[4] = {};
-  const float* at[4];
-  for (int corner = 0; corner < 4; ++corner) at[corner] = p.rows + corners.row[corner] * p.channels;
+  const Value* at[4];
+  for (int corner = 0; corner < 4; ++corner)
+    at[corner] = static_cast<const Value*>(p.rows) + corners.row[corner] * p.channels;
   int64_t c = 0;
   for (; c + LANES <= p.channels; c += LANES) {
     const Vector factor = load(grad + c);
@@ -214,90 +123,7 @@ void multiply_corners(const Sampling& p, const Corners& corners, const float* gr
   for (int corner = 0; corner < 4; ++corner) {
     products[corner] = 0;
     for (int lane = 0; lane < LANES; ++lane) products[corner] += sum[corner][lane];
-    for (int64_t rest = c; rest < p.channels; ++rest) products[corner] += grad[rest] * at[corner][rest];
-  }
-}
-
-// to += weight * from
-void add_row(float* to, const float* from, float weight, int64_t count) {
-  int64_t index = 0;
-  for (; index + LANES <= count; index += LANES) store(to + index, load(to + index) + weight * load(from + index));
-  for (; index < count; ++index) to[index] += weight * from[index];
-}
-
-constexpr int64_t TILE = 96;  // positions: columns of a tap, their outputs and a tap's weights fit a core's cache
-
-}  // namespace
-
-extern "C" {
-
-int64_t panel_width() { return WIDTH; }
-
-// matrix (out_channels, taps * channels) -> panels, two-fold: for columns times the matrix (taps, ...), and for outputs'
-// gradients times its transpose (taps, ...), where asked for.
-void pack_matrix(const float* matrix, int64_t out_channels, int64_t taps, int64_t channels, float* forward,
-                 float* backward, int64_t threads) {
-  const int64_t out_panels = parts(out_channels, WIDTH), panels = parts(channels, WIDTH);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    const float* from = matrix + tap * channels;
-    if (forward != nullptr)
-      pack_panels(from, 1, taps * channels, channels, out_channels, forward + tap * out_panels * channels * WIDTH);
-    if (backward != nullptr)
-      pack_panels(from, taps * channels, 1, out_channels, channels, backward + tap * panels * out_channels * WIDTH);
-  }
-}
-
-// output (images * positions, out_channels), written.
-void deform_conv_forward(const Sampling* sampling, const float* panels, int64_t out_channels, float* output) {
-  const Sampling& p = *sampling;
-  const int64_t places = p.images * p.positions, tap_size = parts(out_channels, WIDTH) * p.channels * WIDTH;
-#pragma omp parallel num_threads(p.threads)
-  {
-    const Scratch columns(TILE * p.channels);
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t tile = 0; tile < parts(places, TILE); ++tile) {
-      const int64_t first = tile * TILE, count = std::min(places - first, TILE);
-      for (int64_t tap = 0; tap < p.taps; ++tap) {
-        for (int64_t each = 0; each < count; ++each)
-          blend(p, Corners(p, first + each, tap), 0, p.channels, columns + each * p.channels);
-        multiply<false>(columns, p.channels, count, panels + tap * tap_size, p.channels, output + first * out_channels,
-                        out_channels, out_channels, tap > 0);
-      }
-    }
-  }
-}
-
-// Parts of the gradient of the matrix, (part_count, taps * channels, out_channels), written: each over an equal run of
-// tiles. Their sum in order is the gradient. `packed` has room for (tiles, panels, TILE, WIDTH).
-void deform_conv_weight_backward(const Sampling* sampling, const float* grad_output, int64_t out_channels,
-                                 int64_t block_channels, int64_t part_count, float* packed, float* grad_matrix_t) {
-  const Sampling& p = *sampling;
-  const int64_t places = p.images * p.positions, tiles = parts(places, TILE);
-  const int64_t blocks = parts(p.channels, block_channels), tile_size = parts(out_channels, WIDTH) * TILE * WIDTH;
-#pragma omp parallel num_threads(p.threads)
-  {
-    const Scratch columns(TILE * block_channels);
-#pragma omp for schedule(dynamic)
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t first = tile * TILE, count = std::min(places - first, TILE);
-      pack_panels(grad_output + first * out_channels, out_channels, 1, count, out_channels, packed + tile * tile_size);
-    }
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t job = 0; job < part_count * p.taps * blocks; ++job) {
-      const int64_t part = job / (p.taps * blocks), tap = job / blocks % p.taps, block = job % blocks;
-      const int64_t first_channel = block * block_channels;
-      const int64_t channels = std::min(p.channels - first_channel, block_channels);
-      float* to = grad_matrix_t + ((part * p.taps + tap) * p.channels + first_channel) * out_channels;
-      std::memset(to, 0, channels * out_channels * sizeof(float));
-      for (int64_t tile = tiles * part / part_count; tile < tiles * (part + 1) / part_count; ++tile) {
-        const int64_t first = tile * TILE, count = std::min(places - first, TILE);
-        for (int64_t each = 0; each < count; ++each)
-          blend(p, Corners(p, first + each, tap), first_channel, channels, columns + each * block_channels);
-        multiply<true>(columns, block_channels, channels, packed + tile * tile_size, count, to, out_channels,
-                       out_channels, true);
-      }
-    }
+    for (int64_t rest = c; rest < p.channels; ++rest) products[corner] += grad[rest] * widened(at[corner][rest]);
   }
 }
 
@@ -306,17 +132,18 @@ void deform_conv_weight_backward(const Sampling* sampling, const float* grad_out
 //
 // `bags` holds the gradients of the columns of `chunk` places, (chunk, taps, channels): first they are made, tile by
 // tile, then each stripe of rows takes what falls to it, in the order of places, taps and corners.
-void deform_conv_backward(const Sampling* sampling, const float* grad_output, const float* panels, int64_t out_channels,
-                          float* grad_rows, float* grad_offset, float* grad_mask, float* bags, int64_t chunk,
-                          int64_t stripe_rows) {
-  const Sampling& p = *sampling;
+template <class Products, class Value = typename Products::Value>
+void backward(const Sampling& p, const Value* grad_output, const Value* panels, int64_t out_channels, float* grad_rows,
+              float* grad_offset, float* grad_mask, float* bags, int64_t chunk, int64_t stripe_rows) {
   const int64_t places = p.images * p.positions, all_rows = p.images * p.image_rows;
-  const int64_t tap_size = parts(p.channels, WIDTH) * out_channels * WIDTH, bag_step = p.taps * p.channels;
+  const int64_t tap_size = Products::panels_size(out_channels, p.channels), bag_step = p.taps * p.channels;
   const int64_t chunk_tiles = parts(chunk, TILE), stripes = parts(all_rows, stripe_rows);
   int64_t* reach = new int64_t[2 * chunk_tiles * p.taps];  // first and last row that a tile's tap meets
 #pragma omp parallel num_threads(p.threads)
   {
-    const Scratch own(grad_rows == nullptr ? TILE * p.channels : 0);
+    [[maybe_unused]] const Products products;
+    const Scratch<Value> left(Products::left_size(out_channels));
+    const Scratch<float> own(grad_rows == nullptr ? TILE * p.channels : 0);
     for (int64_t start = 0; start < places; start += chunk) {
       const int64_t end = std::min(start + chunk, places), tiles = parts(end - start, TILE);
 #pragma omp for schedule(dynamic)
@@ -325,8 +152,9 @@ void deform_conv_backward(const Sampling* sampling, const float* grad_output, co
         const int64_t first = start + tile * TILE, count = std::min(end - first, TILE);
         float* grad = grad_rows == nullptr ? static_cast<float*>(own) : bags + (first - start) * bag_step + tap * p.channels;
         const int64_t step = grad_rows == nullptr ? p.channels : bag_step;
-        multiply<false>(grad_output + first * out_channels, out_channels, count, panels + tap * tap_size, out_channels,
-                        grad, step, p.channels, false);
+        const Value* rows = Products::left_rows(grad_output + first * out_channels, count, out_channels, left);
+        Products::multiply(rows, Products::row_step(out_channels), count, panels + tap * tap_size, out_channels, grad, step,
+                           p.channels, false);
         int64_t lowest = all_rows, highest = -1;
         for (int64_t each = 0; each < count; ++each) {
           const Corners corners(p, first + each, tap);
@@ -334,7 +162,7 @@ void deform_conv_backward(const Sampling* sampling, const float* grad_output, co
           highest = std::max(highest, corners.row[3]);
           if (grad_offset == nullptr) continue;
           float sum[4];
-          multiply_corners(p, corners, grad + each * step, sum);
+          multiply_corners<Value>(p, corners, grad + each * step, sum);
           const Axis &y = corners.y, &x = corners.x;
           const float top = sum[0] * x.low_share + sum[1] * x.high_share;
           const float bottom = sum[2] * x.low_share + sum[3] * x.high_share;
@@ -369,6 +197,106 @@ void deform_conv_backward(const Sampling* sampling, const float* grad_output, co
     }
   }
   delete[] reach;
+}
+
+template <class Products>
+struct Named {
+  typedef Products Kind;
+  typedef typename Products::Value Value;
+};
+
+// Kinds of products, as `native.Products` counts them.
+constexpr int64_t DOTS = 1, TILES = 2;
+
+// Calls `run` with the products of a kind.
+template <class Run>
+auto with(int64_t kind, Run run) {
+#if defined(HAS_BFLOAT16)
+  if (kind == TILES) return run(Named<Bfloat16Products<true>>());
+  if (kind == DOTS) return run(Named<Bfloat16Products<false>>());
+#endif
+  return run(Named<Float32>());
+}
+
+}  // namespace
+
+extern "C" {
+
+// Whether this CPU, compiler and process have a kind of products.
+int64_t has_products(int64_t kind) {
+#if defined(HAS_BFLOAT16)
+  return kind == TILES ? tiles_are_granted() : true;
+#else
+  return kind != TILES && kind != DOTS;
+#endif
+}
+
+// The quickest kind for bfloat16. Intel's cores take so few dot products in a cycle that float32 is quicker there.
+int64_t bfloat16_products() {
+  if (has_products(TILES)) return TILES;
+#if defined(HAS_BFLOAT16)
+  if (!__builtin_cpu_is("intel")) return DOTS;
+#endif
+  return 0;
+}
+
+// Values of a packed matrix, and of packed gradients of so many places.
+int64_t panels_size(int64_t kind, int64_t depth, int64_t columns) {
+  return with(kind, [&](auto named) { return decltype(named)::Kind::panels_size(depth, columns); });
+}
+int64_t gradients_size(int64_t kind, int64_t places, int64_t out_channels) {
+  return with(kind, [&](auto named) {
+    using Kind = typename decltype(named)::Kind;
+    return parts(places, Kind::WEIGHT_BLOCK) * Kind::gradients_size(out_channels);
+  });
+}
+
+void deform_conv_pack(int64_t kind, const void* matrix, int64_t out_channels, int64_t taps, int64_t channels,
+                      int64_t transposed, void* panels, int64_t threads) {
+  with(kind, [&](auto named) {
+    using Value = typename decltype(named)::Value;
+    pack_matrix<typename decltype(named)::Kind>(static_cast<const Value*>(matrix), out_channels, taps, channels,
+                                                transposed, static_cast<Value*>(panels), threads);
+  });
+}
+
+void deform_conv_forward(int64_t kind, const Sampling* sampling, const void* panels, int64_t out_channels,
+                         void* output) {
+  with(kind, [&](auto named) {
+    using Value = typename decltype(named)::Value;
+    forward<typename decltype(named)::Kind>(*sampling, static_cast<const Value*>(panels), out_channels,
+                                            static_cast<Value*>(output));
+  });
+}
+
+// The same with sums as they are.
+void deform_conv_forward_float32(int64_t kind, const Sampling* sampling, const void* panels, int64_t out_channels,
+                                 float* output) {
+  with(kind, [&](auto named) {
+    using Value = typename decltype(named)::Value;
+    forward<typename decltype(named)::Kind>(*sampling, static_cast<const Value*>(panels), out_channels, output);
+  });
+}
+
+void deform_conv_weight_backward(int64_t kind, const Sampling* sampling, const void* grad_output, int64_t out_channels,
+                                 int64_t block_channels, int64_t part_count, void* packed, float* grad_matrix) {
+  with(kind, [&](auto named) {
+    using Value = typename decltype(named)::Value;
+    weight_backward<typename decltype(named)::Kind>(*sampling, static_cast<const Value*>(grad_output), out_channels,
+                                                    block_channels, part_count, static_cast<Value*>(packed),
+                                                    grad_matrix);
+  });
+}
+
+void deform_conv_backward(int64_t kind, const Sampling* sampling, const void* grad_output, const void* panels,
+                          int64_t out_channels, float* grad_rows, float* grad_offset, float* grad_mask, float* bags,
+                          int64_t chunk, int64_t stripe_rows) {
+  with(kind, [&](auto named) {
+    using Value = typename decltype(named)::Value;
+    backward<typename decltype(named)::Kind>(*sampling, static_cast<const Value*>(grad_output),
+                                             static_cast<const Value*>(panels), out_channels, grad_rows, grad_offset,
+                                             grad_mask, bags, chunk, stripe_rows);
+  });
 }
 
 }  // extern "C"

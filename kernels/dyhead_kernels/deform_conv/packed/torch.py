@@ -27,7 +27,7 @@ class Samples(NamedTuple):
     """Rows that a deformable convolution reads, and where.
 
     Attributes:
-        rows: (N * S, C) packed maps of N images, contiguous, in the dtype of `offset`.
+        rows: (N * S, C) packed maps of N images, contiguous; blended in the dtype of `offset` whatever theirs is.
         offset: (N, P, K, 2), (dy, dx) in pixels of the source map, float32 or float64.
         mask: (N, P, K) in the dtype of `offset`, or None.
         grid: P positions of K taps over the S rows of an image.
@@ -48,18 +48,17 @@ def forward(samples: Samples, matrix: Tensor, output: Tensor) -> None:
     """y(n, p) = sum over taps k: W_k (mask(n, p, k) * values blended at grid(p, k) + offset(n, p, k)).
 
     Args:
-        samples: blended in the dtype of their rows.
         matrix: (C_out, K * C), taps outermost, in the dtype of the matrix product.
         output: (N, P, C_out), contiguous, in the dtype of `matrix`; written.
     """
     if native.serves(samples, matrix):
         native.forward(samples, matrix, output)
         return
-    corners = samples.corners()
+    rows, corners = samples.rows.to(samples.offset.dtype), samples.corners()
     index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
     output_rows = output.view(-1, len(matrix))
-    for chunk in _chunks(len(index), matrix.shape[1] * samples.rows.element_size()):
-        columns = _blend(samples.rows, index[chunk], weight[chunk])
+    for chunk in _chunks(len(index), matrix.shape[1] * rows.element_size()):
+        columns = _blend(rows, index[chunk], weight[chunk])
         output_rows[chunk] = _multiply(columns.to(matrix.dtype), matrix)
 
 
@@ -75,17 +74,17 @@ def backward(
 
     Args:
         grad_output: (N, P, C_out) in the dtype of `matrix`.
-        grad_rows: like `samples.rows`; their gradient is added to it. None where it is not wanted.
+        grad_rows: (N * S, C) in the dtype of `offset`; the rows' gradient is added to it. None where it is not wanted.
         offset_needed: whether the gradients of offset and mask are wanted.
         matrix_needed: whether the gradient of the matrix is.
 
     Returns:
-        Gradients of offset and mask, in their shapes, and of matrix, (C_out, K * C) in the dtype of the rows; None for
-        what is not wanted.
+        Gradients of offset and mask, in their shapes, and of matrix, (C_out, K * C) in the dtype of `offset`; None
+        for what is not wanted.
     """
     if native.serves(samples, matrix) and grad_output.dtype == matrix.dtype:
         return native.backward(grad_output, samples, matrix, grad_rows, offset_needed, matrix_needed)
-    rows, matrix_t = samples.rows, matrix.t().contiguous()
+    rows, matrix_t = samples.rows.to(samples.offset.dtype), matrix.t().contiguous()
     corners = samples.corners()
     index, weight = corners.index.flatten(0, 1), corners.weight.flatten(0, 1)
     grad_output = grad_output.flatten(0, 1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...deform_conv.packed import native
 from ...deform_conv.packed.torch import Samples
 from ...pyramid import Pyramid
 from ..layout import BRANCHES, HIGH, LOW, MID, BranchLayout
@@ -13,16 +14,22 @@ from ..parameters import OFFSETS, TAPS, BlockParameters, OffsetMode
 from .reference import high_branch_offsets, offset_scale
 
 
-def forward(maps: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mask: Tensor) -> None:
-    """Offsets and masks of every position of `maps` (N, S, C_in), written to `offset_mask` (N, S, 27).
+def forward(values: Tensor, parameters: BlockParameters, layout: BranchLayout, offset_mask: Tensor) -> None:
+    """Offsets and masks of every position of `values` (N, S, C_in), contiguous, written to `offset_mask` (N, S, 27).
 
     The offset convolution stays in float32 under autocast: offsets rounded to bfloat16 move the sampling positions, and
     a block's gradients with them by a tenth.
     """
-    weight, bias = parameters.offset_weight.to(maps.dtype), parameters.offset_bias.to(maps.dtype)
-    levels = zip(Pyramid(maps, layout.shapes).levels(), Pyramid(offset_mask, layout.shapes).levels(), strict=True)
-    for level, offset_mask_level in levels:
-        offset_mask_level.copy_(F.conv2d(level, weight, bias, padding=1))
+    weight, bias = parameters.offset_weight, parameters.offset_bias.to(offset_mask.dtype)
+    if offset_mask.dtype == torch.float32 and native.convolves(values):
+        grid = layout.grid(MID, offset_mask.dtype, values.device)
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
+        torch.add(native.convolve(values.flatten(0, 1), len(values), grid, matrix), bias, out=offset_mask)
+    else:
+        maps, weight = values.to(offset_mask.dtype), weight.to(offset_mask.dtype)
+        levels = zip(Pyramid(maps, layout.shapes).levels(), Pyramid(offset_mask, layout.shapes).levels(), strict=True)
+        for level, offset_mask_level in levels:
+            offset_mask_level.copy_(F.conv2d(level, weight, bias, padding=1))
     offset_mask[..., OFFSETS:].sigmoid_()
 
 
@@ -54,8 +61,8 @@ def backward(
     return total_weight.to(parameters.offset_weight.dtype), total_bias.to(parameters.offset_bias.dtype)
 
 
-def branch_samples(maps: Tensor, offset_mask: Tensor, layout: BranchLayout, mode: OffsetMode) -> list[Samples]:
-    """Samples of `maps` (N, S, C_in) that the branches high, mid and low take."""
+def branch_samples(values: Tensor, offset_mask: Tensor, layout: BranchLayout, mode: OffsetMode) -> list[Samples]:
+    """Samples of `values` (N, S, C_in), contiguous, that the branches high, mid and low take."""
     offset, mask = (Pyramid(part, layout.shapes) for part in (offset_mask[..., :OFFSETS], offset_mask[..., OFFSETS:]))
     high = [(offset.values[:, :0], mask.values[:, :0])]
     for level in layout.levels[:-1]:
@@ -68,9 +75,9 @@ def branch_samples(maps: Tensor, offset_mask: Tensor, layout: BranchLayout, mode
         MID: (offset.values, mask.values),
         LOW: (offset.values[:, coarser], mask.values[:, coarser]),
     }
-    rows = maps.flatten(0, 1)
+    rows = values.flatten(0, 1)
     return [
-        Samples(rows, offset.unflatten(-1, (TAPS, 2)), mask, layout.grid(branch, maps.dtype, maps.device))
+        Samples(rows, offset.unflatten(-1, (TAPS, 2)), mask, layout.grid(branch, offset.dtype, values.device))
         for branch, (offset, mask) in ((branch, branches[branch]) for branch in BRANCHES)
     ]
 
