@@ -103,7 +103,12 @@ def test_what_is_complete_is_never_trained_again(scripted: Callable[..., int], t
     assert {(row["configuration"], row["seed"]) for row in found} == {
         (each.name, seed) for each in configurations(2, DEPTHS) for seed in "01"
     }
-    assert "| 2 | 20.5 ± 0.7 |" in (tmp_path / session.PAGE_NAME).read_text()
+    page = (tmp_path / session.PAGE_NAME).read_text()
+    assert "| 2 | 20.5 ± 0.7 |" in page
+    assert page.startswith(
+        "`dyzoo bench ablation --data=DIR --model=dyhead_atss_resnet10t --epochs=2 --batch-size=4 --size=64 --seeds=2 "
+        "--blocks=2 --depths=0,1,2 -- --lr=0.002`\n"
+    )
 
 
 def test_what_was_interrupted_goes_on_and_what_is_damaged_is_done_again(
