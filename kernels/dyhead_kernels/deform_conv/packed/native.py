@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...compiled import library
+from ...compiled import call, library
 
 if TYPE_CHECKING:
     from .torch import Samples
@@ -147,15 +147,4 @@ def _padded(columns: int) -> int:
 
 
 def _call(function: str, *arguments: object) -> None:
-    """Call a function: tensors and None become pointers, integers 64 bits wide. Python's lock is released meanwhile."""
-    compiled = library(SOURCE)
-    assert compiled is not None
-    getattr(compiled, function)(*map(_converted, arguments))
-
-
-def _converted(argument: object) -> object:
-    if argument is None:
-        return ctypes.c_void_p(None)
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_int64(argument) if isinstance(argument, int) else argument
+    call(SOURCE, function, *arguments)
