@@ -71,7 +71,7 @@ class Budget:
         return model_config(self.model).dyhead.num_blocks
 
     def options(self) -> list[str]:
-        """Options of `dyzoo train`."""
+        """Options that `dyzoo train` and `dyzoo bench ablation` have alike; `further` is not among them."""
         values = {
             "--data": self.data,
             "--model": self.model,
@@ -84,7 +84,7 @@ class Budget:
             "--device": self.device,
         }
         options = [f"{name}={value}" for name, value in values.items() if value is not None]
-        return [*options, *([] if self.pretrained_backbone else ["--no-pretrained-backbone"]), *self.further]
+        return [*options, *([] if self.pretrained_backbone else ["--no-pretrained-backbone"])]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Run:
             "--workers": 0,  # the process has a core to itself
             "--keep": 1,
         }
-        options = [*budget.options(), *(f"{name}={value}" for name, value in own.items())]
+        options = [*budget.options(), *budget.further, *(f"{name}={value}" for name, value in own.items())]
         return [sys.executable, "-m", "dyzoo", "train", *options, *(["--resume"] if self.is_begun else [])]
 
     def shown(self, budget: Budget) -> str:

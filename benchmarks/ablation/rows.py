@@ -97,7 +97,7 @@ def read(folder: Path) -> Row | None:
             dyzoo=str(record["versions"]["dyzoo"]),
             torch=str(record["versions"]["torch"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

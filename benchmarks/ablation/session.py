@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(
         TrainingError: another process trains in it.
         UnknownModelError: there is no such architecture.
     """
-    plan = Plan(budget.blocks if blocks is None else blocks, tuple(depths), out)
+    plan = Plan(budget, seeds, budget.blocks if blocks is None else blocks, tuple(depths), out)
     all_runs = runs(configurations(plan.blocks, depths), seeds, out)
     _check_budget(budget, out)
     missing = [each for each in all_runs if results.read(each.folder) is None]
@@ -80,13 +81,22 @@ def run(
 class Plan:
     """The two tables that are wanted, and the folder that they are made from."""
 
+    budget: Budget
+    seeds: int
     blocks: int
     depths: tuple[int, ...]
     out: Path
 
+    @property
+    def command(self) -> str:
+        """The command that makes the tables again."""
+        own = [f"--seeds={self.seeds}", f"--blocks={self.blocks}", f"--depths={','.join(map(str, self.depths))}"]
+        further = ["--", *self.budget.further] if self.budget.further else []
+        return shlex.join(["dyzoo", "bench", "ablation", *self.budget.options(), *own, *further])
+
     def page(self) -> str:
-        """Both tables of what is complete, one run or more."""
-        return tables(results.complete(self.out), self.blocks, self.depths)
+        """The command and both tables of what is complete, one run or more."""
+        return f"`{self.command}`\n\n{tables(results.complete(self.out), self.blocks, self.depths)}"
 
     def keep(self) -> None:
         """Write the rows and the tables of what is complete."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,7 +103,12 @@ def test_what_is_complete_is_never_trained_again(scripted: Callable[..., int], t
     assert {(row["configuration"], row["seed"]) for row in found} == {
         (each.name, seed) for each in configurations(2, DEPTHS) for seed in "01"
     }
-    assert "| 2 | 20.5 ± 0.7 |" in (tmp_path / session.PAGE_NAME).read_text()
+    page = (tmp_path / session.PAGE_NAME).read_text()
+    assert "| 2 | 20.5 ± 0.7 |" in page
+    assert page.startswith(
+        "`dyzoo bench ablation --data=DIR --model=dyhead_atss_resnet10t --epochs=2 --batch-size=4 --size=64 --seeds=2 "
+        "--blocks=2 --depths=0,1,2 -- --lr=0.002`\n"
+    )
 
 
 def test_what_was_interrupted_goes_on_and_what_is_damaged_is_done_again(
@@ -148,6 +154,21 @@ def test_wrong_options_are_said_once(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert main(["ablation", "--data=nowhere", "--depths=1,x"]) == 2
     assert main(["ablation", "--data=nowhere", "--model=nothing", "--dry-run"]) == 1
     assert "did you mean" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["evaluation/metrics.json", "train.json", "run.json", "best/config.json"])
+def test_a_run_with_a_damaged_file_is_not_complete(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "2-blocks" / "seed-0"
+    write_result(folder, 0.5, 2, "scale,spatial,task", 0)
+    assert rows.read(folder) is not None
+    whole = (folder / name).read_text()
+    for text in ("", "[]", "null", "[" * 100_000, whole[:-9], whole.replace("1002", "1e999"), "\udcff"):
+        (folder / name).write_text(text, errors="surrogateescape")
+        if text != whole:
+            assert rows.read(folder) is None, text[:20]
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert rows.read(folder) is None
 
 
 def task(name: str, code: str, folder: Path) -> Task:
@@ -233,16 +254,21 @@ def test_a_split_without_objects_has_no_ap(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_trains_and_goes_on(voc: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_and_goes_on(
+    voc: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [Configuration(0), Configuration(1, False, True, False), Configuration(1)]
+    monkeypatch.setattr(session, "configurations", lambda blocks, depths: some)
     arguments = [
         *("ablation", f"--data={voc}", f"--out={tmp_path}", "--no-pretrained-backbone", "--epochs=1", "--size=64"),
-        *("--batch-size=3", "--blocks=1", "--depths=0", "--seeds=1", "--device=cpu"),
+        *("--batch-size=3", "--blocks=1", "--depths=0", "--seeds=1", "--device=cpu", "--", "--lr=0.002"),
     ]
     assert main(arguments) == 0
-    assert "9 runs: 0 complete, 9 to do" in capfd.readouterr().out
-    found = {row.configuration: row for row in rows.complete(tmp_path)}
-    assert set(found) == {each.name for each in configurations(1, (0,))}
-    learned = {name: row.parameters for name, row in found.items()}
-    assert learned["0-blocks"] < learned["1-blocks-none"] < learned["1-blocks-scale"] < learned["1-blocks"]
+    assert "3 runs: 0 complete, 3 to do, 0 of them begun" in capfd.readouterr().out
+    learned = {row.configuration: row.parameters for row in rows.complete(tmp_path)}
+    assert set(learned) == {each.name for each in some}
+    assert learned["0-blocks"] < learned["1-blocks-spatial"] < learned["1-blocks"]
+    (tmp_path / "1-blocks" / "seed-0" / "evaluation" / "metrics.json").unlink()
     assert main(arguments) == 0
-    assert "9 runs: 9 complete, 0 to do" in capfd.readouterr().out
+    assert "3 runs: 2 complete, 1 to do, 1 of them begun" in capfd.readouterr().out
+    assert len(rows.complete(tmp_path)) == 3
