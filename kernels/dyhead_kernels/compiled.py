@@ -57,7 +57,7 @@ def call(source: Path, function: str, *arguments: object) -> None:
 
 
 def number(source: Path, function: str, *arguments: object) -> int:
-    """What a function of a compiled source answers, 64 bits wide; arguments as for `call`."""
+    """Call a function that answers an integer 64 bits wide; arguments as for `call`."""
     found = _function(source, function)
     found.restype = ctypes.c_int64
     return int(found(*map(_converted, arguments)))
