@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def measure(
         if compile_:
             makers[COMPILED] = (lambda: _compiled(detector, picture), weights_mb)
         for file in exported:
-            makers[file.name] = (lambda file=file: _loaded(file, picture, detector), _size_mb(file))  # type: ignore[misc]
+            name = str(file) if files else file.name  # two folders may have files of one name
+            makers[name] = (partial(_loaded, file, picture, detector), _size_mb(file))
         runs: dict[str, Run] = {}
         facts: dict[str, tuple[float, float, float | None, float]] = {}
         with torch.inference_mode():

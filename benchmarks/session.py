@@ -133,7 +133,7 @@ def runtimes(model: str | None, files: Sequence[Path], size: str, rounds: int, c
     with Console(stderr=True).status("loading", spinner="dots") as status:
         measured, skipped = by_runtime.measure(model or DEFAULT_MODEL, files, shape, rounds, compile_, status.update)
     lines = [by_runtime.table(measured), *(f"\nNot timed: {line}" for line in skipped)]
-    lines.append(f"\n{where.device}, {where.threads} threads, torch {where.torch}.")
+    lines.append(f"\n{where.device}, {where.threads} thread{'s' * (where.threads != 1)}, torch {where.torch}.")
     return "\n".join(lines)
 
 

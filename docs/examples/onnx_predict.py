@@ -39,6 +39,8 @@ class Predictor:
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             facts = self.session.get_modelmeta().custom_metadata_map
+            if missing := {"labels", "size", "input", "output", "head"} - facts.keys():
+                raise ValueError(f"its metadata lack {', '.join(sorted(missing))}, expected a file of `dyzoo export`")
             self.names = json.loads(facts["labels"])
             self.shortest, self.longest = json.loads(facts["size"])
             self.takes, gives, self.head = facts["input"], facts["output"], facts["head"]

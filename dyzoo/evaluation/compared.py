@@ -65,7 +65,7 @@ class Comparison:
         shared: AP, AP50 and AP75 over those alone; empty where both models know all classes, or none in common.
         costs: time, size and memory in the two evaluations.
         draws, seed: datasets that the bootstrap drew, and its seed; no draws, no intervals.
-        num_changed: images in which the detections are not the same.
+        num_changed: images in which the detections are not the same, but for rounding.
         changed: those that changed the most, the most first.
         notes: both evaluations' notes, each behind its model's name.
     """

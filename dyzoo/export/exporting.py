@@ -15,6 +15,7 @@ from dyzoo.export.options import SUFFIXES, ExportOptions
 from dyzoo.export.report import ExportReport
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.detector import Detector
+from dyzoo.runtime.exported_detector import ExportedDetector
 from dyzoo.runtime.sessions import TO_EXPORT, check_deform_conv, check_installed
 from dyzoo.zoo.catalog import sample_image
 
@@ -93,6 +94,8 @@ def check_before_loading(options: ExportOptions, path: Path | None = None) -> No
 
 def check_exportable(model: Any) -> None:
     """Raise an `ExportError` where a detector cannot be exported, before any work is done."""
+    if isinstance(model, ExportedDetector):
+        raise ExportError(f"{model.name} is exported already: name the detector in PyTorch that it was exported from")
     if not isinstance(model, Detector):
         raise ExportError(f"{type(model).__name__} cannot be exported, expected a Detector")
     size = 4 * sum(parameter.numel() for parameter in model.parameters())

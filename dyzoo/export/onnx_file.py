@@ -32,12 +32,12 @@ def write_onnx(
         told: metadata.
     """
     calibration = () if options.calibration is None else calibration_files(options.calibration)
-    started = time.perf_counter()
-    graph = graphs.detections_and_maps(model, options)
-    graph, facts = in_precision(graph, map_names(model), model.config.preprocess, options, calibration)
-    graph.metadata_props.update({**told, **facts})
-    seconds = time.perf_counter() - started
-    with replacing(path) as aside:
+    with replacing(path) as aside:  # before the work, so that a place that cannot be written costs none
+        started = time.perf_counter()
+        graph = graphs.detections_and_maps(model, options)
+        graph, facts = in_precision(graph, map_names(model), model.config.preprocess, options, calibration)
+        graph.metadata_props.update({**told, **facts})
+        seconds = time.perf_counter() - started
         if options.decode:
             with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder:
                 everything = Path(folder) / "everything.onnx"

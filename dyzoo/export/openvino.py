@@ -33,18 +33,19 @@ def write_openvino(
         model: in evaluation mode, float32, on the CPU.
         told: metadata, which OpenVINO keeps in the part `METADATA` of the runtime information.
     """
-    started = time.perf_counter()
-    graph = graphs.detections_and_maps(model, options)
-    graph.metadata_props.update(told)
-    seconds = time.perf_counter() - started
-    if options.decode:
-        comparison.run(OpenVinoRunner(*_contents(graph)))
-        graphs.without_maps(graph)
-    xml, weights = _contents(graph)
-    comparison.run(OpenVinoRunner(xml, weights))
-    with ExitStack() as both:
-        for target, content in ((path, xml), (path.with_suffix(".bin"), weights)):
-            both.enter_context(replacing(target)).write_bytes(content)
+    with ExitStack() as both:  # before the work, so that a place that cannot be written costs none
+        aside = [both.enter_context(replacing(target)) for target in (path, path.with_suffix(".bin"))]
+        started = time.perf_counter()
+        graph = graphs.detections_and_maps(model, options)
+        graph.metadata_props.update(told)
+        seconds = time.perf_counter() - started
+        if options.decode:
+            comparison.run(OpenVinoRunner(*_contents(graph)))
+            graphs.without_maps(graph)
+        xml, weights = _contents(graph)
+        comparison.run(OpenVinoRunner(xml, weights))
+        for target, content in zip(aside, (xml, weights), strict=True):
+            target.write_bytes(content)
     return seconds
 
 

@@ -103,15 +103,18 @@ def write_program(
     """
     started = time.perf_counter()
     network = WholeNetwork(model, options)
-    with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder, warnings.catch_warnings():
+    with (
+        replacing(path) as aside,  # before the work, so that a place that cannot be written costs none
+        tempfile.TemporaryDirectory(prefix="dyzoo_") as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # what nobody here can act on
         file = Path(folder) / "detector.pt2"  # torch wants the suffix
         with one_line(model):
             torch.export.save(_program(network, options), file, extra_files={METADATA_NAME: json.dumps(dict(told))})
         seconds = time.perf_counter() - started
         comparison.run(ProgramRunner(torch.export.load(file), _inputs(options), network.names))
-        with replacing(path) as aside:
-            shutil.copyfile(file, aside)
+        shutil.copyfile(file, aside)
     return seconds
 
 

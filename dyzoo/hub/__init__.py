@@ -5,13 +5,14 @@ Cache, offline mode, endpoint and token are huggingface_hub's: `HF_HOME`, `HF_HU
 
 from dyzoo.hub.failures import missing_file
 from dyzoo.hub.fetching import download, is_cached, mend_hint
-from dyzoo.hub.ids import Token, is_hub_id, split_id
+from dyzoo.hub.ids import Token, has_prefix, is_hub_id, split_id
 from dyzoo.hub.upload import commit, is_private, prepare_repo, read_text, require_token
 
 __all__ = [
     "Token",
     "commit",
     "download",
+    "has_prefix",
     "is_cached",
     "is_hub_id",
     "is_private",

@@ -26,6 +26,11 @@ def is_hub_id(name: object) -> bool:
     return isinstance(name, str) and _LOOKS_LIKE_ID.fullmatch(name) is not None
 
 
+def has_prefix(name: str) -> bool:
+    """Whether a string says itself that it is an id, `hf-hub:org/name`."""
+    return name.startswith(_PREFIX)
+
+
 def split_id(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """`org/name@revision` or `hf-hub:org/name@revision` (timm's ways of writing it) -> `org/name` and the revision.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,17 @@ def told_config(told: Mapping[str, str], path: Path) -> DetectorConfig:
         raise CheckpointError(f"{path} has a configuration that cannot be used: {first_line(error)}") from None
     if not config.labels:
         raise CheckpointError(f"{path} names no classes, expected at least one label in its configuration")
+    if "labels" in told and not _are_names(told["labels"], config.labels):
+        raise CheckpointError(f"{path} has other labels in its metadata than in its configuration: {WAY_OUT}")
     return config
+
+
+def _are_names(text: str, labels: tuple[str, ...]) -> bool:
+    """Whether JSON holds these names."""
+    try:
+        return bool(json.loads(text) == list(labels))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _check_parts(message: Any, path: Path) -> None:

@@ -103,7 +103,8 @@ def load(
             a repository of the Hugging Face Hub (`org/name`, `org/name@revision`, `hf-hub:org/name`), a file of
             another code base, which is converted, or an ONNX or OpenVINO (.xml) file that `export` wrote: what comes
             then is a `dyzoo.runtime.exported_detector.ExportedDetector`, which predicts and is evaluated on the CPU.
-            A folder or file is preferred to a repository of the same name.
+            A folder or file is preferred to a repository of the same name; a name that ends in .onnx, .xml or .pt2 is
+            that of a file, unless it begins with `hf-hub:`.
         device: device of the model.
         labels: class names. Of a file: those of its outputs, where it does not name them. Of a file or a checkpoint
             whose classes are words: any. Otherwise others than the detector's begin anew, with a warning, and those of
@@ -116,14 +117,15 @@ def load(
     Raises:
         UnknownModelError: it is none of these; the message suggests the nearest names.
         CheckpointError: its files are missing or damaged, or a file is of no architecture that is given or known.
+        OSError: an exported detector's file cannot be read, or is no regular one.
         HubError: it is to be fetched, and neither where it is nor what is kept here has it to give.
         LabelError: classes are words, and a name cannot be read.
         ValueError: `architecture`, `revision` or `token` for something else than what they are for.
     """
     text = str(source)
     path = Path(text).expanduser()
-    is_repository = not path.exists() and hub.is_hub_id(text)
-    is_exported = is_exported_file(path)
+    is_exported = is_exported_file(text)
+    is_repository = not path.exists() and hub.is_hub_id(text) and not is_exported
     is_foreign = path.is_file() and not _is_own(path) and not is_exported
     for name, value, fits in (
         ("architecture", architecture, is_foreign),
@@ -171,14 +173,18 @@ def takes_words(source: str | Path) -> bool:
 
 
 def is_exported_file(source: str | Path) -> bool:
-    """Whether it is the file of an exported detector, by its name."""
+    """Whether it is the file of an exported detector, there or not, by its name."""
     path = Path(source).expanduser()
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.is_dir() and not hub.has_prefix(str(source))
 
 
 def _load_exported(path: Path, device: torch.device, labels: Sequence[str] | None) -> Detector:
     if device.type != "cpu":
         raise CheckpointError(f"device is {device}, expected cpu: that is where {path} is run")
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is not there, expected a file of `dyzoo export`; a repository is called hf-hub:{path}"
+        )
     detector = load_exported(path)
     if labels is not None and tuple(labels) != detector.labels:
         raise CheckpointError(f"labels are other ones than those of {path}, which cannot learn any: leave them out")

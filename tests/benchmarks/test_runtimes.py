@@ -14,15 +14,18 @@ from tests.model.narrow_detectors import eager_detector, narrow_detector
 
 def test_runtimes_are_timed_in_turns_and_one_that_fails_is_listed(tmp_path: Path) -> None:
     narrow_detector((64, 128)).save_pretrained(tmp_path / "narrow")
-    (tmp_path / "broken.onnx").write_text("no model")
+    broken = [tmp_path / "a" / "broken.onnx", tmp_path / "b" / "broken.onnx"]  # two of one name are two
+    for path in broken:
+        path.parent.mkdir()
+        path.write_text("no model")
     noted: list[str] = []
     measured, skipped = runtimes.measure(
-        str(tmp_path / "narrow"), [tmp_path / "broken.onnx"], (64, 96), 2, compile_=False, note=noted.append
+        str(tmp_path / "narrow"), broken, (64, 96), 2, compile_=False, note=noted.append
     )
     assert [each.runtime for each in measured] == [runtimes.EAGER]
     assert 0 < measured[0].times.p20 <= measured[0].times.p50 <= measured[0].times.p80
     assert measured[0].size_mb > 1
-    assert [line.partition(":")[0] for line in skipped] == ["broken.onnx"]
+    assert [line.partition(":")[0] for line in skipped] == [str(path) for path in broken]
     assert noted.count(f"timing {runtimes.EAGER}") == 2
     assert runtimes.EAGER in runtimes.table(measured)
 

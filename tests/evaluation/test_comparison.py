@@ -171,6 +171,16 @@ def test_boxes_without_area_are_no_change_where_they_are_the_same() -> None:
     assert changes(dataset, [entry], [dict(entry)]).tolist() == [0.0]
 
 
+def test_what_rounding_moves_is_no_change() -> None:
+    dataset = random_dataset(0, images=4)
+    found = random_detections(dataset, 1)
+    rounded = [{**entry, "score": entry["score"] + 1e-7} for entry in found]
+    first, second = (evaluation_of(dataset, entries) for entries in (found, rounded))
+    assert changes(dataset, found, rounded).max() > 0
+    comparison = compare(first, second, dataset, draws=0)
+    assert (comparison.num_changed, comparison.changed) == (0, [])
+
+
 def worse_in_the_last(index: int) -> list[tuple[list[float], float, int]]:
     return the_truth(index)[:1] if index == 3 else the_truth(index)
 

@@ -24,6 +24,7 @@ from dyzoo.errors import ExportError
 from dyzoo.export import ExportOptions, exporting, graph
 from dyzoo.export.comparison import Comparison
 from dyzoo.export.metadata import weights_digest
+from dyzoo.export.options import SUFFIXES
 from dyzoo.export.precision import BOUNDS
 from dyzoo.runtime import sessions
 from dyzoo.runtime.onnx_detector import OnnxDetector
@@ -136,6 +137,22 @@ def test_weights_of_every_type_have_a_digest(dtype: torch.dtype) -> None:
     model = small_detector("retinanet")
     as_they_are = weights_digest(model)
     assert weights_digest(model.to(dtype)) != as_they_are
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_place_that_cannot_be_written_costs_no_work(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    monkeypatch.setattr(graph, "detections_and_maps", lambda *_: pytest.fail("traced before the check"))
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: pytest.fail("traced before the check"))
+    to = next(to for to, its in SUFFIXES.items() if its == suffix)
+    taken = tmp_path / f"folder{suffix}"
+    taken.mkdir()
+    with pytest.raises(IsADirectoryError, match=f"folder{suffix}"):
+        small_detector("atss").export(taken, to=to)
+    assert [path.name for path in tmp_path.iterdir()] == [taken.name]
 
 
 def test_the_detector_stays_as_it_is(exported_atss: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

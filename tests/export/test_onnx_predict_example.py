@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime", minversion="1.25.1")
 
+import onnx
 from PIL import Image
 
 import dyzoo
@@ -68,8 +69,16 @@ def test_boxes_are_those_of_the_detector(exported_atss: Exported, tmp_path: Path
 
 def test_files_that_are_something_else_are_one_line(exported_maps: Exported, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
+    mute = onnx.load(str(exported_maps.report.path))
+    del mute.metadata_props[:]
+    onnx.save(mute, str(tmp_path / "mute.onnx"))
+    maps = str(exported_maps.report.path)
     turned_picture(tmp_path / "turned.jpg")
-    for model, message in (("text.onnx", "cannot be used"), (str(exported_maps.report.path), "gives maps, expected")):
+    for model, message in (
+        ("text.onnx", "cannot be used"),
+        ("mute.onnx", "its metadata lack head, input, labels, output, size, expected a file of `dyzoo export`"),
+        (maps, "gives maps, expected"),
+    ):
         done = run_example(tmp_path, model, "turned.jpg")
         assert done.returncode == 1
         assert message in done.stderr

@@ -114,6 +114,14 @@ def changed(key: str, value: str) -> Callable[[onnx.ModelProto, Path], None]:
     return change
 
 
+def told(key: str, value: str) -> Callable[[onnx.ModelProto, Path], None]:
+    def tell(model: onnx.ModelProto, path: Path) -> None:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+    return tell
+
+
 def other_input(model: onnx.ModelProto, path: Path) -> None:
     model.graph.input[0].name = "pictures"
 
@@ -177,6 +185,9 @@ def filled(model: onnx.ModelProto, path: Path) -> None:
         (changed("config", "{"), "has a configuration that cannot be used"),
         (changed("config", '{"labels": 3}'), "has a configuration that cannot be used"),
         (changed("config", "[" * 100_000), "has a configuration that cannot be used"),
+        (told("labels", '["b", "a"]'), "has other labels in its metadata than in its configuration"),
+        (told("labels", '["a"]'), "has other labels in its metadata"),
+        (told("labels", "[" * 100_000), "has other labels in its metadata"),
         (other_input, "takes pictures and gives"),
         (no_graph, "it has no graph"),
         (broken_graph, "onnxruntime cannot run"),
@@ -192,6 +203,9 @@ def filled(model: onnx.ModelProto, path: Path) -> None:
         "no_json",
         "wrong_config",
         "deep_config",
+        "swapped_labels",
+        "fewer_labels",
+        "deep_labels",
         "input",
         "graph",
         "operator",
@@ -236,6 +250,38 @@ def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
         OnnxDetector.from_file(tmp_path / "fifo.onnx")
 
 
+@pytest.mark.parametrize("name", ["org/gone.onnx", "gone.onnx", "org/gone.xml"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dyzoo.Detector, "from_pretrained", lambda *_, **__: pytest.fail("taken for a repository"))
+    with pytest.raises(CheckpointError, match=f"{name} is not there, expected a file of `dyzoo export`"):
+        dyzoo.load(name)
+    assert run(["predict", "--model", name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {name} is not there")
+
+
+def test_a_repository_may_have_the_suffix_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def from_pretrained(name: str, *_: Any, **__: Any) -> Any:
+        asked.append(name)
+        return small_detector("atss")
+
+    monkeypatch.setattr(dyzoo.Detector, "from_pretrained", from_pretrained)
+    for name in ("hf-hub:org/cells.onnx", "org/cells.onnx@main"):
+        dyzoo.load(name)
+    assert asked == ["hf-hub:org/cells.onnx", "org/cells.onnx@main"]
+
+
+def test_a_fifo_named_on_the_command_line_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo.onnx")
+    assert run(["predict", "--model", str(tmp_path / "fifo.onnx")]) == 1
+    assert "no regular file, expected a file on a disk" in capsys.readouterr().err
+
+
 def test_a_file_takes_no_other_labels_or_device(tmp_path: Path) -> None:
     path = written(constant_model(), tmp_path / "constant.onnx")
     assert dyzoo.load(path, labels=["a", "b"]).labels == ("a", "b")
@@ -248,7 +294,7 @@ def test_a_file_takes_no_other_labels_or_device(tmp_path: Path) -> None:
 def test_a_file_is_not_exported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(constant_model(), tmp_path / "constant.onnx")
     assert run(["export", str(path), "--out", str(tmp_path / "again.onnx")]) == 1
-    assert "error: OnnxDetector cannot be exported, expected a Detector" in capsys.readouterr().err
+    assert f"error: {path} is exported already: name the detector in PyTorch" in capsys.readouterr().err
     assert not (tmp_path / "again.onnx").exists()
 
 
