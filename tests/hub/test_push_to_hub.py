@@ -26,7 +26,8 @@ def test_one_commit_holds_everything(hub: Hub, cache: Path, detector: Detector, 
     commit = detector.push_to_hub(NAME, commit_message="First", files={"plots/curves.png": tmp_path / "curves.png"})
     assert messages(hub) == ["initial commit", "First"]
     assert commit.commit_url == f"{hub.url}/{NAME}/commit/{commit.oid}"
-    assert set(hub.files(NAME)) == {"README.md", "config.json", "model.safetensors", "plots/curves.png"}
+    own = {"README.md", "config.json", "model.safetensors", "modeling_dyzoo.py", "preprocessor_config.json"}
+    assert set(hub.files(NAME)) == {*own, "plots/curves.png"}
     assert hub.repo(NAME).at("main").sha == commit.oid
     assert not hub.repo(NAME).private
     loaded = Detector.from_pretrained(NAME, revision=commit.oid).state_dict()

@@ -157,7 +157,8 @@ def test_saved_and_loaded_answers_the_same(
         expected, found = (m.forward_head(m.forward_features(batch))["cls"] for m in (detector, loaded))
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, atol=tolerance * float(a.abs().max()), rtol=0)
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    written = {p.name for p in (tmp_path / "model").iterdir()}
+    assert written == {"README.md", "config.json", "model.safetensors", "modeling_dyzoo.py", "preprocessor_config.json"}
 
 
 def test_a_state_dict_is_saved_and_loaded_by_safetensors(detector: Detector, tmp_path: Path) -> None:
