@@ -115,7 +115,10 @@ class DyzooConfig(PretrainedConfig):
 
 
 def _labels(id2label: Mapping[Any, Any]) -> tuple[str, ...]:
-    numbers = {int(number): label for number, label in id2label.items()}
+    try:
+        numbers = {int(number): label for number, label in id2label.items()}
+    except (TypeError, ValueError):
+        raise CheckpointError(f"id2label has the keys {shown(list(id2label))}, expected numbers") from None
     if sorted(numbers) != list(range(len(numbers))):
         raise CheckpointError(f"id2label has the keys {shown(sorted(numbers))}, expected 0 to {len(numbers) - 1}")
     return tuple(numbers[number] for number in range(len(numbers)))

@@ -42,7 +42,6 @@ class DyzooForObjectDetection(Network, PreTrainedModel):
 
     if TYPE_CHECKING:  # transformers sets them
         config: DyzooConfig
-        dtype: torch.dtype
 
     config_class = DyzooConfig
     base_model_prefix = ""
@@ -67,7 +66,10 @@ class DyzooForObjectDetection(Network, PreTrainedModel):
 
     @property
     def detector(self) -> Detector:
-        """The detector of these layers, for `predict`, `export` and the like; the weights are there once."""
+        """A detector of these layers, for `predict`, `export` and the like; the weights are there once.
+
+        Another one each time: keep it to predict often, as CUDA graphs are a detector's own.
+        """
         return Detector.sharing(self, self.config.detector)
 
     def forward(
@@ -116,7 +118,9 @@ class DyzooForObjectDetection(Network, PreTrainedModel):
     def _padded(self, pixel_values: Tensor) -> Tensor:
         (height, width), size = pixel_values.shape[-2:], [(pixel_values.shape[-2], pixel_values.shape[-1])]
         padded_height, padded_width = padded_size(size * len(pixel_values), self.size_divisor)
-        batch = F.pad(pixel_values.to(self.dtype), (0, padded_width - width, 0, padded_height - height))
+        # a replica of `nn.DataParallel` has no parameters to ask
+        dtype = next((parameter.dtype for parameter in self.parameters()), pixel_values.dtype)
+        batch = F.pad(pixel_values.to(dtype), (0, padded_width - width, 0, padded_height - height))
         return batch.contiguous(memory_format=torch.channels_last)
 
     @classmethod
@@ -161,6 +165,19 @@ class DyzooForObjectDetection(Network, PreTrainedModel):
         own = {**stored, **dict(self.named_buffers())}
         for name in names | computed:
             own[name].copy_(begun[name])
+
+    def save_pretrained(self, save_directory: Any, *arguments: Any, **options: Any) -> None:
+        """As in transformers, but always one file of safetensors, as dyzoo reads it.
+
+        Raises:
+            ValueError: other files are asked for.
+        """
+        for name, usual in (("max_shard_size", None), ("variant", None), ("safe_serialization", True)):
+            if options.get(name, usual) != usual:
+                raise ValueError(
+                    f"{name} is {options[name]!r}: the weights of a detector are one {WEIGHTS_NAME}, leave it out"
+                )
+        super().save_pretrained(save_directory, *arguments, **options)  # type: ignore[misc]
 
     def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """As `dyzoo.Detector.push_to_hub`: one commit with weights, configuration, dyzoo's card and what transformers

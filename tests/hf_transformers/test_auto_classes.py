@@ -19,7 +19,7 @@ from dyzoo.config import BackboneConfig, GroundedATSSConfig
 from dyzoo.config.architectures import ARCHITECTURES
 from dyzoo.errors import CheckpointError, DyzooWarning
 from dyzoo.model.detector import Detector
-from tests.model.narrow_detectors import narrow_config
+from tests.model.narrow_detectors import SAVED_FILES, narrow_config
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -31,8 +31,6 @@ from dyzoo.hf_transformers import (
     DyzooImageProcessor,
     DyzooObjectDetectionPipeline,
 )
-
-FILES = {"README.md", "config.json", "model.safetensors", "modeling_dyzoo.py", "preprocessor_config.json"}
 
 
 def load_model(folder: Path, **options: Any) -> Any:
@@ -55,7 +53,7 @@ def change(path: Path, action: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_a_folder_is_a_model_of_transformers(folder: Path, detector: Detector) -> None:
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == SAVED_FILES
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert isinstance(config, DyzooConfig)
     assert config.id2label == {0: "red", 1: "blue"}
@@ -81,8 +79,8 @@ def test_once_imported_no_code_of_the_folder_is_needed(folder: Path, tmp_path: P
 
 def test_what_it_saves_dyzoo_loads(folder: Path, detector: Detector, tmp_path: Path) -> None:
     load_model(folder).save_pretrained(tmp_path / "again")
-    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES - {"README.md"}
-    for name in FILES - {"README.md", "model.safetensors"}:
+    assert {path.name for path in (tmp_path / "again").iterdir()} == SAVED_FILES - {"README.md"}
+    for name in SAVED_FILES - {"README.md", "model.safetensors"}:
         assert (tmp_path / "again" / name).read_text() == (folder / name).read_text(), name
     loaded = dyzoo.load(tmp_path / "again")
     assert loaded.config == detector.config
@@ -231,3 +229,18 @@ def test_a_pipeline_without_trust(folder: Path, tmp_path: Path) -> None:
     (copy / "modeling_dyzoo.py").write_text("raise SystemExit('this must not run')")
     detect = transformers.pipeline("object-detection", str(copy), pipeline_class=DyzooObjectDetectionPipeline)
     assert len(detect(Image.new("RGB", (90, 70)), threshold=0.0)) == 5
+
+
+@pytest.mark.parametrize("option", [{"max_shard_size": "1MB"}, {"variant": "fp16"}, {"safe_serialization": False}])
+def test_weights_that_dyzoo_does_not_read_are_not_written(option: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the weights of a detector are one model\.safetensors, leave it out"):
+        load_model(folder).save_pretrained(tmp_path / "model", **option)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [({1: "a"}, r"keys \[1\], expected 0 to 0"), ({"x": "a"}, r"keys \['x'\], expected numbers")]
+)
+def test_classes_are_counted_from_0(names: dict[Any, str], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        DyzooConfig(id2label=names)
