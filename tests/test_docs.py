@@ -75,6 +75,10 @@ def reader_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_python_run(page: Path, reader_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(reader_folder)
+    if page.stem == "transformers":
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(reader_folder / "modules"))
+        monkeypatch.syspath_prepend(reader_folder / "modules")
     names: dict[str, Any] = {
         "pil_image": Image.new("RGB", (64, 48)),
         "array": np.zeros((48, 64, 3), np.uint8),

@@ -29,7 +29,7 @@ ORDER = (
     ("model",),
     ("data", "checkpoints", "runtime"),
     ("zoo", "evaluation", "prediction", "serving"),
-    ("export", "explain"),
+    ("export", "explain", "hf_transformers"),
     ("training", "demo"),
     ("cli",),
     ("__main__",),
@@ -41,7 +41,7 @@ MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items(
 HEAVY = {
     "torch", "torchvision", "timm", "accelerate", "matplotlib", "numpy", "PIL", "pycocotools", "safetensors",
     "tensorboard", "jinja2", "wandb", "onnx", "onnxruntime", "openvino", "gradio", "fastapi", "uvicorn",
-    "prometheus_client",
+    "prometheus_client", "transformers",
     "huggingface_hub", "faster_coco_eval",
 }  # fmt: skip
 

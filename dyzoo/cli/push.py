@@ -52,9 +52,9 @@ def push(
 ) -> None:
     """Put a detector on the Hugging Face Hub, in one commit.
 
-    Uploads config.json, model.safetensors and a model card; of a run also its curves, and in the card the metrics
-    measured on the validation split. A README.md that you wrote yourself beside the weights is the card. Log in first
-    with `hf auth login`, or set HF_TOKEN.
+    Uploads config.json, model.safetensors, what transformers needs to load them, and a model card; of a run also its
+    curves, and in the card the metrics measured on the validation split. A README.md that you wrote yourself beside the
+    weights is the card. Log in first with `hf auth login`, or set HF_TOKEN.
 
     \b
     Examples:

@@ -7,12 +7,13 @@ DyHead ATSS release (microsoft/DynamicHead) unless a field says otherwise.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dyzoo.config.preprocess import PreprocessConfig, Scale
+from dyzoo.config.transformers_keys import check_keys, split_keys, transformers_keys
 from dyzoo.config.values import Range, build, shown
 from dyzoo.errors import CheckpointError
 
@@ -236,6 +237,11 @@ class DetectorConfig:
     head: HeadConfig = field(default_factory=ATSSConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
+    @property
+    def inclusive_corners(self) -> bool:
+        """Whether the last pixel inside a box is what is brought to another size; so are GLIP's boxes."""
+        return isinstance(self.head, GroundedATSSConfig)
+
     def with_labels(self, labels: Sequence[str]) -> DetectorConfig:
         """The same for other classes: one of the same name keeps its tokens, a new one has one token."""
         head = self.head
@@ -244,17 +250,21 @@ class DetectorConfig:
             head = replace(head, tokens_per_class=tuple(known.get(label, 1) for label in labels))
         return replace(self, labels=tuple(labels), head=head)
 
-    def to_json(self) -> str:
-        """The text of `config.json`."""
-        return json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2) + "\n"
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, as `from_dict` reads them."""
+        return {"version": CONFIG_VERSION, **asdict(self)}
+
+    def to_json(self, for_transformers: bool = False) -> str:
+        """The text of `config.json`; in a folder of weights it tells transformers, too, what they are."""
+        keys = transformers_keys(self.labels) if for_transformers else {}
+        return json.dumps({**self.to_dict(), **keys}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str | Path = "config.json") -> DetectorConfig:
         """Read `config.json`.
 
         Raises:
-            CheckpointError: it is no JSON, or a field is unknown, of a wrong type or out of its range; `source` leads
-                the message.
+            CheckpointError: it is no JSON, or `from_dict` refuses it; `source` leads the message.
         """
         try:
             values = json.loads(text)
@@ -264,6 +274,17 @@ class DetectorConfig:
             raise CheckpointError(f"{source} cannot be read: {error}") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"{source} holds {type(values).__name__}, expected an object of settings")
+        return cls.from_dict(values, source)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str | Path = "config.json") -> DetectorConfig:
+        """Read plain values, such as those of a `config.json`.
+
+        Raises:
+            CheckpointError: a field is unknown, of a wrong type or out of its range, or what is said to transformers
+                (`dyzoo.config.transformers_keys`) is something else than what follows from the settings.
+        """
+        values, told = split_keys(values)
         version = values.pop("version", CONFIG_VERSION)
         if version == 1:
             values = _from_version_1(values)
@@ -271,7 +292,9 @@ class DetectorConfig:
             raise CheckpointError(
                 f"{source} has version {shown(version)}, this dyzoo reads up to version {CONFIG_VERSION}: update dyzoo"
             )
-        return build(cls, values, f"{source}: ")
+        config = build(cls, values, f"{source}: ")
+        check_keys(told, config.labels, source)
+        return config
 
     def check(self) -> None:
         """Refuse what `from_json` would refuse.

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+SPARE_PARAMETERS = 100_000_000  # timm builds more than a feature extractor keeps
+
 
 class TooLargeError(Exception):
     """More parameters than any weights of the file could fill."""

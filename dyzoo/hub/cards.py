@@ -112,6 +112,7 @@ def adapt_card(text: str, name: str, details: CardDetails | None = None, rounded
         for before, after in (
             (found[0], f"{found['by']}({json.dumps(name, ensure_ascii=False)})"),
             (f"--model {shell_argument(old_name)}", f"--model {shell_argument(name)}"),
+            (f"model={found['name']}, trust", f"model={json.dumps(name, ensure_ascii=False)}, trust"),
             (f"\n# {_title(old_name)}\n", f"\n# {_title(name)}\n"),
         ):
             content = content.replace(before, after)
@@ -174,7 +175,7 @@ def _metadata(config: DetectorConfig, name: str, details: CardDetails) -> str:
         license=one_line(details.license or "") or None,
         datasets=[one_line(dataset) for dataset in details.datasets] or None,
         base_model=one_line(details.base_model or "") or None,
-        tags=["object-detection", "dyhead", config.head.type.replace("_", "-"), "timm"],
+        tags=["object-detection", "dyhead", config.head.type.replace("_", "-"), "timm", "transformers"],
         model_name=one_line(name).rsplit("/", 1)[-1] if results else None,
         eval_results=results or None,
     )
@@ -204,6 +205,16 @@ for detections in model.predict(["a.jpg", "b.jpg"], threshold=0.3):
 
 ```sh
 dyzoo predict photos/ --model {shell_argument(name)}
+```
+
+In transformers, with `pip install dyzoo transformers`:
+
+```python
+from transformers import pipeline
+
+detect = pipeline("object-detection", model={json.dumps(name, ensure_ascii=False)}, trust_remote_code=True)
+for found in detect("a.jpg", threshold=0.3):
+    print(found["label"], found["score"], found["box"])
 ```"""
 
 

@@ -20,7 +20,7 @@ from dyzoo.config import DetectorConfig
 from dyzoo.config.training import RUNS_FOLDER
 from dyzoo.errors import CheckpointError, HubError, UnknownModelError, first_line
 from dyzoo.files import check_regular, read_regular, replacing, write_text
-from dyzoo.hub.building import BUILDING_FAILS, at_most
+from dyzoo.hub.building import BUILDING_FAILS, SPARE_PARAMETERS, at_most
 from dyzoo.hub.cards import (
     CARD_NAME,
     CardDetails,
@@ -34,11 +34,11 @@ from dyzoo.hub.cards import (
 from dyzoo.hub.failures import missing_file
 from dyzoo.hub.fetching import download, mend_hint
 from dyzoo.hub.ids import CONFIG_NAME, WEIGHTS_NAME, Token, is_hub_id, split_id
+from dyzoo.hub.remote_code import remote_files
 from dyzoo.hub.upload import commit, prepare_repo, read_text, require_token
 
 _MAX_CARD_BYTES = 1 << 22
-_MAX_CONFIG_BYTES = 1 << 22  # limit for a file that is a few kB: labels may be many
-_SPARE_PARAMETERS = 100_000_000  # timm builds more than a feature extractor keeps
+_MAX_CONFIG_BYTES = 1 << 24  # limit for a file that is a few kB: labels may be many, and are there three times
 
 ModelT = TypeVar("ModelT", bound="PretrainedModel")
 
@@ -77,6 +77,8 @@ class PretrainedModel(nn.Module):
     ) -> None:
         """Write `config.json`, `model.safetensors` and a model card into `folder`, each aside and then renamed.
 
+        Beside them go two small files by which transformers loads the same folder, see docs/transformers.md.
+
         Args:
             folder: made if absent.
             dtype: store floating-point weights in this type (`torch.float16` halves the file); None keeps theirs.
@@ -89,12 +91,14 @@ class PretrainedModel(nn.Module):
         folder = Path(folder)
         weights = self._stored_weights(dtype)
         with replacing(folder / CONFIG_NAME) as config_aside, replacing(folder / WEIGHTS_NAME) as weights_aside:
-            config_aside.write_text(self.config.to_json(), encoding="utf-8")
+            config_aside.write_text(self.config.to_json(for_transformers=True), encoding="utf-8")
             try:
                 # one entry: safetensors writes several in any order, and the same weights are to give the same file
                 save_file(weights, weights_aside, metadata={"format": "pt"})
             except SafetensorError as error:
                 raise CheckpointError(f"{folder / WEIGHTS_NAME} cannot be written: {first_line(error)}") from None
+        for name, text in remote_files(self.config).items():
+            write_text(folder / name, text)
         if card is not False:
             path = folder / CARD_NAME
             if not (path.is_file() and is_hand_written(path.read_text(encoding="utf-8", errors="replace"))):
@@ -268,7 +272,7 @@ class PretrainedModel(nn.Module):
             f"{path.name} of {repo_id}" if repo_id else str(path) for path in (config_path, weights_path)
         )
         try:
-            config = _read_config(config_path, config_name)
+            config = read_config(config_path, config_name)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; if it is damaged, {mend_hint}" if mend_hint else str(error)) from error
         with _reading_weights(weights_name, mend_hint):
@@ -276,7 +280,7 @@ class PretrainedModel(nn.Module):
             with safe_open(weights_path, "pt") as file:
                 names = set(file.keys())
         try:
-            with at_most(size + _SPARE_PARAMETERS):  # a weight takes a byte and more
+            with at_most(size + SPARE_PARAMETERS):  # a weight takes a byte and more
                 model = cls(config)
         except BUILDING_FAILS as error:
             raise CheckpointError(f"{config_name} describes no detector: {first_line(error)}") from error
@@ -368,7 +372,8 @@ class PretrainedModel(nn.Module):
         return "" if dtype is None or dtype.itemsize >= widest else str(dtype).removeprefix("torch.")
 
 
-def _read_config(path: Path, name: str) -> DetectorConfig:
+def read_config(path: Path, name: str = CONFIG_NAME) -> DetectorConfig:
+    """The detector's configuration in a file. Raises `CheckpointError`: it is none; `name` leads the message."""
     try:
         content = read_regular(path, _MAX_CONFIG_BYTES)
         return DetectorConfig.from_json(content.decode("utf-8"), name)

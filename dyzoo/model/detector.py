@@ -16,13 +16,14 @@ from dyzoo.model.backbones import Backbone
 from dyzoo.model.fpn import FPN
 from dyzoo.model.graphs import forget, raw_maps
 from dyzoo.model.heads import build_head
-from dyzoo.model.heads.base import Limits, Raw
+from dyzoo.model.heads.base import Limits
+from dyzoo.model.network import Network
 from dyzoo.model.prediction import PredictingModel
 from dyzoo.model.preprocess import batch_images
 from dyzoo.model.targets import Target, check_targets
 
 
-class Detector(PredictingModel):
+class Detector(Network, PredictingModel):
     """A DyHead object detector.
 
     Called like torchvision's detectors: `model(images, targets)` gives a dict of losses in training mode,
@@ -47,6 +48,15 @@ class Detector(PredictingModel):
         self.dyhead = build_dyhead(config.dyhead, config.fpn.channels)
         channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
         self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
+
+    @classmethod
+    def sharing(cls, network: Network, config: DetectorConfig) -> Detector:
+        """A detector of the same layers as a network that was built of `config`: the weights are there once."""
+        detector = cls.__new__(cls)
+        PredictingModel.__init__(detector, config)
+        detector.share_layers(network)
+        detector.training = network.training
+        return detector
 
     @property
     def device(self) -> torch.device:
@@ -119,15 +129,3 @@ class Detector(PredictingModel):
         """Change every weight, as `to`, `half` and the like do."""
         forget(self)  # a detector that moves leaves no memory behind
         return super()._apply(fn, recurse)
-
-    def forward_features(self, batch: Tensor) -> list[Tensor]:
-        """Normalised, padded images (N, 3, H, W) -> the DyHead outputs, (N, C, h, w) each, finest first."""
-        return self.dyhead(self.fpn(self.backbone(batch)))
-
-    def forward_head(self, features: list[Tensor]) -> Raw:
-        """DyHead outputs -> raw predictions, a list over the levels for each kind; see the head for their shapes.
-
-        Dense heads give `cls` and `box`, ATSS and FCOS `centerness` too; Faster R-CNN its proposal network's
-        `objectness` and `box`.
-        """
-        return self.head(features)

@@ -1,6 +1,6 @@
 """Converted detectors that were fetched, kept in a folder of ours: what is there, and removing it.
 
-    <home>/checkpoints/<name>/    config.json, model.safetensors, README.md, provenance.json: whole, or not there;
+    <home>/checkpoints/<name>/    what `save_pretrained` writes, and provenance.json: whole, or not there;
                                   language.safetensors beside them, where classes are words
     <home>/unfinished/<name>/     a download that goes on from here, and what a process that was killed has left
 

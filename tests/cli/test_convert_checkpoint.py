@@ -16,6 +16,7 @@ from dyzoo.checkpoints.conversion import KEY_RULES
 from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, assert_one_error
 from tests.grounding.glip_files import GLIP, write_glip
+from tests.model.narrow_detectors import SAVED_FILES
 
 NAME = "official_atss_r50"
 MANIFEST = Path(__file__).parents[1] / "golden" / f"{NAME}.json"
@@ -49,7 +50,7 @@ def test_converts_and_predicts(cli: Cli, checkpoint: Path, picture: Path) -> Non
     assert "412 keys read, 0 ignored, 38.85 M parameters, 80 classes -> models/atss" in outcome.out
     assert "dyzoo predict IMAGE --model models/atss" in outcome.out
     folder = Path("models/atss")
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {path.name for path in folder.iterdir()} == SAVED_FILES
     card = (folder / "README.md").read_text()
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     for words in ("license: mit", "microsoft/DynamicHead", "dyhead_r50_atss_fpn_1x", sha256, "42.4", "as published"):

@@ -18,6 +18,7 @@ from dyzoo.model.detector import Detector
 from tests.cli.cli_helpers import Cli, Outcome, assert_one_error
 from tests.hub.hub_client import use_hub
 from tests.hub.hub_server import Hub
+from tests.model.narrow_detectors import SAVED_FILES
 
 NAME = "org/shapes"
 METRICS = {"AP": 0.5, "AP50": 0.75, "AP75": None, "APs": None, "APm": 0.5, "APl": None, "AR1": 0.25, "AR100": 0.5}
@@ -91,9 +92,7 @@ def test_a_run_brings_weights_curves_and_measured_metrics(cli: Cli, hub: Hub, ru
     assert [commit.message for commit in hub.repo(NAME).branches["main"]] == ["initial commit", "Mine"]
     files = hub.files(NAME)
     assert set(files) == {
-        "README.md",
-        "config.json",
-        "model.safetensors",
+        *SAVED_FILES,
         "curves.png",
         "metrics.csv",
         "evaluation/pr_curve.png",
@@ -206,7 +205,7 @@ def test_a_folder_brings_its_card_along(cli: Cli, hub: Hub, tiny_model: Path, tm
     folder = tmp_path / "folder"
     Detector.from_pretrained(tiny_model).save_pretrained(folder)
     assert cli("push", folder, NAME, "--license", "mit", "--private").code == 0
-    assert set(hub.files(NAME)) == {"README.md", "config.json", "model.safetensors"}
+    assert set(hub.files(NAME)) == SAVED_FILES
     assert hub.repo(NAME).private
     card = card_of(hub)
     assert metadata_of(card)["license"] == "mit"

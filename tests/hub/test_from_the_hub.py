@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from dyzoo.config import DetectorConfig
 from dyzoo.errors import CheckpointError, DyzooError, HubError, UnknownModelError
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.creation import load_model
@@ -28,6 +29,12 @@ def same(found: Detector, expected: Detector) -> bool:
     return found.config == expected.config and all(
         torch.equal(value, weights[name]) for name, value in expected.state_dict().items()
     )
+
+
+def relabelled(files: Files, *labels: str) -> bytes:
+    """The configuration of a detector of other classes."""
+    config = DetectorConfig.from_json(files["config.json"].decode())
+    return config.with_labels(labels).to_json(for_transformers=True).encode()
 
 
 def failure(*arguments: Any, **options: Any) -> DyzooError:
@@ -52,9 +59,8 @@ def test_only_configuration_and_weights_are_fetched(hub: Hub, cache: Path, files
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, cache: Path, files: Files, detector: Detector) -> None:
     first = hub.add(NAME, files)
     hub.repo(NAME).tags["v1"] = first
-    config = json.loads(files["config.json"])
-    hub.add(NAME, {"config.json": json.dumps({**config, "labels": ["a", "b"]}).encode()})
-    hub.add(NAME, {**files, "config.json": json.dumps({**config, "labels": ["x", "y"]}).encode()}, branch="dev")
+    hub.add(NAME, {"config.json": relabelled(files, "a", "b")})
+    hub.add(NAME, {**files, "config.json": relabelled(files, "x", "y")}, branch="dev")
     expected = {None: ("a", "b"), "main": ("a", "b"), "v1": ("cat", "dog"), first: ("cat", "dog"), "dev": ("x", "y")}
     for revision, labels in expected.items():
         assert Detector.from_pretrained(NAME, revision=revision).labels == labels
@@ -64,7 +70,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, cache: Path, files: 
 def test_both_files_are_of_one_commit(hub: Hub, cache: Path, files: Files, detector: Detector) -> None:
     """Somebody pushes a detector of other classes between the two downloads."""
     hub.add(NAME, files)
-    other = json.dumps({**json.loads(files["config.json"]), "labels": ["one", "two", "three"]}).encode()
+    other = relabelled(files, "one", "two", "three")
     pushed = {"config.json": other, "model.safetensors": b"of three classes"}
     hub.after_sending["config.json"] = lambda: hub.add(NAME, pushed)
     assert same(Detector.from_pretrained(NAME), detector)
@@ -257,8 +263,7 @@ def test_a_cached_file_that_was_swapped_is_found(hub: Hub, cache: Path, files: F
 
 
 def test_weights_of_another_detector(hub: Hub, cache: Path, files: Files) -> None:
-    config = json.loads(files["config.json"])
-    hub.add(NAME, {**files, "config.json": json.dumps({**config, "labels": ["cat", "dog", "cow"]}).encode()})
+    hub.add(NAME, {**files, "config.json": relabelled(files, "cat", "dog", "cow")})
     assert "these weights are not of dyhead_atss_resnet10t with 3 classes" in str(failure(NAME))
 
 

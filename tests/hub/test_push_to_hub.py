@@ -13,6 +13,7 @@ from dyzoo.hub.cards import CardDetails, CardKeptWarning, is_hand_written, terms
 from dyzoo.model.detector import Detector
 from tests.hub.hub_client import set_offline
 from tests.hub.hub_server import Hub
+from tests.model.narrow_detectors import SAVED_FILES
 
 NAME = "org/cells"
 
@@ -26,7 +27,7 @@ def test_one_commit_holds_everything(hub: Hub, cache: Path, detector: Detector, 
     commit = detector.push_to_hub(NAME, commit_message="First", files={"plots/curves.png": tmp_path / "curves.png"})
     assert messages(hub) == ["initial commit", "First"]
     assert commit.commit_url == f"{hub.url}/{NAME}/commit/{commit.oid}"
-    assert set(hub.files(NAME)) == {"README.md", "config.json", "model.safetensors", "plots/curves.png"}
+    assert set(hub.files(NAME)) == {*SAVED_FILES, "plots/curves.png"}
     assert hub.repo(NAME).at("main").sha == commit.oid
     assert not hub.repo(NAME).private
     loaded = Detector.from_pretrained(NAME, revision=commit.oid).state_dict()

@@ -11,6 +11,9 @@ from dyzoo.config import ATSSConfig, DetectorConfig, DyHeadConfig, FPNConfig
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.names import model_config
 
+SAVED_FILES = {"README.md", "config.json", "model.safetensors", "modeling_dyzoo.py", "preprocessor_config.json"}
+"""Names of the files that `save_pretrained` writes."""
+
 
 def narrow_config(sizes_px: tuple[int, int] | None = None, **changes: Any) -> DetectorConfig:
     """`dyhead_atss_resnet10t` with one block of 32 channels.

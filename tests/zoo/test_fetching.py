@@ -24,6 +24,7 @@ from dyzoo.zoo.fetching import UnverifiedWarning, fetch_foreign
 from dyzoo.zoo.store import Provenance
 from tests.hub.hub_client import set_offline, use_hub
 from tests.hub.hub_server import Hub
+from tests.model.narrow_detectors import SAVED_FILES
 from tests.zoo.conftest import CONTENT, NAME, Publish
 from tests.zoo.file_server import FileServer
 
@@ -64,8 +65,7 @@ def test_what_is_kept_says_where_it_comes_from(publish: Publish, home: Path, ser
     entry = publish(FILE)
     folder = fetch_foreign(entry)
     assert folder == home / "checkpoints" / NAME
-    names = {"config.json", "model.safetensors", "README.md", "provenance.json"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == {*SAVED_FILES, "provenance.json"}
     provenance = Provenance.read(folder)
     assert provenance is not None
     assert (provenance.address, provenance.sha256) == (server.url + FILE, hashlib.sha256(CONTENT).hexdigest())
