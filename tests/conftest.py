@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,3 +53,17 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.training.training_runs import write_voc  # not before Triton's variable is set
 
     return write_voc(tmp_path_factory.mktemp("data") / "voc")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a window."""
+    from tests.demo.browsing import CHROMIUM, FLAGS
+
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: install chromium or google-chrome")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()

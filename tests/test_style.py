@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("dyzoo", "kernels", "benchmarks")
+FOLDERS = ("dyzoo", "kernels", "benchmarks", "docs")
 FRAGMENTS = ("of", "what")
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.cli_helpers import write_picture
-from tests.demo.browsing import CHROMIUM, FLAGS
 from tests.model.narrow_detectors import eager_detector, narrow_detector
 
 EVIL_LABEL = "<img src=x onerror='window.hacked=1'>"
@@ -50,15 +47,3 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     write_static_page(dyzoo.load(DEFAULT_MODEL), folder / "sub folder" / "page", title="Blood cells", license="mit")
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser without a window."""
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: install chromium or google-chrome")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
