@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .command_ablation import ablation
 from .command_cpu import OutOption, cpu, growth, runtimes
 from .options import CASE_NAMES, device_of, size_of
 
@@ -40,6 +41,7 @@ def _benchmarks() -> None:
       dyzoo bench head --size 800x1344 --batch 2 --dtype bf16 --pass forward
       dyzoo bench --provider ours --provider official-float32 --no-save
       dyzoo bench cpu --load none,full     beside other runtimes, idle and busy
+      dyzoo bench ablation --data DIR      which attention adds how much AP
       dyzoo bench plot nvidia-h100.csv     draw the rows again
     """
 
@@ -133,6 +135,7 @@ def steps(
 app.command()(runtimes)
 app.command()(cpu)
 app.command()(growth)
+app.command()(ablation)
 
 
 @app.command()

@@ -20,6 +20,13 @@ def cuda_graphs_are_wanted() -> bool:
     return os.environ.get(CUDA_GRAPHS, "1") != "0"
 
 
+def ask_for_large_pages() -> None:
+    """Let PyTorch, before it allocates, have large tensors on Linux's pages of 2 MB, where nobody has chosen otherwise
+    (`THP_MEM_ALLOC_ENABLE`): a picture touches thousands of small pages anew, which is a tenth of its time on a CPU.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def home() -> str:
     """Folder of what dyzoo keeps (`DYZOO_HOME`), in place of `dyzoo` beside huggingface_hub's own; "" if unset."""
     return os.environ.get(HOME, "")

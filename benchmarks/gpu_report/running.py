@@ -53,7 +53,7 @@ def run(command: Sequence[str], limit_seconds: float, log: Path, folder: Path | 
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
             )
         except OSError as error:
             return Outcome("failed", f"{command[0]} cannot be started: {error.strerror}", 0.0, limit_seconds)
@@ -68,7 +68,7 @@ def run(command: Sequence[str], limit_seconds: float, log: Path, folder: Path | 
         finally:
             _kill(process)  # what it has started and not waited for
     seconds = time.monotonic() - began
-    return Outcome("failed" if code else "done", _reason(code), seconds, limit_seconds)
+    return Outcome("failed" if code else "done", reason(code), seconds, limit_seconds)
 
 
 def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
@@ -82,7 +82,8 @@ def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
     return ["".join(letter for letter in line if letter.isprintable()) for line in lines][-count:]
 
 
-def _reason(code: int) -> str:
+def reason(code: int) -> str:
+    """Why a process ended that did, in words; empty for an exit code of 0."""
     if code >= 0:
         return f"exit code {code}" if code else ""
     try:
@@ -106,9 +107,9 @@ def _kill(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL
         os.killpg(process.pid, how)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """A call for a new process to make, so that Linux kills it when its parent dies, however that dies."""
+def die_with_parent(how: signal.Signals = signal.SIGKILL) -> Callable[[], None] | None:
+    """A call for a new process to make, so that Linux signals it when its parent dies, however that dies."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return lambda: prctl(_PR_SET_PDEATHSIG, how, 0, 0, 0)

@@ -25,7 +25,7 @@ from dyzoo.cli.push import push
 from dyzoo.cli.serve import serve
 from dyzoo.cli.terminal import complain, noted_warnings, prepare, say
 from dyzoo.cli.train import train
-from dyzoo.environment import is_debugging
+from dyzoo.environment import ask_for_large_pages, is_debugging
 from dyzoo.errors import DyzooError, TogetherError, full_memory
 
 app = typer.Typer(
@@ -87,6 +87,7 @@ def _dyzoo(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code; `arguments` default to those of the process."""
+    ask_for_large_pages()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

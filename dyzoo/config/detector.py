@@ -19,10 +19,11 @@ from dyzoo.errors import CheckpointError
 CONFIG_VERSION = 2
 MAX_LABELS = 30_000
 MAX_LABEL_LENGTH = 200  # characters
+MOST_BLOCKS = 64
 
 Text = Annotated[str, Range(0, MAX_LABEL_LENGTH)]
 Channels = Annotated[int, Range(1, 4096)]
-Blocks = Annotated[int, Range(0, 64)]
+Blocks = Annotated[int, Range(0, MOST_BLOCKS)]
 Count = Annotated[int, Range(1, 10_000)]  # candidates and detections: NMS compares each with each
 Fraction = Annotated[float, Range(0, 1)]
 Probability = Annotated[float, Range(1e-9, 1 - 1e-9)]  # its logit is taken
@@ -85,11 +86,19 @@ class FPNConfig:
 class DyHeadConfig:
     """Stack of DyHead blocks.
 
+    Each attention can be switched off, for ablations; no time or memory is saved by it. In the pyramid form the
+    switches mean what those of the published code's continuation in GLIP mean (Li et al., CVPR 2022: USE_DYFUSE,
+    USE_DFCONV, USE_DYRELU), and the convolutions and norms of a block stay; in the tensor form the attention is the
+    identity in eq. 2, but for the task-aware one, see `TensorDyHeadBlock`.
+
     Attributes:
         channels: width of every block's output.
-        num_blocks: 0 leaves the attention out.
+        num_blocks: 0 leaves the blocks out.
         form: "pyramid" works on every level at its own size, as the published code and weights do; "tensor" on all
-            levels resized to the median one, as the paper writes it (section 3). The fields below are the pyramid's.
+            levels resized to the median one, as the paper writes it (section 3). The last two fields are the pyramid's.
+        scale: scale-aware attention; without it a level is the plain mean of its branches.
+        spatial: spatial-aware attention; without it the branches are plain 3x3 convolutions.
+        task: task-aware attention; without it the activation is a ReLU.
         offset_mode: how the `high` branch reads its oversize offset map. Weights trained with microsoft/DynamicHead
             and with mmdetection both need "flat": either operator indexes the raw offset buffer by the size of its
             output.
@@ -99,6 +108,9 @@ class DyHeadConfig:
     channels: Channels = 256
     num_blocks: Blocks = 6
     form: Literal["pyramid", "tensor"] = "pyramid"
+    scale: bool = True
+    spatial: bool = True
+    task: bool = True
     offset_mode: Literal["flat", "crop", "resize"] = "resize"
     conv_bias: bool = True
 

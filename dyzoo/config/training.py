@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dyzoo.config.detector import MOST_BLOCKS
 from dyzoo.config.settings import Setting, check_ranges, documented
 from dyzoo.config.values import Range
 
@@ -79,6 +80,8 @@ LEFT_OPEN = ("epochs", "batch_size", "size_px")
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
+ATTENTIONS = ("scale", "spatial", "task")
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,22 @@ class TrainConfig:
     ] = "dyhead_atss_resnet10t"
     backbone: Annotated[
         str | None, Setting("Any other timm backbone.", metavar="NAME", left_open="the architecture's")
+    ] = None
+    blocks: Annotated[int | None, Range(0, MOST_BLOCKS), Setting("DyHead blocks.", left_open="the architecture's")] = (
+        None
+    )
+    attentions: Annotated[
+        str | None,
+        Setting(
+            "Those of the blocks: some of scale,spatial,task, or none.",
+            "`DyHeadConfig` says what takes the place of the others.",
+            metavar="A,A",
+            left_open="the architecture's",
+        ),
+    ] = None
+    form: Annotated[
+        Literal["pyramid", "tensor"] | None,
+        Setting("Form of the blocks, see `DyHeadConfig`.", left_open="the architecture's"),
     ] = None
     epochs: Annotated[
         AtLeast1OrOpen, Setting("Passes over the data.", left_open="12 to 300, fewer for more images")
@@ -212,6 +231,10 @@ class TrainConfig:
             raise ValueError(f"freeze is {self.freeze!r}, expected a number of stages or backbone")
         if self.weights is not None and (self.backbone is not None or self.backbone_weights is not None):
             raise ValueError("weights is a whole detector, expected no backbone and no backbone_weights beside it")
+        if self.weights is not None and any(each is not None for each in (self.blocks, self.attentions, self.form)):
+            raise ValueError("weights is a whole detector, expected no blocks, attentions and form beside it")
+        if self.attentions is not None:
+            parse_attentions(self.attentions)
         parse_save_every(self.save_every)
 
     @property
@@ -231,6 +254,18 @@ class ResolvedConfig(TrainConfig):
     def to_json(self) -> str:
         """The text of `train.json`."""
         return json.dumps(asdict(self), indent=2, default=str) + "\n"
+
+
+def parse_attentions(text: str) -> dict[str, bool]:
+    """`TrainConfig.attentions` as the switches of `DyHeadConfig`.
+
+    Raises:
+        ValueError: it names something else.
+    """
+    named = [] if text == "none" else [name.strip() for name in text.split(",")]
+    if not set(named) <= set(ATTENTIONS):
+        raise ValueError(f"attentions is {text!r}, expected some of {', '.join(ATTENTIONS)} as in scale,task, or none")
+    return {name: name in named for name in ATTENTIONS}
 
 
 def parse_save_every(text: str) -> tuple[int | None, float | None]:

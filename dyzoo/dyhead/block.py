@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 
 import torch
 from dyhead_kernels import BlockParameters, OffsetMode, Pyramid, dyhead_block
-from dyhead_kernels.dyhead_block.parameters import OFFSETS_AND_MASKS, TAPS
+from dyhead_kernels.dyhead_block.parameters import OFFSETS, TAPS, parameter_shapes
 from torch import Tensor, nn
 
 BRANCHES = 3  # high, mid, low: the order of every stacked parameter
 REDUCTION = 4  # DyReLU's bottleneck
+
+SCALE = ("scale_weight", "scale_bias")
+SPATIAL = ("offset_weight", "offset_bias")
+TASK = ("relu_weight1", "relu_bias1", "relu_weight2", "relu_bias2")
+WHOLE_SCALE = 3.0  # hsigmoid(x) = min(max(x + 3, 0), 6) / 6 of it is exactly one
+WHOLE_MASK = 64.0  # its sigmoid is exactly one in every dtype, float64 included
 
 
 class DyHeadBlock(nn.Module):
@@ -21,34 +28,66 @@ class DyHeadBlock(nn.Module):
     them. Initialisation: deformable convolutions uniform +-1/sqrt(9 C_in) and scale attention N(0, .01) as in the
     official code; offsets start at zero as in DCNv2 (Zhu et al., CVPR 2019), so a new block samples the plain grid.
 
+    An attention that is switched off has constants in the place of its parameters, with which the same kernels compute
+    its neutral form: a scale attention of one, nine taps on the grid with masks of one, a dynamic ReLU whose theta is
+    zero. The constants move with the block as buffers do, learn nothing and are in no state dict.
+
     Args:
         in_channels, channels: C_in of the input pyramid and C of the output.
         offset_mode: how the `high` branch reads its oversize offset map, see `dyhead_kernels.dyhead_block`.
         conv_bias: deformable convolutions with a bias (official) or without (mmdetection).
+        scale: scale-aware attention; without it a level is the mean of its branches.
+        spatial: spatial-aware attention; without it the branches are plain 3x3 convolutions.
+        task: task-aware attention; without it the activation is a ReLU.
     """
 
+    offset_weight: Tensor
+    offset_bias: Tensor
+    conv_weight: Tensor
+    conv_bias: Tensor | None
+    norm_weight: Tensor
+    norm_bias: Tensor
+    scale_weight: Tensor
+    scale_bias: Tensor
+    relu_weight1: Tensor
+    relu_bias1: Tensor
+    relu_weight2: Tensor
+    relu_bias2: Tensor
+
     def __init__(
-        self, in_channels: int, channels: int, offset_mode: OffsetMode = "resize", conv_bias: bool = True
+        self,
+        in_channels: int,
+        channels: int,
+        offset_mode: OffsetMode = "resize",
+        conv_bias: bool = True,
+        *,
+        scale: bool = True,
+        spatial: bool = True,
+        task: bool = True,
     ) -> None:
         super().__init__()
         self.offset_mode: OffsetMode = offset_mode
-        hidden = max(channels // REDUCTION, 1)
-        self.offset_weight = nn.Parameter(torch.zeros(OFFSETS_AND_MASKS, in_channels, 3, 3))
-        self.offset_bias = nn.Parameter(torch.zeros(OFFSETS_AND_MASKS))
-        self.conv_weight = nn.Parameter(torch.empty(BRANCHES, channels, in_channels, 3, 3))
-        self.conv_bias = nn.Parameter(torch.zeros(BRANCHES, channels)) if conv_bias else None
-        self.norm_weight = nn.Parameter(torch.ones(BRANCHES, channels))
-        self.norm_bias = nn.Parameter(torch.zeros(BRANCHES, channels))
-        self.scale_weight = nn.Parameter(torch.empty(channels))
-        self.scale_bias = nn.Parameter(torch.zeros(1))
-        self.relu_weight1 = nn.Parameter(torch.empty(hidden, channels))
-        self.relu_bias1 = nn.Parameter(torch.empty(hidden))
-        self.relu_weight2 = nn.Parameter(torch.empty(4 * channels, hidden))
-        self.relu_bias2 = nn.Parameter(torch.empty(4 * channels))
+        switches = ((scale, SCALE), (spatial, SPATIAL), (task, TASK))
+        self._constants = frozenset(name for is_on, names in switches if not is_on for name in names)
+        for name, shape in parameter_shapes(in_channels, channels, max(channels // REDUCTION, 1)).items():
+            if name in self._constants:
+                self.register_buffer(name, torch.empty(shape), persistent=False)
+            else:
+                is_left_out = name == "conv_bias" and not conv_bias
+                self.register_parameter(name, None if is_left_out else nn.Parameter(torch.empty(shape)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the initial values anew."""
+        """Draw the initial values anew.
+
+        All are drawn, also where constants take their place: what is left of a block, and what is made after it, begins
+        alike with an attention and without.
+        """
+        for name in ("offset_weight", "offset_bias", "norm_bias", "scale_bias"):
+            nn.init.zeros_(getattr(self, name))
+        if self.conv_bias is not None:
+            nn.init.zeros_(self.conv_bias)
+        nn.init.ones_(self.norm_weight)
         bound = 1 / math.sqrt(TAPS * self.conv_weight.shape[2])
         nn.init.uniform_(self.conv_weight, -bound, bound)
         nn.init.normal_(self.scale_weight, std=0.01)
@@ -56,6 +95,12 @@ class DyHeadBlock(nn.Module):
             bound = 1 / math.sqrt(weight.shape[1])  # nn.Linear's default, as in the official DyReLU
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+        for name in self._constants:
+            nn.init.zeros_(getattr(self, name))
+        if "scale_bias" in self._constants:
+            nn.init.constant_(self.scale_bias, WHOLE_SCALE)
+        if "offset_bias" in self._constants:
+            nn.init.constant_(self.offset_bias[OFFSETS:], WHOLE_MASK)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DyHeadBlock:
         """Do to each tensor what `to` and its kin do. The stacked weights are shown as those of one convolution:
@@ -68,8 +113,7 @@ class DyHeadBlock(nn.Module):
 
     def stacked(self) -> BlockParameters:
         """The parameters as the kernels take them."""
-        own: dict[str, Tensor] = dict(self.named_parameters(recurse=False))
-        return BlockParameters(**{"conv_bias": None, **own})  # type: ignore[arg-type]
+        return BlockParameters(**{field.name: getattr(self, field.name) for field in fields(BlockParameters)})
 
     def forward(self, pyramid: Pyramid) -> Pyramid:
         """(N, S, C_in) -> (N, S, C), the level shapes unchanged."""

@@ -18,7 +18,13 @@ class DyHead(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(
             DyHeadBlock(
-                in_channels if index == 0 else config.channels, config.channels, config.offset_mode, config.conv_bias
+                in_channels if index == 0 else config.channels,
+                config.channels,
+                config.offset_mode,
+                config.conv_bias,
+                scale=config.scale,
+                spatial=config.spatial,
+                task=config.task,
             )
             for index in range(config.num_blocks)
         )

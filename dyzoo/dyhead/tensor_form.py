@@ -139,29 +139,49 @@ class TensorDyHeadBlock(nn.Module):
     paper does not mention: kappa and dm_k, both one half at first, would shrink the maps block after block. Statistics
     are of each image and level.
 
+    An attention that is left out is the identity in eq. 2; where C_in is not C, a 1x1 projection takes the place of the
+    spatial-aware one. In the place of the task-aware one stands a ReLU, to which that reduces where theta is zero and
+    which the published code has there: with no activation left, a stack of blocks would be close to one linear layer,
+    and an ablation would measure that.
+
     Args:
         in_channels, channels: C_in of the input and C of the output.
         norm_groups: groups of the GroupNorm, a divisor of C; None leaves it out, which is eq. 2 to the letter.
         backend: see `SpatialAwareAttention`.
+        scale, spatial, task: which attentions there are.
 
     Raises:
         ValueError: norm_groups does not divide C.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, norm_groups: int | None = NORM_GROUPS, backend: str = "auto"
+        self,
+        in_channels: int,
+        channels: int,
+        norm_groups: int | None = NORM_GROUPS,
+        backend: str = "auto",
+        *,
+        scale: bool = True,
+        spatial: bool = True,
+        task: bool = True,
     ) -> None:
         super().__init__()
         if norm_groups is not None and (norm_groups < 1 or channels % norm_groups):
             raise ValueError(f"norm_groups is {norm_groups}, expected a divisor of the {channels} channels, or None")
-        self.scale = ScaleAwareAttention(in_channels)
-        self.spatial = SpatialAwareAttention(in_channels, channels, backend)
+        self.scale = ScaleAwareAttention(in_channels) if scale else None
+        self.spatial = SpatialAwareAttention(in_channels, channels, backend) if spatial else None
+        is_projected = not spatial and in_channels != channels
+        self.projection = nn.Linear(in_channels, channels, bias=False) if is_projected else None
         self.norm = None if norm_groups is None else nn.GroupNorm(norm_groups, channels)
-        self.task = TaskAwareAttention(channels)
+        self.task = TaskAwareAttention(channels) if task else nn.ReLU()
 
     def forward(self, tensor: Tensor, size: Size) -> Tensor:
         """(N, L, S, C_in), (H, W) -> (N, L, S, C)."""
-        output: Tensor = self.spatial(self.scale(tensor), size)
+        output: Tensor = tensor if self.scale is None else self.scale(tensor)
+        if self.spatial is not None:
+            output = self.spatial(output, size)
+        elif self.projection is not None:
+            output = self.projection(output)
         if self.norm is not None:
             output = rows_of(self.norm(maps_of(output, size).flatten(0, 1)), output.shape[1])
         return self.task(output)  # type: ignore[no-any-return]
@@ -171,13 +191,19 @@ class TensorDyHead(nn.Module):
     """The stack of blocks in tensor form, in `DyHead`'s place: feature maps in, attended feature maps out.
 
     Levels are resized to the median one before the first block and back to their own sizes after the last. Of the
-    configuration, `channels` and `num_blocks` count.
+    configuration, all but the last two fields count.
     """
 
     def __init__(self, config: DyHeadConfig, in_channels: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            TensorDyHeadBlock(in_channels if index == 0 else config.channels, config.channels)
+            TensorDyHeadBlock(
+                in_channels if index == 0 else config.channels,
+                config.channels,
+                scale=config.scale,
+                spatial=config.spatial,
+                task=config.task,
+            )
             for index in range(config.num_blocks)
         )
 

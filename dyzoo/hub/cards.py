@@ -213,6 +213,8 @@ def _table(config: DetectorConfig, parameters: int) -> str:
     if dyhead.num_blocks:
         form = f"offsets `{dyhead.offset_mode}`" if dyhead.form == "pyramid" else "on levels of one size"
         blocks += f", {form}"
+        missing = [name for name in ("scale", "spatial", "task") if not getattr(dyhead, name)]
+        blocks += f", without {' and '.join(f'{name}-aware' for name in missing)} attention" if missing else ""
     rows = {
         "architecture": f"`{config.architecture}`",
         "parameters": f"{parameters / 1e6:.1f} M",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 
 from dyzoo.config import DetectorConfig
-from dyzoo.config.training import ResolvedConfig, TrainConfig
+from dyzoo.config.training import ResolvedConfig, TrainConfig, parse_attentions
 from dyzoo.data import DetectionDataset, open_dataset
 from dyzoo.data.loader import EpochLoader, build_loader
 from dyzoo.data.mixing import Mixing
@@ -108,10 +109,14 @@ def starting_detector(config: TrainConfig, labels: tuple[str, ...]) -> Detector 
 
 
 def detector_config(config: TrainConfig, labels: tuple[str, ...], source: Detector | None = None) -> DetectorConfig:
-    """The configuration of the architecture, or of the starting detector, with the run's labels, backbone and size."""
+    """The configuration of the architecture, or of the starting detector, with what the run has of its own."""
     detector = (model_config(config.model) if source is None else source.config).with_labels(labels)
     if config.backbone is not None:
         detector = replace(detector, backbone=replace(detector.backbone, name=config.backbone))
+    changes: dict[str, Any] = {} if config.attentions is None else parse_attentions(config.attentions)
+    changes |= {} if config.blocks is None else {"num_blocks": config.blocks}
+    changes |= {} if config.form is None else {"form": config.form}
+    detector = replace(detector, dyhead=replace(detector.dyhead, **changes))
     if config.size_px is None:
         return detector
     return replace(detector, preprocess=detector.preprocess.at(config.size_px))

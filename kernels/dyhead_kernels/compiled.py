@@ -48,6 +48,23 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
 
 
+def call(source: Path, function: str, *arguments: object) -> None:
+    """Call a function of a compiled source: tensors and None become pointers, integers 64 bits wide. Python's lock is
+    released meanwhile.
+    """
+    compiled = library(source)
+    assert compiled is not None
+    getattr(compiled, function)(*map(_converted, arguments))
+
+
+def _converted(argument: object) -> object:
+    if argument is None:
+        return ctypes.c_void_p(None)
+    if isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_int64(argument) if isinstance(argument, int) else argument
+
+
 def _folder() -> Path:
     """The folder of libraries: nobody else may write to it, since what lies there is run.
 

@@ -239,10 +239,23 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path
         run(["evaluate", "--data", str(tmp_path / "absent")])
 
 
-def test_main_leaves_with_the_exit_code() -> None:
+def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit) as leaving:
         main(["predict", "--bogus"])
     assert leaving.value.code == 2
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_large_pages_are_asked_for_before_pytorch_is_there(chosen: str | None) -> None:
+    environment = {**os.environ, **({} if chosen is None else {"THP_MEM_ALLOC_ENABLE": chosen})}
+    code = (
+        "import os, sys, atexit; from dyzoo.cli import main\n"
+        "atexit.register(lambda: print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules))\n"
+        "main(['--version'])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == f"{chosen or '1'} False"
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from dyzoo.cli import run
+from dyzoo.config import ATSSConfig, DyHeadConfig
 from dyzoo.errors import SettingError
 from dyzoo.runtime.exported_detector import OUTPUTS
 from dyzoo.runtime.onnx_detector import OnnxDetector
 from tests.cli.cli_helpers import Cli, Outcome, assert_one_error, write_picture
 from tests.explain.conftest import planted
+from tests.model.narrow_detectors import narrow_detector
 
 
 @pytest.fixture
@@ -42,6 +44,23 @@ def test_it_writes_the_page_and_says_where(cli: Cli) -> None:
     assert "explain.json, maps.png, sampling.png, channels.png, object.png" in others
     numbers = json.loads(Path("seen/explain.json").read_text())
     assert (numbers["detection"], numbers["block"], numbers["level"], numbers["place_px"]) == (1, 0, 2, [40, 24])
+
+
+@pytest.mark.parametrize("off", ["scale", "spatial", "task"])
+def test_an_attention_that_is_switched_off_is_seen_to_do_nothing(cli: Cli, off: str) -> None:
+    dyhead = DyHeadConfig(channels=32, num_blocks=1, **{off: False})  # type: ignore[arg-type]
+    head = ATSSConfig(prior_probability=0.9, max_detections=5)
+    narrow_detector((64, 128), labels=("red", "blue"), head=head, dyhead=dyhead).save_pretrained("without")
+    assert cli("good.png", "--model", "without", "--level", 1, "--out", "seen").code == 0
+    level = json.loads(Path("seen/explain.json").read_text())["blocks"][0]["levels"][1]
+    points = level["sampling"]["points"]
+    found = {
+        "scale": set(level["scale_weights"].values()) == {1.0},
+        "spatial": all(point["place_px"] == point["grid_px"] and point["mask"] == 1.0 for point in points),
+        "task": {*level["relu"]["slopes"][0]} == {1.0} and not any(level["relu"]["slopes"][1]),
+    }
+    assert len(points) == 27
+    assert [name for name, is_neutral in found.items() if is_neutral] == [off]
 
 
 def test_nothing_found_is_said_and_still_shown(cli: Cli) -> None:

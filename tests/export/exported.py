@@ -23,7 +23,7 @@ class Exported(NamedTuple):
     report: ExportReport
 
 
-def export_small(folder: Path, options: ExportOptions, head: str, **settings: str) -> Exported:
+def export_small(folder: Path, options: ExportOptions, head: str, **settings: Any) -> Exported:
     """An export of a small detector, as `small.onnx`, or with the suffix of its format."""
     from dyzoo.export.exporting import export_detector
 

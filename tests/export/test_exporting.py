@@ -113,8 +113,9 @@ def test_other_heads_find_the_same_objects(head: str, options: Any, settings: An
         ("retinanet", {"deform_conv": "grid-sample"}, {"offset_mode": "flat"}),
         ("atss", {"deform_conv": "grid-sample"}, {"form": "tensor"}),
         ("atss", {}, {"backbone": "swin_tiny_patch4_window7_224"}),
+        ("atss", {}, {"scale": False, "spatial": False, "task": False}),
     ],
-    ids=["fcos", "retinanet", "tensor_form", "swin"],
+    ids=["fcos", "retinanet", "tensor_form", "swin", "switched_off"],
 )
 def test_further_detectors_find_the_same_objects(head: str, options: Any, settings: Any, tmp_path: Path) -> None:
     check(export_small(tmp_path, ExportOptions(**options), head, **settings))

@@ -24,8 +24,18 @@ def random_levels(generator: torch.Generator) -> list[Tensor]:
 @pytest.mark.parametrize("form", ["node", "grid-sample"])
 @pytest.mark.parametrize("offset_mode", ["flat", "crop", "resize"])
 def test_a_block_is_the_operator(offset_mode: Any, form: Any) -> None:
+    assert_block_is_the_operator(form, DyHeadConfig(channels=16, num_blocks=1, offset_mode=offset_mode))
+
+
+@pytest.mark.parametrize("off", ["scale", "spatial", "task"])
+def test_a_block_without_an_attention_is_the_operator(off: str) -> None:
+    config = DyHeadConfig(channels=16, num_blocks=1, **{off: False})  # type: ignore[arg-type]
+    assert_block_is_the_operator("node", config)
+
+
+def assert_block_is_the_operator(form: Any, config: DyHeadConfig) -> None:
     torch.manual_seed(0)
-    dyhead = DyHead(DyHeadConfig(channels=16, num_blocks=1, offset_mode=offset_mode), 16).eval()
+    dyhead, offset_mode = DyHead(config, 16).eval(), config.offset_mode
     with torch.no_grad():
         for parameter in dyhead.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

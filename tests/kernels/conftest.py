@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dyhead_kernels import backends
+from dyhead_kernels.deform_conv.packed import native as native_deform_conv
+from dyhead_kernels.dyhead_block import native as native_block
 
 from tests.kernels.poison import poison_allocations
 
@@ -43,7 +47,17 @@ def poisoned_memory() -> Iterator[None]:
 @pytest.fixture
 def plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The form for CPUs as it is where there is no compiler."""
-    monkeypatch.setattr("dyhead_kernels.deform_conv.packed.native.serves", lambda *_: False)
+    for native in (native_deform_conv, native_block):
+        monkeypatch.setattr(native, "serves", lambda *_: False)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def form(request: pytest.FixtureRequest) -> None:
+    """The form for CPUs with the compiled loops and without."""
+    if request.param == "plain":
+        request.getfixturevalue("plain_pytorch")
+    elif shutil.which(backends.compiler_name()) is None:
+        pytest.skip("no C++ compiler")
 
 
 @pytest.fixture

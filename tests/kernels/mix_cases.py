@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from dyhead_kernels.dyhead_block.attention import torch as attention
 from dyhead_kernels.dyhead_block.attention.quantities import Moments
@@ -11,6 +12,9 @@ from torch import Tensor
 from tests.kernels.block_cases import Shapes
 
 CHANNELS, NORM_GROUPS = 12, 4
+
+either_form = pytest.mark.usefixtures("form")
+"""With the compiled loops, and without."""
 
 
 def random_maps(shapes: Shapes, batch: int = 2, mean: float = 0.0, dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -18,7 +18,7 @@ LAYERS = (
     ("deform_conv.packed", "deform_conv.reference"),
     ("deform_conv",),
     ("dyhead_block.layout", "dyhead_block.parameters"),
-    ("dyhead_block.tables",),
+    ("dyhead_block.tables", "dyhead_block.native"),
     ("dyhead_block.offsets", "dyhead_block.attention"),
     ("dyhead_block.mix",),
     ("dyhead_block",),

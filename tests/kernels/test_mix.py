@@ -8,36 +8,50 @@ from typing import Any
 import pytest
 import torch
 from dyhead_kernels.dyhead_block.attention import torch as attention
+from dyhead_kernels.dyhead_block.attention.quantities import Coefficients, Moments
 from dyhead_kernels.dyhead_block.layout import BranchLayout
 from dyhead_kernels.dyhead_block.mix import torch as mix
+from torch import Tensor
 
 from tests.kernels.block_cases import PYRAMIDS, Shapes, every_pyramid, random_parameters
-from tests.kernels.mix_cases import CHANNELS, NORM_GROUPS, measured, random_maps
+from tests.kernels.mix_cases import CHANNELS, NORM_GROUPS, either_form, measured, random_maps
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mean", [1e3, -1e4])
-def test_a_large_mean_does_not_cancel(mean: float) -> None:
+@either_form
+def test_a_large_mean_does_not_cancel(mean: float, seed: int) -> None:
     """In float32, E[Y^2] - E[Y]^2 of these maps is off by a tenth and more; what is left here is the sums' rounding."""
-    layout, maps = (
-        BranchLayout(PYRAMIDS["three levels"]),
-        random_maps(PYRAMIDS["three levels"], mean=mean, dtype=torch.float32),
-    )
-    parameters = random_parameters(8, CHANNELS)
+    torch.manual_seed(seed)
+    layout = BranchLayout(PYRAMIDS["three levels"])
+    maps = random_maps(layout.shapes, mean=mean, dtype=torch.float32)
+    parameters, grad_output = random_parameters(8, CHANNELS), torch.empty(())
     results: dict[torch.dtype, dict[str, Any]] = {}
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float64, torch.float32):
         block = replace(parameters, **{n: p.detach().to(dtype) for n, p in vars(parameters).items()})
         converted = [m.to(dtype) for m in maps]
-        moments, output = measured(converted, layout, dtype), torch.empty_like(converted[1])
+        moments = measured(converted, layout, dtype)
         coefficients = attention.forward(moments, block, layout, NORM_GROUPS)
-        mix.forward(converted, moments, coefficients, layout, output)
-        grad_output = torch.ones_like(output) + torch.arange(CHANNELS)
-        scaled, grad_coefficients = mix.backward(grad_output, converted, moments, coefficients, layout)
+        output = _mixed(converted, moments, coefficients, layout)
+        if dtype == torch.float64:  # where the two lines meet, rounding chooses between their slopes
+            line1 = coefficients._replace(slope2=coefficients.slope1, shift2=coefficients.shift1)
+            line2 = coefficients._replace(slope1=coefficients.slope2, shift1=coefficients.shift2)
+            apart = (_mixed(converted, moments, line1, layout) - _mixed(converted, moments, line2, layout)).abs()
+            grad_output = (1.0 + torch.arange(CHANNELS)) * (apart > 1e-6 * abs(mean))
+            assert grad_output.count_nonzero() > 0.9 * grad_output.numel()
+        scaled, grad_coefficients = mix.backward(grad_output.to(dtype), converted, moments, coefficients, layout)
         grad_moments, _ = attention.backward(moments, block, layout, NORM_GROUPS, grad_coefficients)
         grads = mix.branches_backward(scaled, converted, moments, coefficients, grad_moments, layout)
         results[dtype] = {"variance": moments.variance, "output": output, "gradient": torch.cat(grads, dim=1)}
     for name, expected in results[torch.float64].items():
         difference = (results[torch.float32][name] - expected).norm() / expected.norm()
         assert difference < 3e-7 * abs(mean), name
+
+
+def _mixed(maps: list[Tensor], moments: Moments, coefficients: Coefficients, layout: BranchLayout) -> Tensor:
+    output = torch.empty_like(maps[1])
+    mix.forward(maps, moments, coefficients, layout, output)
+    return output
 
 
 @every_pyramid

@@ -43,6 +43,34 @@ def test_the_backbone_starts_from_a_local_file(config: TrainConfig, tmp_path: Pa
         Trainer(replace(config, backbone_weights=tmp_path / "absent.pth"))
 
 
+def test_a_run_has_the_blocks_it_was_told(config: TrainConfig) -> None:
+    config = replace(config, blocks=2, attentions="scale,task", form="tensor", epochs=1)
+    trainer = Trainer(config)
+    wanted = DyHeadConfig(channels=32, num_blocks=2, form="tensor", spatial=False)
+    assert trainer.model.config.dyhead == wanted
+    trainer.run()
+    assert load_model(config.folder).config.dyhead == wanted
+    with pytest.raises(TrainingError, match="of another model"):
+        Trainer(replace(config, blocks=1, resume=True))
+
+
+def test_constants_stay_what_they_are(config: TrainConfig) -> None:
+    """In the model, its moving average and the mean of the last epochs; a run that goes on has them too."""
+    config = replace(config, attentions="none", average_last=2)
+    trainer = Trainer(config)
+    before = dict(trainer.model.dyhead.blocks[0].named_buffers())
+    before = {name: value.clone() for name, value in before.items()}
+    trainer.run()
+    trainer = Trainer(replace(config, resume=True))
+    state = trainer.state
+    assert state.ema is not None
+    assert state.average is not None
+    assert len(before) == 8
+    for model in (trainer.model, state.ema.module, state.average.module, load_model(config.folder)):
+        for name, value in model.dyhead.blocks[0].named_buffers():
+            assert torch.equal(value, before[name]), name
+
+
 def test_a_run_leaves_everything_it_promises(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = train(config)
     run = config.folder

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...compiled import library
+from ...compiled import call, library
 from .sampling import SamplingGrid
 
 if TYPE_CHECKING:
@@ -242,25 +242,12 @@ def _panels(matrix: Tensor, taps: int, channels: int, products: Products, transp
 
 def _number(function: str, *arguments: int) -> int:
     """The library's answer to numbers."""
-    compiled_function = getattr(_library(), function)
+    compiled = library(SOURCE)
+    assert compiled is not None
+    compiled_function = getattr(compiled, function)
     compiled_function.restype = ctypes.c_int64
     return int(compiled_function(*map(ctypes.c_int64, arguments)))
 
 
 def _call(function: str, *arguments: object) -> None:
-    """Call a function: tensors and None become pointers, integers 64 bits wide. Python's lock is released meanwhile."""
-    getattr(_library(), function)(*map(_converted, arguments))
-
-
-def _library() -> ctypes.CDLL:
-    compiled = library(SOURCE)
-    assert compiled is not None
-    return compiled
-
-
-def _converted(argument: object) -> object:
-    if argument is None:
-        return ctypes.c_void_p(None)
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_int64(argument) if isinstance(argument, int) else argument
+    call(SOURCE, function, *arguments)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...precision import without_autocast
+from .. import native
 from ..layout import BRANCHES, HIGH, BranchLayout
 from ..parameters import BlockParameters
 from .quantities import Coefficients, Moments
@@ -19,6 +20,9 @@ from .reference import GROUP_NORM_EPS, hard_sigmoid
 
 def measure(convolved: Sequence[Tensor], layout: BranchLayout, moments: Moments) -> None:
     """Write moments (3, N, L, C) of high, mid and low, (N, S_i, C) each, packed as in `BranchLayout`."""
+    if native.serves(convolved, *moments):
+        native.measure(convolved, layout, moments)
+        return
     for tensor in moments:
         tensor.zero_()
     for (branch, level), rows in layout.split(convolved).items():

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .. import native
 from ..attention.quantities import Coefficients, Moments
 from ..layout import HIGH, LOW, MID, BranchLayout
 
@@ -27,6 +28,9 @@ def forward(
         moments, coefficients: theirs, (3, N, L, C) and (N, L, C); mixing is done in their dtype, float32 or wider.
         output: (N, S, C) in the dtype of `convolved`; written.
     """
+    if native.serves(convolved, output, *coefficients):
+        native.mix(convolved, moments.mean, coefficients, layout, output)
+        return
     maps = layout.split(convolved)
     for level, output_level in enumerate(_levels(output, layout)):
         at = _at_level(coefficients, level)

@@ -1,0 +1,1 @@
+"""The paper's ablation: what each attention and each further block adds to a detector on one data set."""

@@ -1,0 +1,69 @@
+"""Moments and mix, compiled for the CPU at hand from `native.cpp`: float32, with as many threads as PyTorch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..compiled import call, library
+from .layout import BranchLayout
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+
+
+class _Maps(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("high", "mid", "low", "shapes")],
+        *[(name, ctypes.c_int64) for name in ("levels", "images", "channels", "threads")],
+    ]
+
+
+def serves(convolved: Sequence[Tensor], *others: Tensor) -> bool:
+    """Whether these functions can do it: on a CPU, in float32 throughout, with something to do and a compiler."""
+    return (
+        all(each.device.type == "cpu" and each.dtype == torch.float32 for each in (*convolved, *others))
+        and all(each.is_contiguous() for each in convolved)
+        and convolved[1].numel() > 0
+        and library(SOURCE) is not None
+    )
+
+
+def measure(convolved: Sequence[Tensor], layout: BranchLayout, moments: Sequence[Tensor]) -> None:
+    """`attention.torch.measure`: mean, variance and mean_change, contiguous, written."""
+    maps, shapes = _maps(convolved, layout)
+    weights = [layout.upsampling_weights(level, torch.float32, torch.device("cpu")) for level in layout.levels[:-1]]
+    pointers = (ctypes.c_void_p * len(layout.levels))(*(each.data_ptr() for each in weights))
+    pieces = convolved[1].new_empty(_count(maps), 4, convolved[1].shape[2])
+    call(SOURCE, "measure", ctypes.byref(maps), pointers, pieces, *moments)
+    del shapes
+
+
+def mix(
+    convolved: Sequence[Tensor], mean: Tensor, coefficients: Sequence[Tensor], layout: BranchLayout, output: Tensor
+) -> None:
+    """`mix.torch.forward`: of the moments only the mean counts; the output is contiguous."""
+    maps, shapes = _maps(convolved, layout)
+    rows = [each.contiguous() for each in (mean, *coefficients)]
+    call(SOURCE, "mix", ctypes.byref(maps), *rows, output)
+    del shapes
+
+
+def _count(maps: _Maps) -> int:
+    compiled = library(SOURCE)
+    assert compiled is not None
+    compiled.piece_count.restype = ctypes.c_int64
+    return int(compiled.piece_count(ctypes.byref(maps)))
+
+
+def _maps(convolved: Sequence[Tensor], layout: BranchLayout) -> tuple[_Maps, ctypes.Array[ctypes.c_int64]]:
+    """The structure, and what has to live as long as it besides the maps."""
+    sizes = [side for shape in layout.shapes for side in shape]
+    shapes = (ctypes.c_int64 * len(sizes))(*sizes)
+    images, _, channels = convolved[1].shape
+    pointers = [each.data_ptr() for each in convolved]
+    address = ctypes.cast(shapes, ctypes.c_void_p)
+    return _Maps(*pointers, address, len(layout.shapes), images, channels, torch.get_num_threads()), shapes
