@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead, levelwise_block
 from dyzoo.export.plain import decompositions, pool_levels_of_batch, suppress
@@ -25,7 +24,7 @@ def random_levels(generator: torch.Generator) -> list[Tensor]:
 @pytest.mark.parametrize("offset_mode", ["flat", "crop", "resize"])
 def test_a_block_is_the_operator(offset_mode: Any, form: Any) -> None:
     torch.manual_seed(0)
-    dyhead = DyHead(DyHeadConfig(channels=16, num_blocks=1, offset_mode=offset_mode), 16).eval()
+    dyhead = DyHead(16, blocks=1, offset_mode=offset_mode).eval()
     with torch.no_grad():
         for parameter in dyhead.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
