@@ -12,6 +12,7 @@ from dyzoo._version import __version__
 
 if TYPE_CHECKING:
     from dyzoo.checkpoints import convert_checkpoint as convert_checkpoint
+    from dyzoo.dyhead import DyHead as DyHead
     from dyzoo.evaluation import evaluate as evaluate
     from dyzoo.images.detections import Detections as Detections
     from dyzoo.model.detector import Detector as Detector
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Detections": "dyzoo.images.detections",
     "Detector": "dyzoo.model.detector",
+    "DyHead": "dyzoo.dyhead",
     "FixedSizeDetector": "dyzoo.model.fixed_size",
     "TrainConfig": "dyzoo.training",
     "convert_checkpoint": "dyzoo.checkpoints",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dyhead_kernels.backends import resolve_backend
 from dyhead_kernels.device_cache import held_with_a_graph
 
-from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead.block import DyHeadBlock
 from dyzoo.dyhead.head import DyHead
 from dyzoo.dyhead.median import concat_to_median, split_from_median
@@ -13,7 +12,6 @@ from dyzoo.dyhead.tensor_form import (
     ScaleAwareAttention,
     SpatialAwareAttention,
     TaskAwareAttention,
-    TensorDyHead,
     TensorDyHeadBlock,
 )
 
@@ -23,16 +21,9 @@ __all__ = [
     "ScaleAwareAttention",
     "SpatialAwareAttention",
     "TaskAwareAttention",
-    "TensorDyHead",
     "TensorDyHeadBlock",
-    "build_dyhead",
     "concat_to_median",
     "held_with_a_graph",
     "resolve_backend",
     "split_from_median",
 ]
-
-
-def build_dyhead(config: DyHeadConfig, in_channels: int) -> DyHead | TensorDyHead:
-    """The stack of blocks in the form that `config.form` names; either maps lists of levels to lists of levels."""
-    return TensorDyHead(config, in_channels) if config.form == "tensor" else DyHead(config, in_channels)

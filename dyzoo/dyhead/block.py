@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 BRANCHES = 3  # high, mid, low: the order of every stacked parameter
 REDUCTION = 4  # DyReLU's bottleneck
+NORM_GROUPS = 16  # of each GroupNorm, as `dyhead_block` has them where nothing else is said
 
 SCALE = ("scale_weight", "scale_bias")
 SPATIAL = ("offset_weight", "offset_bias")

@@ -13,10 +13,9 @@ import torch
 from dyhead_kernels import BlockParameters, OffsetMode, Pyramid, dyhead_block
 from torch import Tensor, nn
 
-from dyzoo.dyhead.block import BRANCHES, DyHeadBlock
+from dyzoo.dyhead.block import BRANCHES, NORM_GROUPS, DyHeadBlock
 from dyzoo.dyhead.head import DyHead
 
-NORM_GROUPS = 16  # as `dyhead_block` has them where nothing else is said
 DEFORM_CONV: Any = torch.ops.dyhead_kernels.deform_conv.default  # the operator of the tensor form
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,8 +85,15 @@ def check_tensor(tensor: Tensor, channels: int | None = None, size: Size | None 
         raise ValueError(f"tensor is {tuple(tensor.shape)}, expected {shape}{why}; see concat_to_median")
 
 
+def is_known(condition: Any) -> bool:
+    """Whether a condition on sizes holds; where they are not known, in a trace for any size, no."""
+    return (
+        guard_or_false(condition) if isinstance(condition, bool | torch.SymBool) else bool(condition)
+    )  # jit's: tensors
+
+
 def _resize(maps: Tensor, size: Size) -> Tensor:
-    if all(guard_or_false(own == wanted) for own, wanted in zip(maps.shape[2:], size, strict=True)):
+    if all(is_known(own == wanted) for own, wanted in zip(maps.shape[2:], size, strict=True)):
         return maps  # as resizing would; in a trace, where it depends on a size that is not known, it is resized
     wide = maps.to(torch.promote_types(maps.dtype, torch.float32))  # on CPUs there is no filter of half precision
     return F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True).to(maps.dtype)

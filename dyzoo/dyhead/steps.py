@@ -16,8 +16,7 @@ from dyhead_kernels.dyhead_block.reference import branch_maps
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from dyzoo.dyhead.block import DyHeadBlock
-from dyzoo.dyhead.levelwise import NORM_GROUPS
+from dyzoo.dyhead.block import NORM_GROUPS, DyHeadBlock
 
 BRANCH_NAMES = {HIGH: "high", MID: "mid", LOW: "low"}
 _SOURCE = {"high": 1, "mid": 0, "low": -1}  # the level that a branch samples, counted from its own

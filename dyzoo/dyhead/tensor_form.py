@@ -7,7 +7,6 @@ weights compute the pyramid form instead, see `block`; weights of one form do no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +14,8 @@ from dyhead_kernels import modulated_deform_conv2d
 from dyhead_kernels.dyhead_block.parameters import OFFSETS, OFFSETS_AND_MASKS, TAPS
 from torch import Tensor, nn
 
-from dyzoo.config import DyHeadConfig
-from dyzoo.dyhead.block import REDUCTION
-from dyzoo.dyhead.median import Size, check_tensor, concat_to_median, maps_of, median_level, rows_of, split_from_median
-
-NORM_GROUPS = 16
+from dyzoo.dyhead.block import NORM_GROUPS, REDUCTION
+from dyzoo.dyhead.median import Size, check_tensor, maps_of, median_level, rows_of
 
 
 class ScaleAwareAttention(nn.Module):
@@ -93,10 +89,12 @@ class SpatialAwareAttention(nn.Module):
         # Sampling is linear and the same for all levels, so a kernel's levels are added up before, not after it.
         stacked = torch.cat([_sum_before(tensor), tensor, _sum_before(tensor.flip(1)).flip(1)], dim=3)
         weight = self.weight.transpose(0, 1).flatten(1, 2)  # (C, 3 * C_in, 3, 3)
-        output = modulated_deform_conv2d(
-            maps_of(stacked, size).flatten(0, 1), offset, weight, padding=1, mask=mask, backend=self.backend
-        )
+        output = self.convolve(maps_of(stacked, size).flatten(0, 1), offset, mask, weight)
         return rows_of(output / levels, levels)
+
+    def convolve(self, input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        """The 3x3 deformable convolution with a padding of one; see `dyhead_kernels.modulated_deform_conv2d`."""
+        return modulated_deform_conv2d(input, offset, weight, padding=1, mask=mask, backend=self.backend)
 
     def _offsets_and_masks(self, tensor: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Offsets (N, 18, H, W), pairs (dy, dx), and masks dm (N, 9, H, W); in float32 or wider, being positions."""
@@ -185,36 +183,6 @@ class TensorDyHeadBlock(nn.Module):
         if self.norm is not None:
             output = rows_of(self.norm(maps_of(output, size).flatten(0, 1)), output.shape[1])
         return self.task(output)  # type: ignore[no-any-return]
-
-
-class TensorDyHead(nn.Module):
-    """The stack of blocks in tensor form, in `DyHead`'s place: feature maps in, attended feature maps out.
-
-    Levels are resized to the median one before the first block and back to their own sizes after the last. Of the
-    configuration, all but the last two fields count.
-    """
-
-    def __init__(self, config: DyHeadConfig, in_channels: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            TensorDyHeadBlock(
-                in_channels if index == 0 else config.channels,
-                config.channels,
-                scale=config.scale,
-                spatial=config.spatial,
-                task=config.task,
-            )
-            for index in range(config.num_blocks)
-        )
-
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """L maps (N, C_in, H, W), finest first -> L maps (N, C, H, W) of the same sizes."""
-        if not self.blocks:
-            return list(levels)
-        tensor, size = concat_to_median(levels)
-        for block in self.blocks:
-            tensor = block(tensor, size)
-        return split_from_median(tensor, size, [(level.shape[2], level.shape[3]) for level in levels])
 
 
 def _sum_before(tensor: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def _check_model(model: Any) -> DyHead:
             f"{getattr(model, 'name', type(model).__name__)}: an ONNX file cannot be explained, as its inside is not "
             "at hand: load the detector that it was exported from"
         )
-    if not isinstance(model.dyhead, DyHead):
+    if model.config.dyhead.form == "tensor":
         raise SettingError("DyHead is of the tensor form, expected the pyramid form: its steps are not explained")
     if not model.dyhead.blocks:
         raise SettingError("the detector has no DyHead blocks, expected at least one")

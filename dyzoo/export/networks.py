@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead
 from dyzoo.errors import ExportError, first_line
 from dyzoo.export.regions import pool_regions
@@ -118,7 +117,7 @@ def _levelwise(model: Detector) -> Detector:
     """The detector with blocks that are one operator each, sharing all other parts."""
     own = copy.copy(model)
     own._modules = dict(model._modules)
-    if isinstance(model.dyhead, DyHead):
+    if model.config.dyhead.form == "pyramid":
         own.dyhead = LevelwiseDyHead(model.dyhead)  # type: ignore[assignment]
     if has_windows(model.backbone):
         own.backbone = copy.deepcopy(model.backbone)

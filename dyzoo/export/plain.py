@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d, nms, roi_align
 
-from dyzoo.dyhead.levelwise import DEFORM_CONV, NORM_GROUPS, Branch, LevelwiseParameters, levelwise_block
+from dyzoo.dyhead.block import NORM_GROUPS
+from dyzoo.dyhead.levelwise import DEFORM_CONV, Branch, LevelwiseParameters, levelwise_block
 from dyzoo.export.options import DeformConv
 from dyzoo.export.regions import pool_regions
 from dyzoo.export.windows import attend_in_windows, window_attention
@@ -23,15 +24,15 @@ from dyzoo.model.heads.roi import assign_levels
 
 TAPS = 9
 OFFSETS = 2 * TAPS
-Convolve = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
+Convolve = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
 
 
 def decompositions(form: DeformConv) -> dict[Any, Any]:
     """Operator -> its steps, as `ExportedProgram.run_decompositions` takes them."""
-    convolve = _deform_conv if form == "node" else _deform_conv_of_samples
+    convolve = convolution(form)
 
     def dyhead_block(levels: list[Tensor], parameters: list[Tensor], offset_mode: str) -> list[Tensor]:
-        return _block(convolve, levels, LevelwiseParameters.from_list(parameters), offset_mode)
+        return block_of_levels(convolve, levels, LevelwiseParameters.from_list(parameters), offset_mode)
 
     def deform_conv(
         input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, stride: list[int], *rest: Any
@@ -47,7 +48,15 @@ def decompositions(form: DeformConv) -> dict[Any, Any]:
     }
 
 
-def _block(convolve: Convolve, levels: Sequence[Tensor], own: LevelwiseParameters, offset_mode: str) -> list[Tensor]:
+def convolution(form: DeformConv) -> Convolve:
+    """The 3x3 deformable convolution with a padding of one, in that form."""
+    return _deform_conv if form == "node" else _deform_conv_of_samples
+
+
+def block_of_levels(
+    convolve: Convolve, levels: Sequence[Tensor], own: LevelwiseParameters, offset_mode: str
+) -> list[Tensor]:
+    """One block over levels (N, C_in, H, W), finest first: (N, C, H, W) each."""
     outputs = []
     for index, level in enumerate(levels):
         both = F.conv2d(level, own.offset_weight, own.offset_bias, padding=1)
@@ -91,8 +100,8 @@ def _resize(maps: Tensor, like: Tensor) -> Tensor:
     for axis in (2, 3):
         last = maps.shape[axis] - 1
         wanted = torch.arange(like.shape[axis], device=maps.device)
-        scale: Any = last / torch.sym_max(like.shape[axis] - 1, 1)
-        positions: Tensor = wanted * scale
+        steps = torch.scalar_tensor(like.shape[axis] - 1).clamp(min=1)
+        positions: Tensor = wanted * (torch.scalar_tensor(last) / steps).to(maps.device)
         before = positions.long()
         share = (positions - before).to(maps.dtype)
         low, high = (maps.index_select(axis, place.clamp(max=last)) for place in (before, before + 1))
@@ -112,12 +121,14 @@ def _dynamic_relu(features: Tensor, own: LevelwiseParameters) -> Tensor:
     return torch.maximum(features * (2 * a1) + (b1 - 0.5), features * (2 * a2 - 1) + (b2 - 0.5))
 
 
-def _deform_conv(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+def _deform_conv(
+    input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int
+) -> Tensor:
     return cast(Tensor, deform_conv2d(input, offset, weight, bias, stride, padding=1, mask=mask))
 
 
 def _deform_conv_of_samples(
-    input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
+    input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int
 ) -> Tensor:
     """As `dyzoo.export.translation` has it: nine samples for each output, then a 1x1 convolution."""
     number, _, height, width = offset.shape

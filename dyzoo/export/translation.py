@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from dyzoo.dyhead.levelwise import NORM_GROUPS, Branch, LevelwiseParameters
+from dyzoo.dyhead.block import NORM_GROUPS
+from dyzoo.dyhead.levelwise import Branch, LevelwiseParameters
 from dyzoo.export.nodes import FLOAT, Value, op, scalar, scalar_like, vector
 from dyzoo.export.options import DeformConv
 

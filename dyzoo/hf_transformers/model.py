@@ -46,7 +46,7 @@ class DyzooForObjectDetection(Network, PreTrainedModel):
     config_class = DyzooConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    _no_split_modules = ["Backbone", "FPN", "DyHead", "TensorDyHead"]  # noqa: RUF012 (transformers' form)
+    _no_split_modules = ["Backbone", "FPN", "DyHead"]  # noqa: RUF012 (transformers' form)
 
     def __init__(self, config: DyzooConfig, detector: Detector | None = None) -> None:
         super().__init__(config)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyzoo.config import DetectorConfig
-from dyzoo.dyhead import build_dyhead
+from dyzoo.dyhead import DyHead
 from dyzoo.model.backbones import Backbone
 from dyzoo.model.fpn import FPN
 from dyzoo.model.graphs import forget, raw_maps
@@ -45,9 +45,8 @@ class Detector(Network, PredictingModel):
             raise ValueError("the configuration names no labels, expected at least one class name")
         self.backbone = Backbone(config.backbone, config.fpn.backbone_strides_px, pretrained_backbone)
         self.fpn = FPN(config.fpn, self.backbone.channels)
-        self.dyhead = build_dyhead(config.dyhead, config.fpn.channels)
-        channels = config.dyhead.channels if config.dyhead.num_blocks else config.fpn.channels
-        self.head = build_head(config.head, channels, len(config.labels), config.fpn.strides_px)
+        self.dyhead = DyHead.from_config(config.dyhead, config.fpn.channels)
+        self.head = build_head(config.head, self.dyhead.out_channels, len(config.labels), config.fpn.strides_px)
 
     @classmethod
     def sharing(cls, network: Network, config: DetectorConfig) -> Detector:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dyzoo.dyhead import DyHead, TensorDyHead
+from dyzoo.dyhead import DyHead
 from dyzoo.model.backbones import Backbone
 from dyzoo.model.fpn import FPN
 from dyzoo.model.heads.base import Head, Raw
@@ -15,7 +15,7 @@ class Network(nn.Module):
 
     backbone: Backbone
     fpn: FPN
-    dyhead: DyHead | TensorDyHead
+    dyhead: DyHead
     head: Head
 
     def share_layers(self, other: Network) -> None:

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead import (
     DyHead,
+    DyHeadBlock,
     ScaleAwareAttention,
     SpatialAwareAttention,
     TaskAwareAttention,
-    TensorDyHead,
     TensorDyHeadBlock,
-    build_dyhead,
     concat_to_median,
     split_from_median,
 )
@@ -259,7 +258,7 @@ def test_gradients_agree_with_finite_differences(norm_groups: int | None, backen
 
 @every_pyramid
 def test_the_stack_keeps_sizes_and_is_finite(sizes: Sizes) -> None:
-    head = TensorDyHead(TENSOR_CONFIG, IN_CHANNELS)
+    head = DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS)
     outputs = head([level.float() for level in random_levels(sizes)])
     assert [tuple(output.shape) for output in outputs] == [(2, 32, *size) for size in sizes]
     assert all(torch.isfinite(output).all() for output in outputs)
@@ -267,7 +266,7 @@ def test_the_stack_keeps_sizes_and_is_finite(sizes: Sizes) -> None:
 
 def test_gradients_reach_every_parameter_and_every_level() -> None:
     head, levels = (
-        TensorDyHead(TENSOR_CONFIG, IN_CHANNELS),
+        DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS),
         float_levels(),
     )
     for level in levels:
@@ -282,41 +281,44 @@ def test_gradients_reach_every_parameter_and_every_level() -> None:
 
 
 def test_six_fresh_blocks_neither_shrink_nor_blow_up() -> None:
-    outputs = TensorDyHead(replace(TENSOR_CONFIG, num_blocks=6), IN_CHANNELS)(float_levels("five levels"))
+    outputs = DyHead.from_config(replace(TENSOR_CONFIG, num_blocks=6), IN_CHANNELS)(float_levels("five levels"))
     spread = torch.cat([output.flatten() for output in outputs]).std()
     assert 0.1 < spread < 3
 
 
 def test_levels_stay_different() -> None:
     tensor, size = concat_to_median(float_levels())
-    for block in TensorDyHead(TENSOR_CONFIG, IN_CHANNELS).blocks:
+    for block in DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS).blocks:
         tensor = block(tensor, size)
     assert (tensor[:, 0] - tensor[:, 1]).abs().mean() > 0.05
     assert (tensor[:, 1] - tensor[:, 2]).abs().mean() > 0.05
 
 
 def test_the_configuration_chooses_the_form() -> None:
-    assert type(build_dyhead(TENSOR_CONFIG, IN_CHANNELS)) is TensorDyHead
-    assert type(build_dyhead(replace(TENSOR_CONFIG, form="pyramid"), IN_CHANNELS)) is DyHead
+    for form, kind in (("tensor", TensorDyHeadBlock), ("pyramid", DyHeadBlock)):
+        blocks = DyHead.from_config(replace(TENSOR_CONFIG, form=form), IN_CHANNELS).blocks  # type: ignore[arg-type]
+        assert [type(block) for block in blocks] == [kind, kind]
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 def test_either_form_gives_the_same_shapes(blocks: int) -> None:
     levels = [torch.randn(2, 16, *size) for size in ((8, 6), (4, 3), (2, 2))]
     config = replace(TENSOR_CONFIG, num_blocks=blocks)
-    tensor_form, pyramid_form = (build_dyhead(replace(config, form=form), 16)(levels) for form in ("tensor", "pyramid"))
+    tensor_form, pyramid_form = (
+        DyHead.from_config(replace(config, form=form), 16)(levels) for form in ("tensor", "pyramid")
+    )
     assert [output.shape for output in tensor_form] == [output.shape for output in pyramid_form]
 
 
 def test_without_blocks_levels_pass_unchanged() -> None:
     levels = random_levels(PYRAMIDS["three levels"])
-    for before, after in zip(levels, TensorDyHead(replace(TENSOR_CONFIG, num_blocks=0), 6)(levels), strict=True):
+    for before, after in zip(levels, DyHead.from_config(replace(TENSOR_CONFIG, num_blocks=0), 6)(levels), strict=True):
         assert torch.equal(before, after)
 
 
 def test_weights_come_back_from_a_state_dict() -> None:
-    head, levels = TensorDyHead(TENSOR_CONFIG, IN_CHANNELS), float_levels("five levels")
-    other = TensorDyHead(TENSOR_CONFIG, IN_CHANNELS)
+    head, levels = DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS), float_levels("five levels")
+    other = DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS)
     assert not torch.equal(head(levels)[0], other(levels)[0])
     other.load_state_dict(copy.deepcopy(head.state_dict()))
     for before, after in zip(head(levels), other(levels), strict=True):
@@ -326,7 +328,7 @@ def test_weights_come_back_from_a_state_dict() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_stays_near(dtype: torch.dtype) -> None:
     head, levels = (
-        TensorDyHead(TENSOR_CONFIG, IN_CHANNELS),
+        DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS),
         float_levels(),
     )
     expected = head(levels)
@@ -339,13 +341,15 @@ def test_half_precision_stays_near(dtype: torch.dtype) -> None:
 
 
 def test_an_empty_batch_gives_empty_maps() -> None:
-    outputs = TensorDyHead(TENSOR_CONFIG, IN_CHANNELS)([torch.zeros(0, IN_CHANNELS, 4, 4), torch.zeros(0, 6, 2, 2)])
+    outputs = DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS)(
+        [torch.zeros(0, IN_CHANNELS, 4, 4), torch.zeros(0, 6, 2, 2)]
+    )
     assert [tuple(output.shape) for output in outputs] == [(0, 32, 4, 4), (0, 32, 2, 2)]
 
 
 def test_the_stack_compiles_into_one_graph() -> None:
     head, levels = (
-        TensorDyHead(TENSOR_CONFIG, IN_CHANNELS),
+        DyHead.from_config(TENSOR_CONFIG, IN_CHANNELS),
         float_levels(),
     )
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")
@@ -380,8 +384,8 @@ MISTAKES = {
     "task": (lambda: TaskAwareAttention(4)(torch.zeros(6, 4)), r"tensor is \(6, 4\), expected \(N, L, S, 4\)"),
     "norm groups": (lambda: TensorDyHeadBlock(4, 6, 4), r"norm_groups is 4, expected a divisor of the 6 channels"),
     "stack": (
-        lambda: TensorDyHead(TENSOR_CONFIG, 6)([torch.zeros(1, 5, 2, 2)]),
-        r"tensor is \(1, 1, 4, 5\), expected \(N, L, S, 6\); see concat_to_median",
+        lambda: DyHead.from_config(TENSOR_CONFIG, 6)([torch.zeros(1, 5, 2, 2)]),
+        r"level 0 is \(1, 5, 2, 2\), expected \(N, 6, H, W\) of one pixel or more: in_channels is 6",
     ),
 }
 

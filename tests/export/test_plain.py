@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead, levelwise_block
 from dyzoo.export.plain import decompositions, pool_levels_of_batch, suppress
@@ -35,7 +34,7 @@ def test_a_block_without_an_attention_is_the_operator(off: str) -> None:
 
 def assert_block_is_the_operator(form: Any, config: DyHeadConfig) -> None:
     torch.manual_seed(0)
-    dyhead, offset_mode = DyHead(config, 16).eval(), config.offset_mode
+    dyhead, offset_mode = DyHead.from_config(config, 16).eval(), config.offset_mode
     with torch.no_grad():
         for parameter in dyhead.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -14,7 +14,6 @@ from torch.export import Dim
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime", minversion="1.25.1")
 
-from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead, levelwise_block
 from dyzoo.export.regions import pool_regions, pool_regions_translation
@@ -30,7 +29,7 @@ TOLERANCE = 2e-5
 
 def rough_dyhead(offset_mode: Any, conv_bias: bool = True) -> DyHead:
     torch.manual_seed(0)
-    dyhead = DyHead(DyHeadConfig(channels=16, num_blocks=1, offset_mode=offset_mode, conv_bias=conv_bias), 16).eval()
+    dyhead = DyHead(16, blocks=1, offset_mode=offset_mode, conv_bias=conv_bias).eval()
     with torch.no_grad():
         for parameter in dyhead.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
