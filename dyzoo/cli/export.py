@@ -21,8 +21,8 @@ def export(
         ),
     ] = None,
     to: Annotated[
-        Literal["onnx", "openvino", "torch-export"],
-        typer.Option("--to", help="ONNX, OpenVINO's .xml and .bin, or a program of torch.export."),
+        Literal["onnx", "openvino", "torch-export", "aoti"],
+        typer.Option("--to", help="ONNX, OpenVINO's .xml and .bin, or torch.export's or AOTInductor's .pt2."),
     ] = "onnx",
     out: Annotated[
         Path | None,
@@ -59,6 +59,10 @@ def export(
             help="With int8: pictures like those the detector is for, a folder, or a dataset with a split train.",
         ),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HxW", help="With aoti: the one size of what goes in, such as 320x416."),
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option("--image", metavar="FILE", help="Picture to compare on.", show_default="a sample image"),
@@ -66,9 +70,9 @@ def export(
 ) -> None:
     """Write a detector for other runtimes, compared with the detector before it is done.
 
-    Needs `pip install 'dyzoo[onnx]'`, for openvino 'dyzoo[onnx,openvino]'. The file takes
-    batches of any number and size, has no operator of dyzoo's own, and says in its metadata what it is. A file whose
-    answers differ is not written.
+    Needs `pip install 'dyzoo[onnx]'`, for openvino 'dyzoo[onnx,openvino]', for aoti a C++ compiler. The file takes
+    batches of any number and size (aoti of one size), has no operator of dyzoo's own, and says in its metadata what it
+    is. A file whose answers differ is not written.
 
     \b
     Examples:
@@ -77,6 +81,7 @@ def export(
       dyzoo export runs/mine --out half.onnx --precision fp16
       dyzoo export runs/mine --out small.onnx --precision int8 --calibration DIR
       dyzoo export runs/mine --to openvino --out mine.xml
+      dyzoo export runs/mine --to aoti --size 320x416 --out mine.pt2
       dyzoo export runs/mine --no-decode --no-preprocess --out maps.onnx
     """
     from dyzoo.export.exporting import check_before_loading, export_detector
@@ -91,17 +96,27 @@ def export(
         precision,
         calibration,
         to,
+        _parse_sides(size),
     )
     check_before_loading(options, out)
     detector = load_detector(model, "cpu")
     path = out or Path(f"{detector.config.architecture}{SUFFIXES[to]}")
-    note("tracing takes half a minute to two")
+    note("compiling takes minutes" if to == "aoti" else "tracing takes half a minute to two")
     with progress_bar() as bar:
         bar.add_task(f"exporting to {to}", total=None)
         report = export_detector(detector, path, options, image)
     for line in report.lines():
         say(line)
-    size = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if to == "openvino" else 0)
-    say(f"{megabytes(size)} after {report.seconds:.0f} s -> {path}")
+    file_bytes = path.stat().st_size + (path.with_suffix(".bin").stat().st_size if to == "openvino" else 0)
+    say(f"{megabytes(file_bytes)} after {report.seconds:.0f} s -> {path}")
     if precision == "int8":
         note(f"what 8 bits cost: dyzoo evaluate --data DIR --model {path} --against {model or DEFAULT_MODEL}")
+
+
+def _parse_sides(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
+        raise typer.BadParameter(f"{text[:20]!r} is no height and width, such as 320x416", param_hint="--size")
+    return int(sides[0]), int(sides[1])

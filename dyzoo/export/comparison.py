@@ -29,13 +29,17 @@ class Comparison:
     Args:
         model: the detector, in evaluation mode.
         options: how it was exported.
-        picture: (3, H, W) uint8 RGB, which is resized to `PICTURE_SIZES`.
+        picture: (3, H, W) uint8 RGB, which is resized to `PICTURE_SIZES`, or mirrored where there is one size alone.
     """
 
     def __init__(self, model: Detector, options: ExportOptions, picture: Tensor) -> None:
         self.model, self.options = model, options
         self.bounds = BOUNDS[options.precision]
-        self.pictures = [resize_image(picture, size) for size in PICTURE_SIZES]
+        if options.size is None:
+            self.pictures = [resize_image(picture, size) for size in PICTURE_SIZES]
+        else:
+            turned = (picture, picture.flip(2), picture.flip(1))
+            self.pictures = [resize_image(each, options.size) for each in turned]
         self.map_difference: float | None = None  # where no maps were compared
         self.box_difference_px = self.score_difference = 0.0
         self.runtime = ""

@@ -15,6 +15,7 @@ from dyzoo.export.options import SUFFIXES, ExportOptions
 from dyzoo.export.report import ExportReport
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.detector import Detector
+from dyzoo.model.sizes import padded_size
 from dyzoo.runtime.exported_detector import ExportedDetector
 from dyzoo.runtime.sessions import TO_EXPORT, check_deform_conv, check_installed
 from dyzoo.zoo.catalog import sample_image
@@ -36,12 +37,13 @@ def export_detector(
     Raises:
         ExportError: what is needed is not installed, the detector cannot be exported, the suffix is another format's,
             or what was exported answers otherwise; no file is left.
-        ImageError: the picture cannot be read.
+        ImageError: the picture cannot be read, or pictures of the size that was asked for are too large.
     """
     options = options or ExportOptions()
     path = Path(path)
     check_before_loading(options, path)
     check_exportable(model)
+    check_size(model, options)
     pixels = TF.pil_to_tensor(to_picture(sample_image() if picture is None else picture).image)
 
     from dyzoo.export.comparison import Comparison
@@ -81,7 +83,11 @@ def check_before_loading(options: ExportOptions, path: Path | None = None) -> No
     suffix = SUFFIXES[options.to]
     if path is not None and path.suffix.lower() != suffix:
         raise ExportError(f"{path} does not end in {suffix}, expected so of the format {options.to}")
-    if options.to == "torch-export":
+    if options.to == "aoti":
+        from dyzoo.export.packages import check_compiler
+
+        check_compiler()
+    if options.to in ("torch-export", "aoti"):
         return
     check_installed(TO_EXPORT, ExportError, "exporting")
     if options.to == "openvino":
@@ -103,4 +109,17 @@ def check_exportable(model: Any) -> None:
         raise ExportError(
             f"the weights take {size / 1e9:.1f} GB in float32, expected at most {MOST_BYTES / 1e9:.1f}: one ONNX file "
             "holds no more"
+        )
+
+
+def check_size(model: Detector, options: ExportOptions) -> None:
+    """Raise an `ExportError` or `ImageError` where a detector cannot take batches of the size of the options."""
+    if options.size is None:
+        return
+    divisor = model.config.preprocess.size_divisor
+    padded = padded_size([options.size] * 2, divisor)  # the comparison's batches are of up to two
+    if not options.preprocess and options.size != padded:
+        raise ExportError(
+            f"size is {options.size[0]} x {options.size[1]} (H x W), expected multiples of {divisor} as batches are "
+            f"padded before they go in: {padded[0]} x {padded[1]} is the next"
         )

@@ -16,7 +16,9 @@ def metadata(model: Detector, options: ExportOptions) -> dict[str, str]:
     """Facts by name, all text: JSON where they are several."""
     config = model.config
     preprocess, head = config.preprocess, config.head
+    fixed = {} if options.size is None else {"picture_size": json.dumps(options.size)}
     return {
+        **fixed,
         "dyzoo_version": __version__,
         "architecture": config.architecture,
         "head": head.type,

@@ -21,6 +21,7 @@ from dyzoo.model.heads.faster_rcnn import FasterRCNNHead
 from dyzoo.model.heads.fixed_size import FixedDetections, suppress_to_fixed_size
 
 MOST_IMAGES, MOST_TILES = 1024, 512  # of a batch; of the divisor, along each side
+UNTRACED = "be traced at unknown sizes"
 
 
 class MapsNetwork(nn.Module):
@@ -126,12 +127,11 @@ def _levelwise(model: Detector) -> Detector:
 
 
 @contextmanager
-def one_line(model: Detector) -> Iterator[None]:
-    """Say on one line that a backbone cannot be traced."""
+def one_line(model: Detector, failed: str = UNTRACED) -> Iterator[None]:
+    """Say on one line that a detector, mostly for its backbone, cannot be exported."""
     try:
         yield
     except Exception as error:  # each backbone has a way of its own
         raise ExportError(
-            f"{model.config.architecture} on {model.config.backbone.name} cannot be traced at unknown sizes: "
-            f"{first_line(error)}"
+            f"{model.config.architecture} on {model.config.backbone.name} cannot {failed}: {first_line(error)}"
         ) from error

@@ -11,8 +11,9 @@ from dyzoo.errors import ExportError
 DeformConv = Literal["node", "grid-sample"]
 InputType = Literal["uint8", "float32"]
 Precision = Literal["fp32", "fp16", "int8"]
-Format = Literal["onnx", "openvino", "torch-export"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+Format = Literal["onnx", "openvino", "torch-export", "aoti"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "aoti": ".pt2"}
+MOST_SIDE_PX = 16384
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,16 @@ class ExportOptions:
             torchvision's; "grid-sample" for samples taken by `GridSample`, slower in onnxruntime, for runtimes without
             it (OpenVINO, older onnxruntime). None for "node" where the format has it.
         to: "onnx"; "openvino" for the intermediate representation of OpenVINO; "torch-export" for a program of
-            `torch.export`.
+            `torch.export`; "aoti" for a package of machine code that AOTInductor makes of such a program.
         precision: "fp32"; "fp16" for a file of half the size; "int8" for convolutions of 8 bits, whose ranges are
             measured on pictures. What goes in and comes out is of the same type with each.
         calibration: with "int8": a folder of these pictures, a glob, or a dataset, whose split "train" is taken.
+        size: with "aoti", which needs it: (H, W) in pixels of what goes in, of any number; the other formats take
+            every size.
 
     Raises:
         ExportError: there is no such form, type, precision or format, the format has no such form or precision, or
-            pictures are missing or there for nothing.
+            pictures or a size are missing or there for nothing.
     """
 
     decode: bool = True
@@ -44,6 +47,7 @@ class ExportOptions:
     precision: Precision = "fp32"
     calibration: str | Path | None = None
     to: Format = "onnx"
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.deform_conv is None:
@@ -66,3 +70,20 @@ class ExportOptions:
             )
         if self.precision != "int8" and self.calibration is not None:
             raise ExportError(f"calibration is for int8 and does nothing for {self.precision}: leave it out")
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if self.to != "aoti":
+            if self.size is not None:
+                raise ExportError(f"size is for aoti, and {self.to} takes pictures of every size: leave it out")
+            return
+        if self.size is None:
+            raise ExportError(
+                "aoti compiles for one size, expected the height and width of the pictures as they will go in: "
+                "size=(H, W), --size HxW"
+            )
+        sides = tuple(self.size) if isinstance(self.size, list | tuple) else (self.size,)
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+        if len(sides) != 2 or not whole or not all(1 <= side <= MOST_SIDE_PX for side in sides):
+            raise ExportError(f"size is {self.size!r}, expected (H, W), each from 1 to {MOST_SIDE_PX} pixels")
+        object.__setattr__(self, "size", sides)

@@ -1,4 +1,4 @@
-"""From a detector to a program of `torch.export`.
+"""From a detector to a program of `torch.export`, and on to a package that AOTInductor compiles of it.
 
 A program holds operators of PyTorch and torchvision alone, so that whoever loads it needs no dyzoo.
 """
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,21 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from dyzoo.export.comparison import Comparison
-from dyzoo.export.networks import MOST_IMAGES, MOST_TILES, detections_network, map_names, maps_network, one_line
+from dyzoo.export.networks import (
+    MOST_IMAGES,
+    MOST_TILES,
+    UNTRACED,
+    detections_network,
+    map_names,
+    maps_network,
+    one_line,
+)
 from dyzoo.export.options import ExportOptions
+from dyzoo.export.packages import compile_package, open_package
 from dyzoo.export.plain import decompositions
 from dyzoo.files import replacing
 from dyzoo.model.detector import Detector
+from dyzoo.model.sizes import padded_size
 from dyzoo.runtime.exported_detector import OUTPUTS
 
 METADATA_NAME = "dyzoo.json"  # among the extra files of a program
@@ -33,8 +43,9 @@ METADATA_NAME = "dyzoo.json"  # among the extra files of a program
 class WholeNetwork(nn.Module):
     """A detector as one module: from pictures or normalised batches to a dict of detections or maps.
 
-    The padded size is made of numbers that are known only when a picture is there, not of formulas over the picture's
-    height and width: at every step of a trace, formulas would be compared with each other and with 1.
+    Where pictures are of any size, the padded size is made of numbers that are known only when a picture is there, not
+    of formulas over the picture's height and width: at every step of a trace, formulas would be compared with each
+    other and with 1.
     """
 
     mean: Tensor
@@ -58,29 +69,36 @@ class WholeNetwork(nn.Module):
                 pixels = pixels.flip(1)
             images = (pixels - self.mean) / self.std
             image_sizes = size.to(images.device).expand(images.shape[0], 2)
-        rows, columns = (-(-size // self.config.size_divisor)).tolist()
-        for count in (rows, columns):
-            torch._check(count >= 1)
-            torch._check(count <= MOST_TILES)
-        padded = (rows * self.config.size_divisor, columns * self.config.size_divisor)
+        padded = self._padded_size(size)
         images = torch.constant_pad_nd(images, [0, padded[1] - width, 0, padded[0] - height])
         batch = images[:, :, : padded[0], : padded[1]].reshape(images.shape[0], 3, *padded)
         answers = self.network(batch, image_sizes) if self.options.decode else self.network(batch)
         return dict(zip(self.names, answers, strict=True))
+
+    def _padded_size(self, size: Tensor) -> tuple[Any, Any]:
+        divisor = self.config.size_divisor
+        if self.options.size is not None:
+            return padded_size([self.options.size], divisor)
+        rows, columns = (-(-size // divisor)).tolist()
+        for count in (rows, columns):
+            torch._check(count >= 1)
+            torch._check(count <= MOST_TILES)
+        return rows * divisor, columns * divisor
 
 
 class ProgramRunner:
     """A program that PyTorch runs on the CPU.
 
     Args:
-        program: from the inputs to a dict of tensors.
+        runtime: what runs it, for people.
+        module: from the inputs to a dict of tensors.
         inputs, outputs: names.
     """
 
-    runtime = "torch.export"
-
-    def __init__(self, program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self._module, self.inputs, self.outputs = program.module(), inputs, outputs
+    def __init__(
+        self, runtime: str, module: Callable[..., dict[str, Tensor]], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> None:
+        self.runtime, self._module, self.inputs, self.outputs = runtime, module, inputs, outputs
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `dyzoo.runtime.runners.Runner`."""
@@ -96,10 +114,11 @@ def write_program(
 
     Args:
         model: in evaluation mode, float32, on the CPU.
-        told: metadata, which become the extra file `METADATA_NAME`.
+        options: a program, or a package for pictures of one size.
+        told: metadata, which become the extra file `METADATA_NAME` of a program, and a package's own metadata.
 
     Raises:
-        ExportError: the network cannot be traced, or answers otherwise.
+        ExportError: the network cannot be traced or compiled, or answers otherwise.
     """
     started = time.perf_counter()
     network = WholeNetwork(model, options)
@@ -110,10 +129,19 @@ def write_program(
     ):
         warnings.simplefilter("ignore")  # what nobody here can act on
         file = Path(folder) / "detector.pt2"  # torch wants the suffix
-        with one_line(model):
-            torch.export.save(_program(network, options), file, extra_files={METADATA_NAME: json.dumps(dict(told))})
+        failed = f"be compiled for {' x '.join(map(str, options.size))} pixels" if options.size else UNTRACED
+        with one_line(model, failed), torch.no_grad():
+            program = _program(network, options)
+            if options.to == "aoti":
+                compile_package(program, told, file)
+            else:
+                torch.export.save(program, file, extra_files={METADATA_NAME: json.dumps(dict(told))})
         seconds = time.perf_counter() - started
-        comparison.run(ProgramRunner(torch.export.load(file), _inputs(options), network.names))
+        if options.to == "aoti":
+            runtime, module = "AOTInductor", open_package(file)
+        else:
+            runtime, module = "torch.export", torch.export.load(file).module()
+        comparison.run(ProgramRunner(runtime, module, _inputs(options), network.names))
         shutil.copyfile(file, aside)
     return seconds
 
@@ -129,10 +157,13 @@ def _program(network: WholeNetwork, options: ExportOptions) -> ExportedProgram:
     number = Dim("batch", max=MOST_IMAGES)
     most = MOST_TILES * network.config.size_divisor
     dtype = torch.uint8 if options.preprocess and options.input_type == "uint8" else torch.float32
-    inputs = [torch.zeros(2, 3, 250, 370, dtype=dtype)]
-    shapes: dict[str, Any] = {"images": {0: number, 2: Dim("height", max=most), 3: Dim("width", max=most)}}
+    size = options.size or (250, 370)
+    inputs = [torch.zeros(2, 3, *size, dtype=dtype)]
+    shapes: dict[str, Any] = {"images": {0: number}}
+    if options.size is None:
+        shapes["images"] |= {2: Dim("height", max=most), 3: Dim("width", max=most)}
     if not options.preprocess and options.decode:
-        inputs.append(torch.tensor([[250, 370]] * 2))
+        inputs.append(torch.tensor([size] * 2))
         shapes["image_sizes"] = {0: number}
     with torch.no_grad():
         # not strict: the graph is made by running the model, whose Python needs no interpreter of its own

@@ -34,7 +34,7 @@ class ExportReport:
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
-        sizes = ", ".join(f"{height} x {width}" for height, width in self.picture_sizes)
+        sizes = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(self.picture_sizes))
         lines = [
             f"compared with the detector through {self.runtime} on pictures of {sizes} (H x W):",
         ]

@@ -109,10 +109,11 @@ class Detector(Network, PredictingModel):
         docs/export.md.
 
         Args:
-            path: the file, written aside and renamed: `.onnx`, `.xml` of OpenVINO, `.pt2` of torch.export.
+            path: the file, written aside and renamed: `.onnx`, `.xml` of OpenVINO, `.pt2` of torch.export
+                or AOTInductor.
             options: fields of `dyzoo.export.ExportOptions` (`to`, `decode`, `preprocess`, `input_type`,
-                `deform_conv`, `precision`, `calibration`), and `picture`, which the comparison is made on in place of
-                the sample image.
+                `deform_conv`, `precision`, `calibration`, `size`), and `picture`, which the comparison is made on in
+                place of the sample image.
 
         Returns:
             The `dyzoo.export.ExportReport`: the file and the largest differences.

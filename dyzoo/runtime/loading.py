@@ -25,7 +25,7 @@ def load_exported(path: Path) -> ExportedDetector:
     if suffix == PROGRAM_SUFFIX:
         raise CheckpointError(
             f"{path} is a program that could do anything once it is loaded: load one that you trust with "
-            "torch.export.load (docs/export.md), or export to ONNX or OpenVINO"
+            "torch.export.load or torch._inductor.aoti_load_package (docs/export.md), or export to ONNX or OpenVINO"
         )
     kind = OnnxDetector if suffix == onnx_detector.SUFFIX else OpenVinoDetector
     return kind.from_file(path)
