@@ -87,7 +87,7 @@ def train(model: nn.Module, batches: Iterable[Batch], learning_rate: float = 1e-
 
 
 class RawMaps(nn.Module):
-    """What an exported file gives: the head's predictions, by name, for pictures that are normalised and padded."""
+    """The network as it is exported: the head's predictions, by name, for pictures that are normalised and padded."""
 
     def __init__(self, model: FCOS | RetinaNet) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ BRANCHES = 3  # high, mid, low: the order of every stacked parameter
 REDUCTION = 4  # DyReLU's bottleneck
 NORM_GROUPS = 16  # of each GroupNorm, as `dyhead_block` has them where nothing else is said
 
+PARAMETERS = tuple(field.name for field in fields(BlockParameters))
 SCALE = ("scale_weight", "scale_bias")
 SPATIAL = ("offset_weight", "offset_bias")
 TASK = ("relu_weight1", "relu_bias1", "relu_weight2", "relu_bias2")
@@ -114,7 +115,7 @@ class DyHeadBlock(nn.Module):
 
     def stacked(self) -> BlockParameters:
         """The parameters as the kernels take them."""
-        return BlockParameters(**{field.name: getattr(self, field.name) for field in fields(BlockParameters)})
+        return BlockParameters(**{name: getattr(self, name) for name in PARAMETERS})
 
     def forward(self, pyramid: Pyramid) -> Pyramid:
         """(N, S, C_in) -> (N, S, C), the level shapes unchanged."""

@@ -162,7 +162,7 @@ def _projection(in_channels: int, channels: int) -> nn.Conv2d:
 
 
 def _block(config: DyHeadConfig, in_channels: int) -> DyHeadBlock | TensorDyHeadBlock:
-    switches = {"scale": config.scale, "spatial": config.spatial, "task": config.task}
+    switches: dict[str, Any] = {"scale": config.scale, "spatial": config.spatial, "task": config.task}
     if config.form == "tensor":
         return TensorDyHeadBlock(in_channels, config.channels, **switches)
     return DyHeadBlock(in_channels, config.channels, config.offset_mode, config.conv_bias, **switches)

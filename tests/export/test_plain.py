@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dyzoo.config import DyHeadConfig
 from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead, levelwise_block
 from dyzoo.export.plain import decompositions, pool_levels_of_batch, suppress

@@ -28,7 +28,7 @@ def forward(
         moments, coefficients: theirs, (3, N, L, C) and (N, L, C); mixing is done in their dtype, float32 or wider.
         output: (N, S, C) in the dtype of `convolved`; written.
     """
-    if native.serves(convolved, output, *coefficients):
+    if native.serves((*convolved, output), *coefficients):
         native.mix(convolved, moments.mean, coefficients, layout, output)
         return
     maps = layout.split(convolved)
