@@ -9,7 +9,7 @@ from torch import Tensor
 def to_shares(boxes_xyxy: Tensor, size: Tensor) -> Tensor:
     """Corners (..., 4) in pixels -> centre and size (..., 4) in shares of a picture of `size` (H, W).
 
-    In float64, as float32 loses parts of a pixel of a large picture on the way there and back.
+    In float64, so that the pixels come back with the same bits in float32.
     """
     boxes, scale = _precise(boxes_xyxy, size)
     start, end = (boxes / scale).split(2, dim=-1)

@@ -25,9 +25,8 @@ from dyzoo.hub.ids import CONFIG_NAME
 from dyzoo.hub.pretrained import read_config
 from dyzoo.hub.remote_code import PROCESSOR_NAME, processor_json, processor_values
 from dyzoo.images.reading import ImageSource, Picture, to_picture
-from dyzoo.model.boxes import add_to_ends
 from dyzoo.model.looks import make_looks
-from dyzoo.model.preprocess import batch_images
+from dyzoo.model.preprocess import batch_images, map_to_image
 from dyzoo.model.sizes import network_size
 
 _SETTINGS = tuple(field.name for field in fields(PreprocessConfig))
@@ -61,6 +60,12 @@ class DyzooImageProcessor(BaseImageProcessor):
         self.inclusive_corners = inclusive_corners
         for name, value in asdict(config).items():
             setattr(self, name, value)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: Mapping[str, Any], **options: Any) -> Any:
+        """As in transformers; fields of `PreprocessConfig` among the options replace those of the file."""
+        changed = {name: options.pop(name) for name in (*_SETTINGS, "inclusive_corners") if name in options}
+        return super().from_dict({**image_processor_dict, **changed}, **options)
 
     @property
     def config(self) -> PreprocessConfig:
@@ -137,22 +142,20 @@ class DyzooImageProcessor(BaseImageProcessor):
             scores, labels = scores_of_classes.max(-1)
             kept = (scores > threshold).nonzero()[:, 0]
             kept = kept[scores[kept].argsort(descending=True, stable=True)]
-            size = torch.tensor([1, 1]) if target_sizes is None else torch.as_tensor(target_sizes[number])
-            corners = from_shares(boxes[number, kept], size)
-            if target_sizes is not None:
-                corners = self._in_picture(corners, (int(size[0]), int(size[1])))
-            found.append({"scores": scores[kept], "labels": labels[kept], "boxes": corners.float()})
+            image_size = None if target_sizes is None else (int(target_sizes[number][0]), int(target_sizes[number][1]))
+            in_pixels = self._in_pixels(boxes[number, kept], image_size)
+            found.append({"scores": scores[kept], "labels": labels[kept], "boxes": in_pixels})
         return found
 
-    def _in_picture(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Boxes within a picture, scaled as `dyzoo.model.preprocess.map_to_image` does it."""
-        height, width = image_size
-        if self.inclusive_corners:  # what was one pixel in the network is one pixel in the picture
-            network_height, network_width = network_size(self.config, image_size, None)
-            pixel = boxes.new_tensor([width / network_width, height / network_height])
-            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - pixel], dim=1)
-            boxes = add_to_ends(boxes, 1.0)
-        return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    def _in_pixels(self, boxes: Tensor, image_size: tuple[int, int] | None) -> Tensor:
+        """Boxes (M, 4) in shares of a picture of this (H, W) -> corners in its pixels, or in shares where it is None.
+
+        By way of pixels of the network's input, which float64 keeps: what comes out has the bits of `Detector.predict`.
+        """
+        if image_size is None:
+            return from_shares(boxes, torch.ones(2)).float()
+        size = network_size(self.config, image_size, None)
+        return map_to_image(from_shares(boxes, torch.tensor(size)).float(), size, image_size, self.inclusive_corners)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `preprocessor_config.json`."""

@@ -88,6 +88,15 @@ def test_what_it_saves_dyzoo_loads(folder: Path, detector: Detector, tmp_path: P
     assert same_weights(load_model(tmp_path / "again"), detector)
 
 
+def test_a_folder_from_before_is_read_without_what_is_said_to_transformers(folder: Path, tmp_path: Path) -> None:
+    copy = copied(folder, tmp_path)
+    config = dyzoo.load(copy).config
+    (copy / "config.json").write_text(config.to_json())
+    assert "model_type" not in (copy / "config.json").read_text()
+    assert dyzoo.load(copy).config == config
+    assert DyzooForObjectDetection.from_pretrained(copy).config.detector == config
+
+
 def test_a_detector_and_its_model_share_their_weights(detector: Detector) -> None:
     ours = Detector(detector.config)
     model = DyzooForObjectDetection.from_detector(ours)
@@ -217,6 +226,8 @@ def test_what_the_processor_is_set_to_reaches_dyzoo(folder: Path, detector: Dete
     processor.save_pretrained(tmp_path)
     assert dyzoo.load(tmp_path).config.preprocess == replace(detector.config.preprocess, shortest_edge=96)
     assert DyzooImageProcessor.from_pretrained(tmp_path).shortest_edge == 96
+    with pytest.raises(CheckpointError, match="longest_edge is 0, expected 1 to 16384"):
+        DyzooImageProcessor.from_pretrained(folder, longest_edge=0)
     with pytest.warns(DyzooWarning, match="save the image processor behind the model"):
         model.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "detr"}')

@@ -64,7 +64,7 @@ picture = Image.radial_gradient("L").resize((90, 70))
 found = detect(picture, threshold=0.0)
 print(len(found) == len(expected) > 0)
 edges = [[each["box"][edge] for edge in ("xmin", "ymin", "xmax", "ymax")] for each in found]
-print(float((torch.tensor(edges) - expected.boxes_xyxy).abs().max()) < 1e-4)
+print(torch.equal(torch.tensor(edges), expected.boxes_xyxy))
 model.push_to_hub("org/again")
 processor.push_to_hub("org/again")
 print(dyzoo.load("org/again").config == dyzoo.load("org/cells").config)
@@ -83,3 +83,10 @@ def test_pipeline_model_and_processor_come_from_the_hub(hub: Hub, cache: Path) -
     again = hub.files("org/again")
     assert again[CODE_NAME] == hub.files(NAME)[CODE_NAME]
     assert again["config.json"] == hub.files(NAME)["config.json"]
+
+
+def test_without_transformers_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['transformers'] = None; import dyzoo.hf_transformers"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = process.stderr.splitlines()[-1]
+    assert last == "dyzoo.errors.DyzooError: transformers is not installed: pip install 'dyzoo[transformers]'"
