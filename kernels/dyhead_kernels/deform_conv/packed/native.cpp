@@ -76,14 +76,14 @@ void forward(const Sampling& p, const Value* panels, int64_t out_channels, Outpu
   }
 }
 
-// Parts of the gradient of the matrix, (part_count, out_channels, taps * channels), each over an equal run of blocks of
+// Parts of the gradient of the matrix, (part_count, taps, out_channels, channels), each over an equal run of blocks of
 // positions and added to what is there. Their sum in order is the gradient. `packed` has room for the gradients of all
 // blocks.
 template <class Products, class Value = typename Products::Value>
 void weight_backward(const Sampling& p, const Value* grad_output, int64_t out_channels, int64_t block_channels,
                      int64_t part_count, Value* packed, float* grad_matrix) {
   constexpr int64_t LENGTH = Products::WEIGHT_BLOCK;
-  const int64_t places = p.images * p.positions, runs = parts(places, LENGTH), step = p.taps * p.channels;
+  const int64_t places = p.images * p.positions, runs = parts(places, LENGTH);
   const int64_t blocks = parts(p.channels, block_channels), packed_size = Products::gradients_size(out_channels);
 #pragma omp parallel num_threads(p.threads)
   {
@@ -98,11 +98,11 @@ void weight_backward(const Sampling& p, const Value* grad_output, int64_t out_ch
       const int64_t part = job / (p.taps * blocks), tap = job / blocks % p.taps, block = job % blocks;
       const int64_t first_channel = block * block_channels;
       const int64_t channels = std::min(p.channels - first_channel, block_channels);
-      float* to = grad_matrix + part * out_channels * step + tap * p.channels + first_channel;
+      float* to = grad_matrix + (part * p.taps + tap) * out_channels * p.channels + first_channel;
       for (int64_t run = runs * part / part_count; run < runs * (part + 1) / part_count; ++run) {
         const int64_t first = run * LENGTH, count = std::min(places - first, LENGTH);
         Products::add_weights(p, first, count, tap, first_channel, channels, grad_output + first * out_channels,
-                              packed + run * packed_size, out_channels, columns, to, step);
+                              packed + run * packed_size, out_channels, columns, to, p.channels);
       }
     }
   }

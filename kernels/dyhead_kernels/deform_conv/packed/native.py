@@ -125,12 +125,13 @@ def backward(
     empty = not (places and matrix.numel())
     if matrix_needed:
         parts = max(1, min(MOST_PARTS, places // LEAST_PART))
-        sums = new_zeros(parts, *matrix.shape)
+        sums = new_zeros(parts, taps, len(matrix), channels)
         if not empty:
             packed = grad_output.new_empty(_number("gradients_size", products, places, len(matrix)))
             sizes = (len(matrix), BLOCK_CHANNELS, parts)
             _call("deform_conv_weight_backward", products, ctypes.byref(sampling), grad_output, *sizes, packed, sums)
-        grad_matrix = sums.sum(dim=0)
+        grad_matrix = sums.new_empty(matrix.shape)
+        torch.sum(sums, dim=0, out=grad_matrix.view(len(matrix), taps, channels).transpose(0, 1))
     if not empty and (grad_rows is not None or offset_needed):
         panels = _panels(matrix, taps, channels, products, transposed=True)
         threads = torch.get_num_threads()
