@@ -1,10 +1,14 @@
-"""The steps inside a block of the pyramid form, each with its maps and numbers: what explanations are made of."""
+"""The steps inside a block, each with its maps and numbers: what explanations are made of.
+
+`block_steps` gives those of the pyramid form; `tensor_steps` has the tensor form's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from dyhead_kernels.deform_conv.reference import modulated_deform_conv2d
@@ -18,31 +22,34 @@ from torch.utils.checkpoint import checkpoint
 
 from dyzoo.dyhead.block import NORM_GROUPS, DyHeadBlock
 
-BRANCH_NAMES = {HIGH: "high", MID: "mid", LOW: "low"}
-_SOURCE = {"high": 1, "mid": 0, "low": -1}  # the level that a branch samples, counted from its own
-_STRIDE = {"high": 1, "mid": 1, "low": 2}
+Stage = Literal["before", "scale", "spatial", "task"]
+Branch = Literal["high", "mid", "low", "coarser", "same", "finer"]
+
+_NAMES: dict[int, Branch] = {HIGH: "high", MID: "mid", LOW: "low"}
+_SOURCE = {HIGH: 1, MID: 0, LOW: -1}  # the level that a branch samples, counted from its own
+_STRIDE = {HIGH: 1, MID: 1, LOW: 2}
 
 
 @dataclass(frozen=True, eq=False)
 class BranchSteps:
-    """One branch of a level.
+    """One branch of a level: a kernel, the levels that it samples, and where.
+
+    In the pyramid form "mid" samples the level itself, "low" the level one finer and "high" the level one coarser; in
+    the tensor form "same" samples the level itself, "finer" all finer levels and "coarser" all coarser ones, all three
+    at the same points.
 
     Attributes:
-        source: the level that it samples: one coarser for "high", one finer for "low".
+        weights: (N, 1, 1, 1) by the level that is sampled, the scale attention that it is multiplied by, in 0..1.
         stride: positions of the source for one of the convolution's grid.
         offset: (N, 18, h, w), pairs (dy, dx) of the nine taps row by row, in positions of the source.
         mask: (N, 9, h, w) in 0..1. (h, w) is the grid of the convolution: that of the source for "high", which is
             upsampled afterwards, and else that of the level.
-        features: (N, C, H, W), the deformable convolution after its GroupNorm, on the grid of the level.
-        weight: (N, 1, 1, 1), its scale attention, in 0..1.
     """
 
-    source: int
+    weights: dict[int, Tensor]
     stride: int
     offset: Tensor
     mask: Tensor
-    features: Tensor
-    weight: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,27 +57,35 @@ class LevelSteps:
     """One level on its way through a block; every tensor is part of the graph that gradients flow through.
 
     Attributes:
-        branches: by name, "high", "mid" and "low", as far as there are such.
-        scaled: (N, C, H, W), the mean of the branches' features, each times its scale attention.
+        stages: the maps (N, C, H, W) before the block and after each attention, in the order in which they are
+            computed, the task-aware one last. There is one map at each stage, but after spatial-aware attention of the
+            pyramid form one for each branch, in their order: the deformable convolution after its GroupNorm.
+        branches: by name, as far as there are such.
         slopes, intercepts: (2, N, C, 1, 1), the two lines of each channel's dynamic ReLU.
-        output: (N, C, H, W), the larger of the two lines: what the block gives to the next.
     """
 
-    branches: dict[str, BranchSteps]
-    scaled: Tensor
+    stages: dict[Stage, list[Tensor]]
+    branches: dict[Branch, BranchSteps]
     slopes: Tensor
     intercepts: Tensor
-    output: Tensor
 
     @property
-    def spatial(self) -> Tensor:
-        """(N, C, H, W), the mean of the branches' features as they are, before scale attention weighs them."""
-        return torch.stack([branch.features for branch in self.branches.values()]).mean(dim=0)
+    def maps(self) -> dict[Stage, Tensor]:
+        """(N, C, H, W) of each stage: its map, or the mean of its branches' as they are, before weights count."""
+        return {
+            stage: maps[0] if len(maps) == 1 else torch.stack(maps).mean(dim=0) for stage, maps in self.stages.items()
+        }
+
+    @property
+    def output(self) -> Tensor:
+        """(N, C, H, W): what the block gives to the next."""
+        return self.stages["task"][0]
 
     @property
     def takes_first(self) -> Tensor:
         """(N, C, H, W) bool: where the first line of the dynamic ReLU is the larger one."""
-        first, second = self.slopes * self.scaled + self.intercepts
+        *_, before, _ = self.maps.values()
+        first, second = self.slopes * before + self.intercepts
         return first >= second
 
 
@@ -95,17 +110,22 @@ def block_steps(block: DyHeadBlock, levels: Sequence[Tensor]) -> list[LevelSteps
                 offset_mode=block.offset_mode,
                 norm_groups=NORM_GROUPS,
             )
-            branches = {}
+            branches: dict[Branch, BranchSteps] = {}
+            features, weighed = [], []
             for number, branch in checkpoint(branches_of, list(levels), use_reentrant=False).items():
-                name = BRANCH_NAMES[number]
                 weight = scale_attention(branch.features, parameters)
-                branches[name] = BranchSteps(
-                    index + _SOURCE[name], _STRIDE[name], branch.offset, branch.mask, branch.features, weight
-                )
-            scaled = torch.stack([branch.weight * branch.features for branch in branches.values()]).mean(dim=0)
+                features.append(branch.features)
+                weighed.append(weight * branch.features)
+                weights = {index + _SOURCE[number]: weight}
+                branches[_NAMES[number]] = BranchSteps(weights, _STRIDE[number], branch.offset, branch.mask)
+            scaled = torch.stack(weighed).mean(dim=0)
             slopes, intercepts = relu_lines(scaled, parameters)
             first, second = slopes * scaled + intercepts
-            steps.append(LevelSteps(branches, scaled, slopes, intercepts, torch.maximum(first, second)))
+            output = torch.maximum(first, second)
+            stages: dict[Stage, list[Tensor]] = {
+                "before": [levels[index]], "spatial": features, "scale": [scaled], "task": [output]
+            }  # fmt: skip
+            steps.append(LevelSteps(stages, branches, slopes, intercepts))
     return steps
 
 
@@ -137,11 +157,12 @@ def follow_back(steps: Sequence[LevelSteps], shares: Sequence[Tensor]) -> list[T
 def _average(level: LevelSteps, inputs: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """The level's output if each of its convolutions were the plain mean of its sampling points: (1, 1, H, W)."""
     outputs = []
-    for name, branch in level.branches.items():
+    for branch in level.branches.values():
         kernel = branch.mask.new_full((1, 1, 3, 3), 1 / TAPS)
         stride = (branch.stride, branch.stride)
+        source = torch.stack([weight.detach() * inputs[index] for index, weight in branch.weights.items()]).sum(dim=0)
         sampled = modulated_deform_conv2d(
-            inputs[branch.source], branch.offset.detach(), kernel, None, stride, (1, 1), (1, 1), branch.mask.detach()
+            source, branch.offset.detach(), kernel, None, stride, (1, 1), (1, 1), branch.mask.detach()
         )
-        outputs.append(branch.weight.detach() * (upsample(sampled, size) if name == "high" else sampled))
-    return torch.stack(outputs).mean(dim=0)
+        outputs.append(upsample(sampled, size))  # "high" alone has another size
+    return torch.stack(outputs).sum(dim=0) / sum(len(branch.weights) for branch in level.branches.values())

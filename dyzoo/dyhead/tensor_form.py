@@ -38,12 +38,15 @@ class ScaleAwareAttention(nn.Module):
         nn.init.constant_(self.weight, 1 / len(self.weight))
         nn.init.zeros_(self.bias)
 
-    def forward(self, tensor: Tensor) -> Tensor:
-        """(N, L, S, C) -> the same shape."""
+    def kappa(self, tensor: Tensor) -> Tensor:
+        """The weight of each level, in 0..1: (N, L, S, C) -> (N, L, 1, 1)."""
         check_tensor(tensor, channels=len(self.weight))
         logits = F.linear(tensor.mean(dim=2), self.weight[None], self.bias)  # (N, L, 1)
-        kappa = ((logits + 1) / 2).clamp(0, 1)
-        return tensor * kappa.unsqueeze(3)
+        return ((logits + 1) / 2).clamp(0, 1).unsqueeze(3)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """(N, L, S, C) -> the same shape."""
+        return tensor * self.kappa(tensor)
 
 
 class SpatialAwareAttention(nn.Module):
@@ -85,7 +88,7 @@ class SpatialAwareAttention(nn.Module):
         """(N, L, S, C_in), (H, W) -> (N, L, S, C)."""
         check_tensor(tensor, channels=self.weight.shape[2], size=size)
         levels = tensor.shape[1]
-        offset, mask = (part.repeat_interleave(levels, dim=0) for part in self._offsets_and_masks(tensor, size))
+        offset, mask = (part.repeat_interleave(levels, dim=0) for part in self.offsets_and_masks(tensor, size))
         # Sampling is linear and the same for all levels, so a kernel's levels are added up before, not after it.
         stacked = torch.cat([_sum_before(tensor), tensor, _sum_before(tensor.flip(1)).flip(1)], dim=3)
         weight = self.weight.transpose(0, 1).flatten(1, 2)  # (C, 3 * C_in, 3, 3)
@@ -96,7 +99,7 @@ class SpatialAwareAttention(nn.Module):
         """The 3x3 deformable convolution with a padding of one; see `dyhead_kernels.modulated_deform_conv2d`."""
         return modulated_deform_conv2d(input, offset, weight, padding=1, mask=mask, backend=self.backend)
 
-    def _offsets_and_masks(self, tensor: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    def offsets_and_masks(self, tensor: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Offsets (N, 18, H, W), pairs (dy, dx), and masks dm (N, 9, H, W); in float32 or wider, being positions."""
         middle = maps_of(tensor, size)[:, median_level(tensor.shape[1])]
         dtype = torch.promote_types(middle.dtype, torch.float32)
@@ -121,13 +124,18 @@ class TaskAwareAttention(nn.Module):
         self.squeeze = nn.Linear(channels, hidden)
         self.expand = nn.Linear(hidden, 4 * channels)
 
-    def forward(self, tensor: Tensor) -> Tensor:
-        """(N, L, S, C) -> the same shape."""
+    def lines(self, tensor: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(alpha1, beta1) and (alpha2, beta2), each (N, 1, 1, C), for (N, L, S, C)."""
         check_tensor(tensor, channels=self.squeeze.in_features)
         hidden = F.relu(self.squeeze(tensor.mean(dim=(1, 2))))
         theta = 2 * self.expand(hidden).sigmoid() - 1
-        alpha1, alpha2, beta1, beta2 = theta[:, None, None].chunk(4, dim=3)
-        return torch.maximum((1 + alpha1) * tensor + beta1 / 2, alpha2 * tensor + beta2 / 2)
+        theta1, theta2, theta3, theta4 = theta[:, None, None].chunk(4, dim=3)
+        return (1 + theta1, theta3 / 2), (theta2, theta4 / 2)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """(N, L, S, C) -> the same shape."""
+        (alpha1, beta1), (alpha2, beta2) = self.lines(tensor)
+        return torch.maximum(alpha1 * tensor + beta1, alpha2 * tensor + beta2)
 
 
 class TensorDyHeadBlock(nn.Module):
@@ -175,14 +183,25 @@ class TensorDyHeadBlock(nn.Module):
 
     def forward(self, tensor: Tensor, size: Size) -> Tensor:
         """(N, L, S, C_in), (H, W) -> (N, L, S, C)."""
-        output: Tensor = tensor if self.scale is None else self.scale(tensor)
+        return self.task(self.aggregated(self.weighed(tensor), size))  # type: ignore[no-any-return]
+
+    def weighed(self, tensor: Tensor) -> Tensor:
+        """The tensor after scale-aware attention, if there is one: (N, L, S, C_in) -> the same shape."""
+        return tensor if self.scale is None else self.scale(tensor)  # type: ignore[no-any-return]
+
+    def aggregated(self, tensor: Tensor, size: Size) -> Tensor:
+        """The tensor after spatial-aware attention, or what takes its place, and the GroupNorm.
+
+        (N, L, S, C_in), (H, W) -> (N, L, S, C).
+        """
+        output = tensor
         if self.spatial is not None:
             output = self.spatial(output, size)
         elif self.projection is not None:
             output = self.projection(output)
         if self.norm is not None:
             output = rows_of(self.norm(maps_of(output, size).flatten(0, 1)), output.shape[1])
-        return self.task(output)  # type: ignore[no-any-return]
+        return output
 
 
 def _sum_before(tensor: Tensor) -> Tensor:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from dyzoo.explain.explaining import MOST_PIXELS, explain
 from dyzoo.explain.explanation import Explanation
-from dyzoo.explain.parts import PANELS, STAGES, BranchExplained, LevelExplained
+from dyzoo.explain.parts import PANELS, BranchExplained, LevelExplained
 
-__all__ = ["MOST_PIXELS", "PANELS", "STAGES", "BranchExplained", "Explanation", "LevelExplained", "explain"]
+__all__ = ["MOST_PIXELS", "PANELS", "BranchExplained", "Explanation", "LevelExplained", "explain"]

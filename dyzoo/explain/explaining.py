@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyzoo.dyhead import DyHead, DyHeadBlock
+from dyzoo.dyhead import DyHead, concat_to_median, split_from_median
 from dyzoo.dyhead.steps import BranchSteps, LevelSteps, block_steps, follow_back
+from dyzoo.dyhead.tensor_steps import median_maps, tensor_block_steps
 from dyzoo.errors import ImageError, SettingError
 from dyzoo.explain.explanation import Explanation
-from dyzoo.explain.parts import BRANCHES, BranchExplained, LevelExplained, Stage, check_index
+from dyzoo.explain.parts import BRANCHES, BranchExplained, LevelExplained, check_index
 from dyzoo.explain.places import position_at
 from dyzoo.images.reading import ImageSource, to_picture
 from dyzoo.model.classes import DEFAULT_THRESHOLD
@@ -70,7 +71,7 @@ def explain(
             kept = (scores.detach().cpu() >= pipeline.settings.thresholds[labels]).nonzero()[:, 0]
             saliency = run.follow_gradient(scores[int(kept[chosen])])[: look.size[0], : look.size[1]]
         blocks = run.explained(strides)
-        center_offset = getattr(model.config.head, "anchor_center_offset", 0.0)
+        center_offset = 0.5 if run.is_tensor else getattr(model.config.head, "anchor_center_offset", 0.0)
         strongest = None if chosen is None else _strongest(blocks[-1], center_offset)
         if level is None:
             level = len(strides) // 2 if strongest is None else strongest[0]
@@ -78,8 +79,11 @@ def explain(
             place = (place[0] * look.size[1] / picture.size[1], place[1] * look.size[0] / picture.size[0])
         else:
             place = (look.size[1] / 2, look.size[0] / 2) if strongest is None else strongest[1]
-        reach = run.reach(level, position_at(place, strides[level], center_offset, blocks[-1][level].size))
+        own = blocks[-1][level]
+        reach = run.reach(level, position_at(place, own.cell_px, center_offset, own.size))
     return Explanation(
+        form=model.config.dyhead.form,
+        switched_off=tuple(stage for stage in own.activations if not getattr(model.config.dyhead, stage, True)),
         pixels=pixels.permute(1, 2, 0).contiguous().numpy(),
         detections=detections,
         detection=chosen,
@@ -97,7 +101,8 @@ class _Run:
     """One picture on its way through the network, with all steps of the blocks and the graph behind them.
 
     Attributes:
-        inputs, steps: of each block the levels that come in, and what it does with them.
+        is_tensor: whether the blocks are of the tensor form.
+        steps: of each block what it does with each level.
         raw: the predictions of the head.
         gradients: by `id` of a tensor of the blocks, of the score that `follow_gradient` was called with.
     """
@@ -106,24 +111,27 @@ class _Run:
         batch, _ = batch_images([pixels], model.config.preprocess, model.device, model.dtype)
         self.batch = batch.requires_grad_()
         levels = model.fpn(model.backbone(self.batch))
-        self.inputs: list[list[Tensor]] = []
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        self.is_tensor = dyhead.config.form == "tensor"
+        if self.is_tensor:
+            levels = median_maps(levels)
+        steps_of: Any = tensor_block_steps if self.is_tensor else block_steps
         self.steps: list[list[LevelSteps]] = []
         for block in dyhead.blocks:
-            self.inputs.append(levels)
-            self.steps.append(block_steps(cast(DyHeadBlock, block), levels))
+            self.steps.append(steps_of(block, levels))
             levels = [step.output for step in self.steps[-1]]
             if not all(bool(level.isfinite().all()) for level in levels):
                 name = f"block {len(self.steps) - 1}"
                 raise SettingError(f"{name} gives numbers that are not finite, expected sound weights: load others")
+        if self.is_tensor:
+            levels = split_from_median(*concat_to_median(levels), sizes)
         self.raw = model.forward_head(levels)
         self.gradients: dict[int, Tensor] = {}
 
     def follow_gradient(self, score: Tensor) -> np.ndarray:
         """Take the gradient of a score to all that the blocks compute; (h, w), its norm at each pixel."""
-        tensors = {id(level): level for level in self.inputs[0]}
-        for step in (step for steps in self.steps for step in steps):
-            own = [*(branch.features for branch in step.branches.values()), step.scaled, step.output]
-            tensors.update((id(tensor), tensor) for tensor in own)
+        steps = [step for block in self.steps for step in block]
+        tensors = {id(tensor): tensor for step in steps for maps in step.stages.values() for tensor in maps}
         pixels, *others = torch.autograd.grad(score, [self.batch, *tensors.values()], materialize_grads=True)
         self.gradients = dict(zip(tensors, others, strict=True))
         return _array(torch.linalg.vector_norm(pixels[0], dim=0))
@@ -131,8 +139,8 @@ class _Run:
     def explained(self, strides_px: Sequence[int]) -> tuple[tuple[LevelExplained, ...], ...]:
         """The numbers of each block and level."""
         return tuple(
-            tuple(self._level(*parts) for parts in zip(inputs, steps, strides_px, strict=True))
-            for inputs, steps in zip(self.inputs, self.steps, strict=True)
+            tuple(self._level(step, stride_px) for step, stride_px in zip(steps, strides_px, strict=True))
+            for steps in self.steps
         )
 
     def reach(self, level: int, position: tuple[int, int]) -> tuple[tuple[np.ndarray, ...], ...]:
@@ -145,18 +153,14 @@ class _Run:
             found.append(tuple(_array(share) for share in shares))
         return tuple(reversed(found))
 
-    def _level(self, given: Tensor, step: LevelSteps, stride_px: int) -> LevelExplained:
-        maps: dict[Stage, Tensor] = {
-            "before": given, "spatial": step.spatial, "scale": step.scaled, "task": step.output
-        }  # fmt: skip
-        features = [branch.features for branch in step.branches.values()]
-        parts: dict[Stage, list[Tensor]] = {
-            "before": [given], "spatial": features, "scale": [step.scaled], "task": [step.output]
-        }  # fmt: skip
+    def _level(self, step: LevelSteps, stride_px: int) -> LevelExplained:
+        height, width = self.batch.shape[2:]
+        rows, columns = step.output.shape[2:]
         return LevelExplained(
             stride_px=stride_px,
-            activations={stage: _array(tensor[0].abs().mean(dim=0)) for stage, tensor in maps.items()},
-            attributions={stage: self._attribution(tensors) for stage, tensors in parts.items()}
+            cell_px=(height / rows, width / columns) if self.is_tensor else (stride_px, stride_px),
+            activations={stage: _array(tensor[0].abs().mean(dim=0)) for stage, tensor in step.maps.items()},
+            attributions={stage: self._attribution(tensors) for stage, tensors in step.stages.items()}
             if self.gradients
             else None,
             branches={name: _branch(step.branches[name]) for name in BRANCHES if name in step.branches},
@@ -174,11 +178,10 @@ class _Run:
 def _branch(branch: BranchSteps) -> BranchExplained:
     offsets, masks = _array(branch.offset[0]), _array(branch.mask[0])
     return BranchExplained(
-        source=branch.source,
+        weights={source: float(weight.detach()) for source, weight in branch.weights.items()},
         stride=branch.stride,
         offsets=offsets.reshape(len(masks), 2, *masks.shape[1:]),
         masks=masks,
-        weight=float(branch.weight.detach()),
     )
 
 
@@ -187,8 +190,8 @@ def _strongest(levels: Sequence[LevelExplained], center_offset: float) -> tuple[
     maps = [cast(Any, level.attributions)["task"] for level in levels]
     level = max(range(len(maps)), key=lambda index: float(maps[index].max()))
     row, column = divmod(int(maps[level].argmax()), maps[level].shape[1])
-    stride_px = levels[level].stride_px
-    place = ((column + center_offset) * stride_px, (row + center_offset) * stride_px)
+    height_px, width_px = levels[level].cell_px
+    place = ((column + center_offset) * width_px, (row + center_offset) * height_px)
     return (level, place) if maps[level].max() > 0 else None
 
 
@@ -208,8 +211,6 @@ def _check_model(model: Any) -> DyHead:
             f"{getattr(model, 'name', type(model).__name__)}: an ONNX file cannot be explained, as its inside is not "
             "at hand: load the detector that it was exported from"
         )
-    if model.config.dyhead.form == "tensor":
-        raise SettingError("DyHead is of the tensor form, expected the pyramid form: its steps are not explained")
     if not model.dyhead.blocks:
         raise SettingError("the detector has no DyHead blocks, expected at least one")
     if model.dtype not in (torch.float32, torch.float64):

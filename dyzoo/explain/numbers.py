@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dyzoo.explain.parts import STAGES, Explained, LevelExplained, Stage
+from dyzoo.explain.parts import Explained, LevelExplained, Stage
 from dyzoo.explain.places import position_at, sampling_points
 
 
@@ -70,7 +70,9 @@ def to_dict(explanation: Explained) -> dict[str, Any]:
         "block": explanation.block,
         "level": explanation.level,
         "place_px": list(explanation.place),
-        "stages": list(STAGES),
+        "form": explanation.form,
+        "switched_off": list(explanation.switched_off),
+        "stages": list(explanation.stages),
         "blocks": [_block(explanation, block) for block in range(len(explanation.blocks))],
     }
 
@@ -85,12 +87,17 @@ def _block(explanation: Explained, block: int) -> dict[str, Any]:
                 "stride_px": level.stride_px,
                 "height": level.size[0],
                 "width": level.size[1],
-                "scale_weights": {name: branch.weight for name, branch in level.branches.items()},
-                "activation_mean": {stage: float(level.activations[stage].mean()) for stage in STAGES},
-                "activation_max": {stage: float(level.activations[stage].max()) for stage in STAGES},
+                "cell_height_px": level.cell_px[0],
+                "cell_width_px": level.cell_px[1],
+                "scale_weights": {
+                    name: {str(source): weight for source, weight in branch.weights.items()}
+                    for name, branch in level.branches.items()
+                },
+                "activation_mean": {stage: float(values.mean()) for stage, values in level.activations.items()},
+                "activation_max": {stage: float(values.max()) for stage, values in level.activations.items()},
                 "attribution_sum": None
                 if level.attributions is None
-                else {stage: float(level.attributions[stage].sum()) for stage in STAGES},
+                else {stage: float(values.sum()) for stage, values in level.attributions.items()},
                 "reach_share": float(explanation.reach[block][index].sum()),
                 "relu": {
                     "slopes": level.slopes.tolist(),
@@ -107,7 +114,7 @@ def _block(explanation: Explained, block: int) -> dict[str, Any]:
 
 def _sampling(explanation: Explained, block: int, level: int) -> dict[str, Any]:
     own = explanation.blocks[block][level]
-    position = position_at(explanation.place, own.stride_px, explanation.center_offset, own.size)
+    position = position_at(explanation.place, own.cell_px, explanation.center_offset, own.size)
     return {
         "row": position[0],
         "column": position[1],
@@ -115,7 +122,7 @@ def _sampling(explanation: Explained, block: int, level: int) -> dict[str, Any]:
             {
                 "branch": point.branch,
                 "tap": list(point.tap),
-                "sampled_level": point.source,
+                "sampled_levels": list(point.sources),
                 "grid_px": list(point.grid_px),
                 "place_px": list(point.place_px),
                 "mask": point.mask,

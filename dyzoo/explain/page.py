@@ -18,8 +18,8 @@ from PIL import Image
 from dyzoo.evaluation.report.page import page_environment
 from dyzoo.explain import pictures
 from dyzoo.explain.numbers import STRIPS, Strip, attribution_shares, channel_order, highest, line_counts
-from dyzoo.explain.parts import STAGES, Explained, LevelExplained, Stage
-from dyzoo.explain.words import BRANCH_WORDS, STAGE_TITLES, STAGE_WORDS
+from dyzoo.explain.parts import Explained, LevelExplained, Stage
+from dyzoo.explain.words import WORDS, stage_title, stage_words
 
 _FOLDER = Path(__file__).parent
 _REPORT_FOLDER = _FOLDER.parent / "evaluation" / "report"
@@ -89,7 +89,8 @@ def page(explanation: Explained) -> str:
             reach_shares=[[float(level.sum()) for level in levels] for levels in explanation.reach],
             heat=_gradient(pictures.COLORMAP),
             branch_colors=pictures.BRANCH_HEX,
-            branch_words=BRANCH_WORDS,
+            names={name for level in explanation.blocks[0] for name in level.branches},
+            words=WORDS[explanation.form],
             script=Markup(script),  # ours, and the file is in the policy by its hash
             policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
             "base-uri 'none'; form-action 'none'",
@@ -122,11 +123,11 @@ def _row(explanation: Explained, own: LevelExplained, maps: Mapping[Stage, np.nd
     return _Row(
         [
             _Map(
-                STAGE_TITLES[stage],
-                STAGE_WORDS[stage],
-                _data(pictures.map_picture(explanation, maps[stage], own.stride_px, most, _MAP_PX)),
+                stage_title(explanation, stage),
+                stage_words(explanation, stage),
+                _data(pictures.map_picture(explanation, values, own.cell_px, most, _MAP_PX)),
             )
-            for stage in STAGES
+            for stage, values in maps.items()
         ],
         most,
     )

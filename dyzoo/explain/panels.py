@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +15,8 @@ from PIL import Image
 
 from dyzoo.explain import pictures
 from dyzoo.explain.numbers import STRIPS, attribution_shares, channel_order, highest, line_counts
-from dyzoo.explain.parts import STAGES, Explained, Panel
-from dyzoo.explain.words import BRANCH_WORDS, STAGE_TITLES, title
+from dyzoo.explain.parts import Explained, Panel
+from dyzoo.explain.words import WORDS, stage_title, title
 
 _MAP_PX = 360
 _DPI = 100
@@ -43,21 +43,21 @@ def _maps(explanation: Explained, block: int, _: int) -> Figure:
     height, width = explanation.pixels.shape[:2]
     figure = Figure(figsize=(12.5, 0.9 + len(levels) * (2.75 * height / width + 0.15)), layout="constrained")
     figure.suptitle(f"Block {block}: mean over the channels of |activation|, before and after each attention")
-    axes = figure.subplots(len(levels), len(STAGES), squeeze=False)
+    axes = figure.subplots(len(levels), len(explanation.stages), squeeze=False)
     for row, level in enumerate(levels):
         most = highest(level.activations)
-        for column, stage in enumerate(STAGES):
+        for column, (stage, values) in enumerate(level.activations.items()):
             place = axes[row, column]
-            _show(place, pictures.map_picture(explanation, level.activations[stage], level.stride_px, most, _MAP_PX))
+            _show(place, pictures.map_picture(explanation, values, level.cell_px, most, _MAP_PX))
             if row == 0:
-                place.set_title(STAGE_TITLES[stage])
+                place.set_title(stage_title(explanation, stage))
         axes[row, 0].set_ylabel(f"level {row}, stride {level.stride_px}\n{level.size[0]} x {level.size[1]}")
         _bar(figure, list(axes[row]), most)
     return figure
 
 
 def _sampling(explanation: Explained, block: int, level: int) -> Figure:
-    branches = explanation.blocks[block][level].branches
+    branches, words = explanation.blocks[block][level].branches, WORDS[explanation.form].branches
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     figure.suptitle(title(explanation, block, level))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
@@ -66,7 +66,7 @@ def _sampling(explanation: Explained, block: int, level: int) -> Figure:
     handles = [
         Line2D(
             [], [], marker="o", ls="", ms=9, color=pictures.BRANCH_HEX[name], mec="black",
-            label=f"{name}: {BRANCH_WORDS[name]}, weight {branch.weight:.2f}",
+            label=f"{name}: {words[name]}, {_weights(branch.weights)}",
         )
         for name, branch in branches.items()
     ]  # fmt: skip
@@ -119,8 +119,8 @@ def _object(explanation: Explained, block: int, level: int) -> Figure:
     axes[0, 0].set_title(f"What was found; explained: number {explanation.detection}")
     _show(axes[0, 1], pictures.saliency_picture(explanation, 480))
     axes[0, 1].set_title("Gradient of its score by the pixels")
-    stride_px = explanation.blocks[block][level].stride_px
-    _show(axes[1, 0], pictures.map_picture(explanation, own["task"], stride_px, highest(own), 480))
+    cell_px = explanation.blocks[block][level].cell_px
+    _show(axes[1, 0], pictures.map_picture(explanation, own["task"], cell_px, highest(own), 480))
     axes[1, 0].set_title(f"|gradient x activation| after block {block}, level {level}")
     _bar(figure, [axes[1, 0]], highest(own))
     drawn = axes[1, 1].imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -133,6 +133,11 @@ def _object(explanation: Explained, block: int, level: int) -> Figure:
         )
     figure.colorbar(drawn, ax=axes[1, 1])
     return figure
+
+
+def _weights(weights: Mapping[int, float]) -> str:
+    numbers = ", ".join(f"{weight:.2f}" for weight in weights.values())
+    return f"weight{'s' if len(weights) > 1 else ''} {numbers}"
 
 
 def _show(axes: Axes, picture: Image.Image) -> None:

@@ -8,14 +8,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from dyzoo.dyhead.steps import Branch, Stage
 from dyzoo.errors import SettingError
 from dyzoo.images.detections import Detections
 
-Stage = Literal["before", "spatial", "scale", "task"]
-Branch = Literal["high", "mid", "low"]
+Form = Literal["pyramid", "tensor"]
 Panel = Literal["maps", "sampling", "channels", "object"]
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
 BRANCHES: tuple[Branch, ...] = get_args(Branch)
 PANELS: tuple[Panel, ...] = get_args(Panel)
 
@@ -25,18 +24,17 @@ class BranchExplained:
     """Where one branch of a level samples, and what it weighs.
 
     Attributes:
-        source: the level that it samples.
+        weights: by the level that is sampled, the scale attention that it is multiplied by, in 0..1. A branch of the
+            pyramid form samples one level, "coarser" and "finer" of the tensor form one or more.
         stride: positions of the source for one of the convolution's grid.
         offsets: (9, 2, h, w) float32, (dy, dx) of each tap in positions of the source.
         masks: (9, h, w) float32 in 0..1.
-        weight: its scale attention, in 0..1.
     """
 
-    source: int
+    weights: Mapping[int, float]
     stride: int
     offsets: np.ndarray
     masks: np.ndarray
-    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +42,21 @@ class LevelExplained:
     """One level on its way through one block.
 
     Attributes:
-        stride_px: pixels of the network's input for one position.
-        activations: (H, W) float32 after each stage, the mean over the channels of the absolute values.
-        attributions: (H, W) float32 after each stage, the Euclidean norm over the channels of the gradient of the
+        stride_px: stride of the level in the pyramid, which is how it comes to the head.
+        cell_px: (height, width) of one of its positions in the blocks, in pixels of the network's input: the stride in
+            the pyramid form; in the tensor form, where all levels have the size of the median one, the same for all.
+        activations: (H, W) float32 at each stage, in the order of the block, the mean over the channels of the
+            absolute values.
+        attributions: (H, W) float32 at each stage, the Euclidean norm over the channels of the gradient of the
             detection's score times the activation; None where no detection is explained.
-        branches: by name; the finest level has no "low" one and the coarsest no "high" one.
+        branches: by name, "high", "mid" and "low" in the pyramid form, "coarser", "same" and "finer", which have their
+            points in common, in the tensor form; as far as there are such levels.
         slopes, intercepts: (2, C) float32, the two lines of each channel's dynamic ReLU.
         first_share: (C,) float32, the share of positions at which the first line is the larger one.
     """
 
     stride_px: int
+    cell_px: tuple[float, float]
     activations: Mapping[Stage, np.ndarray]
     attributions: Mapping[Stage, np.ndarray] | None
     branches: Mapping[Branch, BranchExplained]
@@ -73,16 +76,19 @@ class Explained:
     """The way of one picture through a detector's attentions, and the origin of one detection.
 
     Places are in pixels of the network's input. A position of a level stands for the place where the head has its
-    anchors: x = (column + center_offset) * stride, y = (row + center_offset) * stride.
+    anchors, and in the tensor form, whose levels are resized, for the middle of its cell:
+    y, x = (row + center_offset) * cell height, (column + center_offset) * cell width.
 
     Attributes:
+        form: the form of the DyHead, "pyramid" or "tensor", see `dyzoo.config.DyHeadConfig`.
+        switched_off: the attentions that the blocks do without.
         pixels: (h, w, 3) uint8, the picture as the network saw it, without padding.
         detections: what was found, in pixels of the picture as it was given.
         detection: the one that is explained; None where nothing was found.
         blocks: of each block the levels, finest first.
         block, level: those to look at first.
         place: (x, y), where sampling points are looked at.
-        center_offset: 0 or 0.5, in units of the stride.
+        center_offset: 0..1, in cells; 0.5 in the tensor form.
         saliency: (h, w) float32, the norm over the colours of the gradient of the detection's score by the pixels,
             normalised ones; None where no detection is explained.
         reach: for each block the (H, W) float32 of each level of its input: the share that the place of the last
@@ -90,6 +96,8 @@ class Explained:
             block's have a sum of one.
     """
 
+    form: Form
+    switched_off: tuple[Stage, ...]
     pixels: np.ndarray
     detections: Detections
     detection: int | None
@@ -100,6 +108,11 @@ class Explained:
     center_offset: float
     saliency: np.ndarray | None
     reach: tuple[tuple[np.ndarray, ...], ...]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that each block and level has maps of, in the order in which the blocks compute them."""
+        return tuple(self.blocks[0][0].activations)
 
     def chosen(self, block: int | None, level: int | None) -> tuple[int, int]:
         """The block and the level of these numbers, or those of the explanation. Raises `SettingError`: not there."""

@@ -237,8 +237,7 @@ class PredictingModel(PretrainedModel):
             ImageError: the image cannot be read, or the network's input would have more than
                 `dyzoo.explain.MOST_PIXELS` pixels.
             SettingError: there is no such block, level, detection, place, size, class or threshold; or the detector
-                cannot be explained: it is an ONNX file, has no blocks or those of the tensor form, or weights of half
-                precision.
+                cannot be explained: it is an ONNX file, has no blocks, or weights of half precision.
         """
         explaining = import_module("dyzoo.explain.explaining")  # which stands above
         return explaining.explain(

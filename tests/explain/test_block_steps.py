@@ -53,26 +53,29 @@ def test_scale_weights_are_those_of_the_formula() -> None:
     block = block_of("resize")
     weights, bias = block.scale_weight.tolist(), block.scale_bias.item()
     for step in block_steps(block, levels_of()):
-        for branch in step.branches.values():
-            means = branch.features[0].detach().mean(dim=(1, 2)).tolist()
+        for branch, features in zip(step.branches.values(), step.stages["spatial"], strict=True):
+            means = features[0].detach().mean(dim=(1, 2)).tolist()
             logit = sum(mean * weight for mean, weight in zip(means, weights, strict=True)) + bias
-            assert branch.weight.item() == pytest.approx(min(max(max(logit, 0) + 3, 0), 6) / 6, abs=1e-5)
+            (scale_weight,) = branch.weights.values()
+            assert scale_weight.item() == pytest.approx(min(max(max(logit, 0) + 3, 0), 6) / 6, abs=1e-5)
 
 
 def test_each_stage_is_made_of_the_one_before() -> None:
     for step in block_steps(block_of("crop"), levels_of()):
-        parts = [(branch.features, branch.weight) for branch in step.branches.values()]
-        torch.testing.assert_close(step.spatial, sum(features for features, _ in parts) / len(parts))
-        torch.testing.assert_close(step.scaled, sum(weight * features for features, weight in parts) / len(parts))
-        line = torch.where(step.takes_first, step.slopes[0] * step.scaled + step.intercepts[0], step.output)
+        weights = [weight for branch in step.branches.values() for weight in branch.weights.values()]
+        parts = list(zip(step.stages["spatial"], weights, strict=True))
+        torch.testing.assert_close(step.maps["spatial"], sum(features for features, _ in parts) / len(parts))
+        scaled = sum(weight * features for features, weight in parts) / len(parts)
+        torch.testing.assert_close(step.maps["scale"], scaled)
+        line = torch.where(step.takes_first, step.slopes[0] * scaled + step.intercepts[0], step.output)
         torch.testing.assert_close(line, step.output)
         assert 0 < step.takes_first.float().mean() < 1
 
 
 def test_branches_are_there_where_a_level_has_a_neighbour() -> None:
     steps = block_steps(block_of("resize"), levels_of())
-    sources = [{name: branch.source for name, branch in step.branches.items()} for step in steps]
-    assert sources == [{"mid": 0, "high": 1}, {"mid": 1, "low": 0, "high": 2}, {"mid": 2, "low": 1}]
+    sources = [{name: list(branch.weights) for name, branch in step.branches.items()} for step in steps]
+    assert sources == [{"mid": [0], "high": [1]}, {"mid": [1], "low": [0], "high": [2]}, {"mid": [2], "low": [1]}]
 
 
 def still_steps(shapes: tuple[tuple[int, int], ...], dy: float = 0.0, dx: float = 0.0) -> list[LevelSteps]:

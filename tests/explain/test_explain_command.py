@@ -52,10 +52,12 @@ def test_an_attention_that_is_switched_off_is_seen_to_do_nothing(cli: Cli, off: 
     head = ATSSConfig(prior_probability=0.9, max_detections=5)
     narrow_detector((64, 128), labels=("red", "blue"), head=head, dyhead=dyhead).save_pretrained("without")
     assert cli("good.png", "--model", "without", "--level", 1, "--out", "seen").code == 0
-    level = json.loads(Path("seen/explain.json").read_text())["blocks"][0]["levels"][1]
+    numbers = json.loads(Path("seen/explain.json").read_text())
+    assert numbers["switched_off"] == [off]
+    level = numbers["blocks"][0]["levels"][1]
     points = level["sampling"]["points"]
     found = {
-        "scale": set(level["scale_weights"].values()) == {1.0},
+        "scale": {weight for sources in level["scale_weights"].values() for weight in sources.values()} == {1.0},
         "spatial": all(point["place_px"] == point["grid_px"] and point["mask"] == 1.0 for point in points),
         "task": {*level["relu"]["slopes"][0]} == {1.0} and not any(level["relu"]["slopes"][1]),
     }

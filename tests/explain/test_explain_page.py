@@ -52,7 +52,10 @@ def test_numbers_are_json_of_the_explanation(saved: Path, explanation: Explanati
     assert [len(block["levels"]) for block in numbers["blocks"]] == [5, 5]
     for block, levels in zip(numbers["blocks"], explanation.blocks, strict=True):
         for written, level in zip(block["levels"], levels, strict=True):
-            assert written["scale_weights"] == {name: branch.weight for name, branch in level.branches.items()}
+            assert written["scale_weights"] == {
+                name: {str(source): weight for source, weight in branch.weights.items()}
+                for name, branch in level.branches.items()
+            }
             assert len(written["sampling"]["points"]) == 9 * len(level.branches)
             assert written["relu"]["first_line_share"] == level.first_share.tolist()
 

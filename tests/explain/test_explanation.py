@@ -13,7 +13,7 @@ from PIL import Image
 from dyzoo.config import DyHeadConfig, FasterRCNNConfig, FCOSConfig, RetinaNetConfig
 from dyzoo.dyhead import DyHead
 from dyzoo.errors import DyzooError, ImageError, SettingError
-from dyzoo.explain import MOST_PIXELS, STAGES, Explanation, explain
+from dyzoo.explain import MOST_PIXELS, Explanation, explain
 from dyzoo.explain.numbers import attribution_shares, line_counts
 from dyzoo.explain.places import over_picture, sampling_points
 from dyzoo.model.detector import Detector
@@ -85,10 +85,10 @@ def test_sampling_points_are_where_the_offsets_were_planted(explanation: Explana
         assert mid.tap == (ty, tx)
         assert mid.place_px == pytest.approx(((2.5 + tx + dx) * 16, (1.5 + ty + dy) * 16), abs=1e-3)
         # the finer level at every second position: row 2, column 4
-        assert low.source == 0
+        assert low.sources == (0,)
         assert low.place_px == pytest.approx(((4.5 + tx + dx) * 8, (2.5 + ty + dy) * 8), abs=1e-3)
         # the coarser level, 2 x 3: row 0, column 1 are the nearest when corners are aligned; two of our pixels are one
-        assert high.source == 2
+        assert high.sources == (2,)
         assert high.place_px == pytest.approx(((1.5 + tx + dx / 2) * 32, (0.5 + ty + dy / 2) * 32), abs=1e-3)
         for point in (mid, low, high):
             assert point.mask == pytest.approx(masks[tap], abs=1e-5)
@@ -106,9 +106,9 @@ def test_scale_weights_are_those_that_were_planted(picture: Image.Image) -> None
     for levels, expected in zip(explanation.blocks, (0.5, 0.6), strict=True):
         names = [list(level.branches) for level in levels]
         assert names == [["high", "mid"], *[["high", "mid", "low"]] * 3, ["mid", "low"]]
-        for level in levels:
-            weights = [branch.weight for branch in level.branches.values()]
-            assert weights == pytest.approx([expected] * len(weights))
+        for index, level in enumerate(levels):
+            for name, branch in level.branches.items():
+                assert branch.weights == {index + {"high": 1, "mid": 0, "low": -1}[name]: pytest.approx(expected)}
 
 
 def test_channels_take_the_lines_that_were_planted(picture: Image.Image) -> None:
@@ -206,8 +206,8 @@ def test_a_picture_too_large_for_the_memory_is_refused_before_it_is_made(model: 
 
 def test_detectors_that_cannot_be_explained_are_refused_on_one_line(picture: Image.Image) -> None:
     for model, words in [
-        (narrow_detector(dyhead=DyHeadConfig(channels=32, num_blocks=1, form="tensor")), "tensor form"),
         (narrow_detector(dyhead=DyHeadConfig(channels=32, num_blocks=0)), "no DyHead blocks"),
+        (narrow_detector(dyhead=DyHeadConfig(channels=32, num_blocks=0, form="tensor")), "no DyHead blocks"),
         (planted().half(), r"call model\.float\(\) first"),
     ]:
         with pytest.raises(SettingError, match=words) as caught:
@@ -252,7 +252,7 @@ def test_places_of_a_smaller_picture_are_brought_to_the_network(model: Detector,
 def test_a_map_lies_over_the_picture_where_its_positions_are() -> None:
     values = np.zeros((2, 3), np.float32)
     values[1, 2] = 1
-    placed = over_picture(values, 8, 0.5, (16, 24), (16, 24))
+    placed = over_picture(values, (8, 8), 0.5, (16, 24), (16, 24))
     assert placed[12, 20] == pytest.approx(1, abs=0.1)  # the middle of row 1, column 2
     assert placed[15, 23] == 1  # goes on beyond
     assert placed[7:9, 20].mean() == pytest.approx(0.5, abs=0.1)
@@ -269,4 +269,6 @@ def test_stages_have_one_size(explanation: Explanation, model: Detector, picture
     batch, _ = batch_images([pixels], model.config.preprocess, model.device)
     for level in explanation.blocks[0]:
         assert level.size == tuple(-(-edge // level.stride_px) for edge in batch.shape[2:])
-        assert all(level.activations[stage].shape == level.size for stage in STAGES)
+        assert level.cell_px == (level.stride_px, level.stride_px)
+        assert list(level.activations) == ["before", "spatial", "scale", "task"]
+        assert all(values.shape == level.size for values in level.activations.values())
