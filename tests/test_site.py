@@ -44,7 +44,7 @@ class PageReader(HTMLParser):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as CONTRIBUTING says; a warning is an error."""
-    for name in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+    for name in ("mkdocs", "material", "mkdocstrings_handlers.python", "latex2mathml", "nbformat"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install 'dyzoo[docs]'")
     folder = tmp_path_factory.mktemp("built site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
@@ -99,6 +99,11 @@ def test_all_of_the_documentation_is_there(built: Path) -> None:
     for page in [*(ROOT / "docs").rglob("*.md"), *map(ROOT.joinpath, places.TOP_PAGES)]:
         path = built / places.site_path(PurePosixPath(page.relative_to(ROOT)))
         assert path.with_suffix(".html").is_file(), page
+    for notebook in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
+        text = (built / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+        assert f'href="{notebook.name}"' in text
+        assert "arithmatex" not in text
+    assert "<math " in (built / "notebooks" / "attentions.html").read_text(encoding="utf-8")
     for package in api.PACKAGES:
         text = (built / "api" / f"{package}.html").read_text(encoding="utf-8")
         for name in api.public_names(package):
@@ -166,6 +171,8 @@ def test_links_of_the_repository_lead_through_the_site() -> None:
         "index.md", "benchmarks/NOTES.md", "images/a.jpg#b",
     ]  # fmt: skip
     assert list(links_of("benchmarks/NOTES.md", "../docs/predicting.md")) == ["../predicting.md"]
+    assert list(links_of("predicting.md", "notebooks/x.ipynb")) == ["notebooks/x.md"]
+    assert list(links_of("notebooks/x.md", "../predicting.md#why")) == ["../predicting.md#why"]
 
 
 def test_other_links_and_fenced_blocks_stay_as_they_are() -> None:

@@ -16,10 +16,11 @@ _REMARK = re.compile(r"^<!-- not run: .*? -->\n", re.MULTILINE)
 
 
 def site_path(path: PurePosixPath) -> str:
-    """Path in the site of a file of the repository: docs/ is the site's top."""
+    """Path in the site of a file of the repository: docs/ is the site's top, and notebooks are pages."""
     if str(path) in TOP_PAGES:
         return TOP_PAGES[str(path)]
-    return str(path.relative_to("docs") if path.parts[0] == "docs" else path)
+    own = path.relative_to("docs") if path.parts[0] == "docs" else path
+    return str(own.with_suffix(".md") if own.suffix == ".ipynb" else own)
 
 
 def repository_path(path: str) -> PurePosixPath:
