@@ -36,7 +36,11 @@ def execute(notebook: Any) -> None:
     from nbclient import NotebookClient
 
     with tempfile.TemporaryDirectory() as folder:
-        settings: dict[str, Any] = {"timeout": SECONDS, "kernel_name": "python3", "resources": {"metadata": {"path": folder}}}
+        settings: dict[str, Any] = {
+            "timeout": SECONDS,
+            "kernel_name": "python3",
+            "resources": {"metadata": {"path": folder}},
+        }
         NotebookClient(notebook, **settings).execute()
 
 
