@@ -12,6 +12,7 @@ import gradio as gr
 import torch
 
 from dyzoo.demo.detecting import COLUMNS, SIZES, Memory, Upload, Wish, answer
+from dyzoo.demo.explaining import reasons
 from dyzoo.demo.models import IN_MEMORY, Models, offered_models
 from dyzoo.demo.text import page_error
 from dyzoo.demo.uploads import picture_input, to_send
@@ -113,6 +114,27 @@ def create_app(
                     elem_id="objects",
                 )
                 download = gr.DownloadButton("Download as JSON", interactive=False, elem_id="download")
+        with gr.Accordion("Why?", open=False, elem_id="why"):
+            with gr.Row():
+                number = gr.Number(
+                    value=0,
+                    precision=0,
+                    minimum=0,
+                    label="Object",
+                    info="Its row in the table, from 0.",
+                    elem_id="object",
+                )
+                ask = gr.Button("Show what the attentions do", elem_id="explain")
+                whole = gr.DownloadButton("Download all blocks as a page", interactive=False, elem_id="page")
+            panels = gr.Gallery(
+                label="Attentions",
+                columns=2,
+                object_fit="contain",
+                height="auto",
+                format="png",
+                interactive=False,
+                elem_id="panels",
+            )
 
         def detect(
             upload: Upload | None, name: str, least: float, kept: list[str] | None, edge: int, known: Memory | None
@@ -128,6 +150,18 @@ def create_app(
                     drawn = to_send(aside.name, aside.read_bytes())
                 listed = to_send("detections.json", given.to_json().encode())
             return drawn, given.words(), given.rows(), gr.DownloadButton(value=listed, interactive=True), given.memory
+
+        def explain(
+            upload: Upload | None, name: str, least: float, kept: list[str] | None, edge: int, chosen: int | None
+        ) -> tuple[Any, ...]:
+            """See what the attentions do to a picture, and what made one object: panels, and a page with all of them."""
+            if upload is None:
+                raise page_error("there is no picture: upload one")
+            with _one_line_errors():
+                wish = Wish(name, least, edge or None, tuple(kept) if kept else None)
+                shown = reasons(loaded, upload, wish, chosen or None)
+                made = to_send("explain.html", shown.page.encode())
+            return shown.panels, gr.DownloadButton(value=made, interactive=True)
 
         def choose_model(name: str) -> Any:
             """The classes of a model, to choose from."""
@@ -145,6 +179,7 @@ def create_app(
             trigger_mode="always_last",
             **limits,
         )
+        ask.click(explain, [*inputs[:-1], number], [panels, whole], **limits)
         chosen = model.input(choose_model, [model], [classes], **limits)
         chosen.success(detect, inputs, outputs, api_visibility="private", **limits)
         app.queue(max_size=_MOST_WAITING, default_concurrency_limit=_AT_A_TIME)

@@ -88,8 +88,7 @@ def answer(models: Models, upload: Upload, wish: Wish, memory: Memory | None = N
     Raises:
         DyzooError: there is no such model, size or class, the threshold is none, or the picture cannot be read.
     """
-    if wish.size is not None and wish.size not in SIZES:
-        raise SettingError(f"the size is {wish.size!r:.40}, expected one of {', '.join(map(str, SIZES))}")
+    check_size(wish.size)
     detector = models.get(wish.model)
     least = class_thresholds(detector.labels, wish.threshold, wish.classes)
     key = (hashlib.sha256(upload.content).digest(), wish.model, wish.size)
@@ -103,6 +102,12 @@ def answer(models: Models, upload: Upload, wish: Wish, memory: Memory | None = N
     kept = everything[everything.scores >= least[everything.labels]]
     kept = replace(kept, notes=(*kept.notes, *_limit_reached(detector, everything, float(least.min()))))
     return Answer(wish, kept, kept.plot(picture), memory)
+
+
+def check_size(size: int | None) -> None:
+    """Raise a `SettingError` unless a size is one of `SIZES`, or none."""
+    if size is not None and size not in SIZES:
+        raise SettingError(f"the size is {size!r:.40}, expected one of {', '.join(map(str, SIZES))}")
 
 
 def _limit_reached(detector: Detector, everything: Detections, least: float) -> Sequence[str]:

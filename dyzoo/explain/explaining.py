@@ -41,8 +41,12 @@ def explain(
     size: Size = None,
     classes: Sequence[str] | None = None,
     max_pixels: int | None = None,
+    most_pixels: int = MOST_PIXELS,
 ) -> Explanation:
-    """See why a detector found what it found: `PredictingModel.explain`, which says what the arguments are."""
+    """See why a detector found what it found: `PredictingModel.explain`, which says what the arguments are.
+
+    `most_pixels` are those of the largest network input that is not refused, for a service with less memory.
+    """
     dyhead = _check_model(model)
     strides = model.config.fpn.strides_px
     for name, index, count in (("block", block, len(dyhead.blocks)), ("level", level, len(strides))):
@@ -54,10 +58,10 @@ def explain(
     given = pipeline.prepare(picture)
     (look,) = given.looks.looks
     height, width = padded_size([look.size], model.config.preprocess.size_divisor)
-    if height * width > MOST_PIXELS:
+    if height * width > most_pixels:
         raise ImageError(
             f"the network's input would be {height} x {width} pixels (H x W), expected at most "
-            f"{MOST_PIXELS / 1e6:.1f} million for an explanation: choose a smaller size"
+            f"{most_pixels / 1e6:.1f} million for an explanation: choose a smaller size"
         )
     pixels = look.pixels()
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):

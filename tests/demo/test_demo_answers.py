@@ -12,8 +12,10 @@ import pytest
 import dyzoo.demo.installed
 import dyzoo.demo.models
 from dyzoo.demo.detecting import Upload, Wish, answer
+from dyzoo.demo.explaining import CAPTIONS, reasons
 from dyzoo.demo.models import Models, offered_models
 from dyzoo.errors import DyzooError, ImageError, SettingError, UnknownModelError
+from dyzoo.explain import PANELS
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.names import DEFAULT_MODEL
 from tests.cli.cli_helpers import Cli, assert_one_error
@@ -78,6 +80,38 @@ def test_what_cannot_be_answered_is_one_line(eager_model: str, picture: Path) ->
     for content in (b"", b"no picture", picture.read_bytes()[:60]):
         with pytest.raises(ImageError):
             answer(models, Upload("x.png", content), Wish(eager_model))
+
+
+@pytest.mark.filterwarnings("ignore::dyzoo.model.missed.MissedWarning")
+def test_reasons_are_those_of_explain(eager_model: str, picture: Path) -> None:
+    given = reasons(Models([eager_model]), upload(picture), Wish(eager_model, 0.3, 320), 2)
+    expected = Detector.from_pretrained(eager_model).explain(picture, detection=2, threshold=0.3, size=320)
+    assert [caption for _, caption in given.panels] == list(CAPTIONS.values())
+    for (panel, _), kind in zip(given.panels, PANELS, strict=True):
+        assert panel.tobytes() == expected.panel(kind).tobytes(), kind
+    assert "<script" in given.page
+    assert "http://" not in given.page
+
+
+@pytest.mark.filterwarnings("ignore::dyzoo.model.missed.MissedWarning")
+def test_where_nothing_is_found_the_maps_are_shown_all_the_same(eager_model: str, picture: Path) -> None:
+    given = reasons(Models([eager_model]), upload(picture), Wish(eager_model, 1.0, 320), None)
+    assert [caption for _, caption in given.panels] == [CAPTIONS[kind] for kind in PANELS if kind != "object"]
+
+
+@pytest.mark.parametrize(
+    ("size", "number", "words"),
+    [
+        (1280, None, r"network's input would be .* expected at most 0\.3 million for an explanation"),
+        (320, 99, "detection is 99, expected 0 to 7"),
+        (7, None, "the size is 7, expected one of 320"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_line(
+    eager_model: str, picture: Path, size: int, number: int | None, words: str
+) -> None:
+    with pytest.raises(DyzooError, match=words):
+        reasons(Models([eager_model]), upload(picture), Wish(eager_model, 0.3, size), number)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(eager_model: str, picture: Path) -> None:

@@ -19,6 +19,7 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from dyzoo.demo.app import create_app  # noqa: E402
+from dyzoo.demo.explaining import CAPTIONS  # noqa: E402
 from dyzoo.demo.serving import page_options, start  # noqa: E402
 from dyzoo.model.detector import Detector  # noqa: E402
 from tests.cli.cli_helpers import Cli, assert_one_error  # noqa: E402
@@ -170,6 +171,16 @@ def test_the_classes_follow_the_model(client: Client, detect: Detect, evil_model
     update = client.predict(evil_model, api_name="/choose_model")
     assert [value for _, value in update["choices"]] == list(Detector.from_pretrained(evil_model).labels)
     assert detect(model=evil_model, classes=("tame",))[1].splitlines()[0].endswith(" tame")
+
+
+def test_the_attentions_are_shown(client: Client, eager_model: str, picture: Path) -> None:
+    panels, whole = client.predict(handle_file(picture), eager_model, 0.3, [], 320, 1, api_name="/explain")
+    assert [panel["caption"] for panel in panels] == list(CAPTIONS.values())
+    path = whole["value"] if isinstance(whole, dict) else whole
+    assert "<script" in Path(path["path"] if isinstance(path, dict) else path).read_text()
+    for sent, words in ((handle_file(picture), "detection is 99, expected 0 to 7"), (None, "there is no picture")):
+        with pytest.raises(AppError, match=words):
+            client.predict(sent, eager_model, 0.3, [], 320, 99, api_name="/explain")
 
 
 def test_nothing_of_the_disk_is_served(address: str, eager_model: str) -> None:
