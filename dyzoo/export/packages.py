@@ -12,7 +12,6 @@ from torch.export import ExportedProgram
 from dyzoo.errors import ExportError
 
 SETTINGS: dict[str, Any] = {
-    "freezing": True,  # weights are constants, which convolutions have in the layout that they like best
     "cpp.dynamic_threads": True,  # as many as who runs it has, not as many as who made it
     "aot_inductor.check_lowerbound": False,  # a single picture goes in too, though 2 is what it says
 }

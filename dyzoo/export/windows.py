@@ -51,11 +51,11 @@ def attend_in_windows(
     query, key, value = qkv.movedim(4, 0).transpose(4, 5)
     mask = position_bias[0]
     if any(shift):
+        # not `bucketize`, whose bounds would be a tensor made in the graph, which programs of PyTorch refuse
         regions = [
-            torch.bucketize(
-                torch.arange(length, device=x.device), torch.tensor([length - size, length - step]), right=True
-            )
+            (places >= length - size).long() + (places >= length - step).long()
             for length, size, step in zip(padded.shape[1:3], window, shift, strict=True)
+            for places in (torch.arange(length, device=x.device),)
         ]
         region = windows_of((3 * regions[0][:, None] + regions[1])[None, :, :, None])[0, ..., 0]
         mask = mask + APART * (region[..., None] != region[..., None, :])[:, :, None].to(x.dtype)

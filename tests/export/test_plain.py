@@ -13,6 +13,7 @@ from dyzoo.dyhead import DyHead
 from dyzoo.dyhead.levelwise import LevelwiseDyHead, levelwise_block
 from dyzoo.export.plain import decompositions, pool_levels_of_batch, suppress
 from dyzoo.export.regions import pool_regions
+from dyzoo.export.windows import window_attention
 from dyzoo.model.heads.fixed_size import suppress_to_fixed_size
 
 
@@ -74,3 +75,24 @@ def test_regions_are_pooled_as_by_the_operator() -> None:
     boxes = torch.cat([starts, starts + sides], dim=2)
     want, got = (pool(maps, boxes, [16, 32], 3) for pool in (pool_regions, pool_levels_of_batch))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+class ShiftedWindows(torch.nn.Module):
+    """Attention in windows of 3 x 3 that are shifted, of 4 channels and 2 heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shapes = ((12, 4), (12,), (4, 4), (4,), (1, 2, 9, 9))
+        self.weights = torch.nn.ParameterList(torch.nn.Parameter(torch.randn(shape)) for shape in shapes)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return window_attention(maps, *self.weights, [3, 3], [1, 1])
+
+
+def test_shifted_windows_become_steps_of_a_program() -> None:
+    torch.manual_seed(0)
+    network, maps = ShiftedWindows(), torch.randn(2, 7, 8, 4)
+    with torch.no_grad():
+        program = torch.export.export(network, (maps,), strict=False).run_decompositions(decompositions("node"))
+        assert not [node for node in program.graph.nodes if "dyzoo" in str(node.target)]
+        torch.testing.assert_close(program.module()(maps), network(maps), rtol=0, atol=1e-6)
