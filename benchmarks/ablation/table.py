@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from statistics import fmean, stdev
+
+from dyzoo.config.training import ATTENTIONS
 
 from . import paper
 from .plan import Configuration
@@ -36,6 +40,7 @@ def tables(rows: Sequence[Row], blocks: int, depths: Iterable[int]) -> str:
                 _what(rows),
                 _differing(rows),
                 _table("attentions", found, _attention_rows(blocks), blocks),
+                _effects(found, blocks),
                 _table("blocks", found, _depth_rows(depths), blocks),
                 _chance(found),
                 f"The paper's numbers are of COCO: {paper.SOURCE}. Its baseline has towers of convolutions in the "
@@ -62,6 +67,31 @@ def difference(rows: Sequence[Row], base: Sequence[Row]) -> tuple[float, float |
     if len(ours) < 2 or len(theirs) < 2:
         return fmean(ours) - fmean(theirs), None
     return fmean(ours) - fmean(theirs), math.sqrt(sum(stdev(each) ** 2 / len(each) for each in (ours, theirs)))
+
+
+def effects(found: Found, blocks: int) -> dict[str, list[float]]:
+    """For each attention what it adds to the mean AP, for each choice of the other two that has both runs."""
+    added: dict[str, list[float]] = {name: [] for name in ATTENTIONS}
+    for name, switches in product(ATTENTIONS, paper.ATTENTIONS):
+        without = Configuration(blocks, *switches)
+        if not getattr(without, name):
+            with_it = replace(without, **{name: True})
+            if apart := difference(found.get(with_it, []), found.get(without, [])):
+                added[name].append(apart[0])
+    return added
+
+
+def _effects(found: Found, blocks: int) -> str:
+    """A line on each attention by itself, the rows with it against those without; empty where there are no pairs."""
+    shown = [
+        f"{name} {fmean(values):+.1f} ± {stdev(values) / math.sqrt(len(values)):.1f} ({len(values)} pairs)"
+        for name, values in effects(found, blocks).items()
+        if len(values) > 1
+    ]
+    if not shown:
+        return ""
+    what = "What each attention adds, as the mean over the pairs of rows that differ in it alone ± its standard error"
+    return f"{what}: {', '.join(shown)}."
 
 
 def _attention_rows(blocks: int) -> dict[Configuration, float | None]:

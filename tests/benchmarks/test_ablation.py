@@ -17,7 +17,7 @@ from benchmarks.ablation.plan import Budget, Configuration, Run, configurations,
 from benchmarks.ablation.rows import Row
 from benchmarks.ablation.running import Task, run_all
 from benchmarks.ablation.session import AblationError
-from benchmarks.ablation.table import difference, scatter, tables
+from benchmarks.ablation.table import difference, effects, scatter, tables
 from benchmarks.command import main
 from dyzoo.cli import run as run_dyzoo
 from dyzoo.config import TrainConfig
@@ -234,6 +234,21 @@ def test_the_scatter_is_that_of_the_seeds_alone(tmp_path: Path) -> None:
     assert difference(found[ALL], found[NONE]) == pytest.approx((11.0, ((1 + 7) / 3) ** 0.5))
     least = 2 * pooled * (2 / 3) ** 0.5
     assert f"less than {least:.1f} apart" in tables(rows.complete(tmp_path), 2, (0,))
+
+
+def test_an_attention_is_judged_by_all_pairs_that_differ_in_it(tmp_path: Path) -> None:
+    """Here task adds 4, and 2 more where spatial is on; spatial takes 1; scale does nothing."""
+    values = {
+        own: [30.0 + 4 * own.task - own.spatial + 2 * (own.task and own.spatial)]
+        for own in (Configuration(2, *switches) for switches in paper.ATTENTIONS)
+    }
+    found: dict[Configuration, list[Row]] = {}
+    for row in rows_of({NONE: [20.0], **values}, tmp_path):
+        found.setdefault(Configuration(row.blocks, row.scale, row.spatial, row.task), []).append(row)
+    added = {name: sorted(each) for name, each in effects(found, 2).items()}
+    assert added == {"scale": [0, 0, 0, 0], "spatial": [-1, -1, 1, 1], "task": [4, 4, 6, 6]}
+    page = tables(rows.complete(tmp_path), 2, (0,))
+    assert "scale +0.0 ± 0.0 (4 pairs), spatial +0.0 ± 0.6 (4 pairs), task +5.0 ± 0.6 (4 pairs)." in page
 
 
 def test_one_run_of_each_says_nothing_of_chance(tmp_path: Path) -> None:
