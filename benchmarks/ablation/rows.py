@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         ap, ap50, ap75, aps, apm, apl: on the validation split, in percent; None without ground truth for it.
-        parameters: numbers that the detector learns.
+        parameters: numbers in the detector's parameters, those of frozen stages among them.
         data: the first digits of the SHA-256 of the two splits, as `run.json` has it.
         train_images, val_images: number of pictures.
     """
