@@ -154,7 +154,7 @@ def create_app(
         def explain(
             upload: Upload | None, name: str, least: float, kept: list[str] | None, edge: int, chosen: int | None
         ) -> tuple[Any, ...]:
-            """See what the attentions do to a picture, and what made one object: panels, and a page with all of them."""
+            """See what the attentions do to a picture, and what made one object: panels, and a page with all."""
             if upload is None:
                 raise page_error("there is no picture: upload one")
             with _one_line_errors():

@@ -14,7 +14,7 @@ from dyzoo.images.reading import decode_picture
 from dyzoo.text import printable
 
 MOST_PIXELS = 640 * 512
-"""Pixels of the largest network input that is explained for a visitor: a ResNet-50 with six blocks takes 5 GB for it."""
+"""Pixels of the largest network input that is explained for a visitor: a ResNet-50 with six blocks takes 5 GB."""
 
 CAPTIONS = {
     "maps": "The last block's maps, before and after each attention",

@@ -337,7 +337,7 @@ def _tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
 
 
 def test_no_other_cache_holds_tensors() -> None:
-    """`functools` would keep them where they happen to be allocated; here it keeps modules, libraries, parameters, a choice."""
+    """`functools` would keep them where they happen to be allocated; here it keeps modules, libraries, choices."""
     root = Path(device_cache.__file__).parent
     users = {
         path.relative_to(root).as_posix()
