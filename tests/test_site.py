@@ -24,7 +24,7 @@ NOT_FROM_DISK = "404.html"  # for servers, which show it at any address: its lin
 
 
 class PageReader(HTMLParser):
-    """What a page links to, what it loads, and the places in it that links can lead to."""
+    """Links of a page, what it loads, and the places in it that links can lead to."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ def steps_of(head: DyHead, levels: list[Tensor]) -> list[list[LevelSteps]]:
 
 
 def outputs_of(head: DyHead, levels: list[Tensor]) -> list[Tensor]:
-    """What goes to the heads after the steps of all blocks."""
+    """The maps that go to the heads after the steps of all blocks."""
     maps = [step.output for step in steps_of(head, levels)[-1]]
     return split_from_median(*concat_to_median(maps), SIZES)
 

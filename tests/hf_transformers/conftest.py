@@ -27,7 +27,7 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="session")
 def folder(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `save_pretrained` writes of it."""
+    """The folder that `save_pretrained` writes of it."""
     path = tmp_path_factory.mktemp("saved")
     detector.save_pretrained(path)
     return path

@@ -85,7 +85,7 @@ def test_the_pipeline_finds_what_predict_finds(picture: Path, detect: Any, detec
 
 @pytest.mark.parametrize("head", [*HEADS, "faster_rcnn"])
 def test_every_head_gives_its_detections_for_a_batch(head: str) -> None:
-    """Of one size each, as `predict` puts none of different sizes into a batch."""
+    """Pictures are of one size each, as `predict` puts none of different sizes into a batch."""
     detector = detector_of(head)
     model = DyzooForObjectDetection.from_detector(detector)
     pictures = [Image.fromarray(noise(70, 90)), Image.fromarray(noise(70, 90)[::-1])]
@@ -104,7 +104,7 @@ def test_every_head_gives_its_detections_for_a_batch(head: str) -> None:
 
 
 def test_input_is_that_of_the_detector(detector: Detector) -> None:
-    """Of pictures in every form, padded to one size and masked."""
+    """Pictures in every form are padded to one size and masked."""
     array = noise(70, 90)
     image = Image.fromarray(array)
     other = Image.fromarray(noise(90, 40))
