@@ -58,6 +58,7 @@ const listOpened = (picture) => listPictures($("opened"), pictures, picture, (ch
 
 /** Show one of the opened pictures; it is detected in once. */
 async function showPicture(picture, asked) {
+  say(`${picture.name}: opening`); // at once: what stands there is of another picture
   const bitmap = await openPicture(picture.file, picture.name);
   if (asked !== round) return bitmap.close();
   shown = null;
