@@ -47,9 +47,9 @@ def cores() -> int:
 
 def size_of(text: str) -> tuple[int, int]:
     """(height, width) of "800x1344"."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
     if not found or min(map(int, found.groups())) < LEAST_PX:
-        raise typer.BadParameter(f"{text!r} is no HEIGHTxWIDTH in pixels, as in 800x1344", param_hint="--size")
+        raise typer.BadParameter(f"{text[:20]!r} is no HEIGHTxWIDTH in pixels, as in 800x1344", param_hint="--size")
     return int(found[1]), int(found[2])
 
 

@@ -42,8 +42,8 @@ FORMER_NAMES = {
     "dense convolutions (floor)": "dense",
 }
 BAR_INCHES, PANEL_INCHES, WIDEST_INCHES, NARROWEST_INCHES, MARGIN_INCHES = 0.31, 3.4, 20.0, 7.5, 1.2
-GAP = 1.2
-"""Between groups, in bars."""
+GAP, LEAST_BARS = 1.2, 4
+"""Between groups, and what a group takes at least, for its label: in bars."""
 
 
 def save_plot(rows: Sequence[Row], path: Path) -> None:
@@ -108,7 +108,11 @@ def _lines(found: dict[Group, list[Row]]) -> list[tuple[str, list[list[Row]]]]:
 
 
 def _inches(part: Sequence[Sequence[Row]]) -> float:
-    return BAR_INCHES * (sum(map(len, part)) + GAP * len(part))
+    return BAR_INCHES * sum(map(_bars, part))
+
+
+def _bars(members: Sequence[Row]) -> float:
+    return max(len(members), LEAST_BARS) + GAP
 
 
 def _draw(axes: Axes, part: Sequence[Sequence[Row]], inches: float) -> None:
@@ -117,10 +121,11 @@ def _draw(axes: Axes, part: Sequence[Sequence[Row]], inches: float) -> None:
     for members in part:
         against = baseline_ms(members)
         ordered = sorted(members, key=lambda row: _place(row.provider))
+        first_bar = left + (_bars(members) - GAP - len(ordered)) / 2
         for index, row in enumerate(ordered):
             below, above = max(row.p50_ms - row.p20_ms, 0), max(row.p80_ms - row.p50_ms, 0)
             axes.bar(
-                left + index,
+                first_bar + index,
                 row.p50_ms,
                 width=0.86,
                 color=_color(row.provider),
@@ -131,7 +136,7 @@ def _draw(axes: Axes, part: Sequence[Sequence[Row]], inches: float) -> None:
             faster = f"  {against / row.p50_ms:.1f}x" if against and row.p50_ms != against else ""
             axes.annotate(
                 f"{digits(row.p50_ms)}{faster}",
-                (left + index, row.p80_ms),
+                (first_bar + index, row.p80_ms),
                 xytext=(0, 4),
                 textcoords="offset points",
                 rotation=90,
@@ -141,9 +146,9 @@ def _draw(axes: Axes, part: Sequence[Sequence[Row]], inches: float) -> None:
                 color="0.15",
             )
         first = members[0]
-        ticks.append(left + (len(ordered) - 1) / 2)
-        labels.append("\n".join(filter(None, (first.op, f"{first.shape}, {first.dtype}", first.conditions))))
-        left += len(ordered) + GAP
+        ticks.append(first_bar + (len(ordered) - 1) / 2)
+        labels.append("\n".join(filter(None, (first.op, first.shape, first.dtype, *first.conditions.split(", ")))))
+        left += _bars(members)
     axes.set_yscale("log")
     values = [row.p50_ms for members in part for row in members]
     axes.set_ylim(min(values) / 2.5, max(row.p80_ms for members in part for row in members) * 8)

@@ -23,7 +23,7 @@ from .growth.points import axis_of
 from .growth.table import growth_table
 from .machine import OP as MACHINE
 from .machine import machine, peaks
-from .options import CASE_ALIASES, CPU_DEFAULTS, GPU_DEFAULTS, LOADS, PASS_NAMES, choose, device_of, size_of
+from .options import CASE_ALIASES, CPU_CASES, CPU_DEFAULTS, GPU_DEFAULTS, LOADS, PASS_NAMES, choose, device_of, size_of
 from .plot import save_plot
 from .precision import ALIASES, PRECISIONS, Precision, tf32
 from .providers import PROVIDERS, Provider
@@ -187,7 +187,7 @@ def plot(
         "" if any(not row.load and row.op != MACHINE for row in found) else LOADS[0]
     }
     wanted = [CASE_ALIASES.get(name, name) for name in cases or []] or [
-        name for name in CASES if any(row.op == name for row in found)
+        name for name in dict.fromkeys((*CASES, *CPU_CASES)) if any(row.op == name for row in found)
     ]
     rows = [
         row

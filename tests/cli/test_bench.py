@@ -76,6 +76,7 @@ def test_a_file_with_other_columns_is_found_out_before_measuring(here: Path, cap
     [
         (["heads"], "'heads' is none of deform_conv, block, head, detector"),
         (["--size", "640"], "'640' is no HEIGHTxWIDTH in pixels"),
+        (["--size", "9" * 5000 + "x640"], "is no HEIGHTxWIDTH in pixels"),
         (["--dtype", "int8"], "'int8' is none of float32, tf32"),
         (["--dtype", "tf32", "--device", "cpu"], "choose float32"),
         (["--pass", "backward"], "'backward' is none of forward, training"),
