@@ -174,7 +174,8 @@ def suppress(
 
     Images and classes lie apart from each other in it, in float64, so that no box is rounded by where it lies.
     """
-    limits = image_sizes[:, [1, 0, 1, 0]].to(boxes_xyxy)[:, None]
+    # (w, h, w, h), not by indices: torch 2.11 forgets constants that a decomposition makes
+    limits = image_sizes.flip(1).repeat(1, 2).to(boxes_xyxy)[:, None]
     if inclusive_corners:
         boxes_xyxy, limits = add_to_ends(boxes_xyxy, -1.0), limits - 1
     if clip_before_nms:
