@@ -107,6 +107,17 @@ def test_a_trained_detector_finds_the_same() -> None:
     assert optimised.labels == detector.labels
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_pass_on_several_threads_gives_the_same_maps(count: int) -> None:
+    detector, before = stirred(eager_detector()), torch.get_num_threads()
+    expected = raw_maps(detector, 1, 3, 64, 96)
+    torch.set_num_threads(count)
+    try:
+        agree(raw_maps(detector.optimize(), 1, 3, 64, 96), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_finds_what_it_finds_in_the_plain_detector(precision: Any) -> None:
     detector = eager_detector()
