@@ -133,7 +133,8 @@ class Detector(Network, PredictingModel):
         in evaluation mode take it as they take this one.
 
         Raises:
-            SettingError: the weights are not float32, or not on the CPU.
+            SettingError: the weights are not float32, or not on the CPU; or what comes out is not a number, or not what
+                the layers of this class compute.
         """
         return OptimizedDetector(self.config, self)
 

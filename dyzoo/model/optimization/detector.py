@@ -40,7 +40,7 @@ class OptimizedDetector(Network, PredictingModel):
         network: a detector's layers, which stay as they are and are not kept.
 
     Raises:
-        SettingError: its weights are not float32, or not on the CPU.
+        SettingError: its weights are not float32, or not on the CPU; or it does not do what its layers do.
     """
 
     def __init__(self, config: DetectorConfig, network: Network) -> None:
@@ -71,6 +71,8 @@ class OptimizedDetector(Network, PredictingModel):
                     ", then ".join(step.__name__ for step in steps),
                     reason,
                 )
+            else:
+                raise SettingError(f"a copy of the detector's layers does not do what the detector does: {reason}")
         self.eval()
 
     @property

@@ -41,9 +41,7 @@ def fold_norms(network: fx.GraphModule) -> None:
     """Let convolutions do the batch normalisation after them, in place, where nothing else reads what they give."""
     for step in _steps(network):
         norm, conv = step.module, step.layer
-        if type(norm) not in _NORMS or type(conv) is not nn.Conv2d or is_watched(norm) or norm.running_mean is None:
-            continue
-        if not isinstance(getattr(norm, "drop", None), nn.Identity | None):
+        if not (isinstance(conv, nn.Conv2d) and is_plain(conv) and _can_be_folded(norm)):
             continue
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -62,6 +60,12 @@ def fuse_activations(network: fx.GraphModule) -> None:
             network.set_submodule(step.before.target, packed(step.layer, step.module))
             step.take_out()
     _clean_up(network)
+
+
+def _can_be_folded(norm: Any) -> bool:
+    """Whether a module is a norm that multiplies and adds for each channel, and does no more than an activation."""
+    is_norm = type(norm) in _NORMS and norm.running_mean is not None and not is_watched(norm)
+    return is_norm and isinstance(getattr(norm, "drop", None), nn.Identity | None)
 
 
 class _Step(NamedTuple):

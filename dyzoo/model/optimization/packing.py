@@ -175,8 +175,8 @@ def _bytes(packed: Tensor) -> Tensor:
 
 
 def is_watched(layer: nn.Module) -> bool:
-    """Whether something else looks at what goes into a layer, or comes out of it."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    """Whether hooks look at what goes into a layer or comes out of it, or it was given a `forward` of its own."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
 
 
 def is_plain(layer: nn.Module) -> bool:

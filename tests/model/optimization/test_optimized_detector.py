@@ -208,6 +208,13 @@ def test_norms_are_folded_where_nothing_can_be_packed(monkeypatch: pytest.Monkey
     agree(raw_maps(optimised, 1, 3, 64, 64), raw_maps(detector, 1, 3, 64, 64))
 
 
+def test_a_detector_that_is_more_than_its_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = eager_detector()
+    monkeypatch.setattr(detector, "forward_features", lambda batch: Network.forward_features(detector, batch + 1))
+    with pytest.raises(SettingError, match="does not do what the detector does: other raw maps come out"):
+        detector.optimize()
+
+
 def test_weights_elsewhere_and_of_other_types_are_refused() -> None:
     for detector in (eager_detector().to("meta"), eager_detector().half(), eager_detector().double()):
         with pytest.raises(SettingError, match=r"^the weights are .*, expected torch.float32 on the CPU"):

@@ -68,6 +68,7 @@ def test_a_packed_linear_layer_computes_the_same_for_rows_of_any_number() -> Non
         for rows in ((1,), (5,), (2, 3, 4), ()):
             x = torch.randn(*rows, layer.in_features)
             agree(packed(layer)(x), layer(x))
+        assert packed(layer)(x.expand(0, -1)).shape == (0, layer.out_features)  # proposals of an empty picture
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(packed(layer)(x), layer(x))
 
@@ -99,6 +100,8 @@ def test_layers_that_compute_something_else_are_left_alone() -> None:
     slice_for_few_channels(sliced)
     watched = nn.Conv2d(8, 8, 3)
     watched.register_forward_hook(lambda module, given, output: None)
+    replaced = nn.Conv2d(8, 8, 3)
+    replaced.forward = lambda x: x  # type: ignore[method-assign]
     others = [
         StdConv2d(8, 8, 3),
         Conv2dSame(8, 8, 3),
@@ -108,6 +111,7 @@ def test_layers_that_compute_something_else_are_left_alone() -> None:
         nn.Bilinear(8, 8, 8),
         sliced[0],
         watched,
+        replaced,
     ]
     network = nn.Sequential(*others, nn.Conv2d(8, 8, 3))
     assert not any(map(is_plain, others))
