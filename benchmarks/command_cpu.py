@@ -40,7 +40,7 @@ def runtimes(
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds of taking turns.")] = 5,
     compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="PyTorch under torch.compile too.")] = True,
 ) -> None:
-    """Time a detector on the CPU in PyTorch, compiled, in onnxruntime and in OpenVINO.
+    """Time a detector on the CPU in PyTorch, optimised, compiled, in onnxruntime and in OpenVINO.
 
     From a picture's pixels to detections. A runtime that is not installed or fails is listed with the reason. Nothing
     is saved.
@@ -91,8 +91,9 @@ def cpu(
     """Compare with other runtimes and detectors on a CPU, idle and busy.
 
     Each measurement has a process of its own, and the processes take turns: medians, and how much memory became
-    resident. Ours stands beside onnxruntime, torchvision's operator and dense 3x3 convolutions, the floor; the case
-    detector also beside torchvision's RetinaNet and FCOS and, where it is installed, mmdetection's DyHead.
+    resident. Ours stands beside onnxruntime, torchvision's operator and dense 3x3 convolutions, the floor; a detector
+    of ours also optimised, and the case detector beside torchvision's RetinaNet and FCOS and, where it is installed,
+    mmdetection's DyHead.
 
     \b
     Examples:

@@ -20,6 +20,7 @@ from .rows import Row
 # A family's variants are shades: ours blue, the official way orange to red, deformops green, the floor grey.
 COLORS = {
     "ours": "#1f5fa8",
+    "ours-optimized": "#12437d",
     "ours-graph": "#0b2f5c",
     "ours-compiled": "#6ea6de",
     "ours-reduce-overhead": "#3f86cf",

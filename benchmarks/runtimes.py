@@ -26,7 +26,7 @@ from .report import digits
 from .timing import Clock, Percentiles, percentiles, take_turns
 
 FORMATS: dict[str, Format] = {"onnxruntime": "onnx", "OpenVINO": "openvino"}
-EAGER, COMPILED = "PyTorch", "PyTorch, compiled"
+EAGER, OPTIMIZED, COMPILED = "PyTorch", "PyTorch, optimised", "PyTorch, compiled"
 
 Note = Callable[[str], None]
 Run = Callable[[], Any]
@@ -70,7 +70,10 @@ def measure(
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="dyzoo_") as folder:
         exported = list(files) or _export(detector, Path(folder), skipped, note)
-        makers: dict[str, tuple[Callable[[], Run], float]] = {EAGER: (lambda: lambda: detector([picture]), weights_mb)}
+        makers: dict[str, tuple[Callable[[], Run], float]] = {
+            EAGER: (lambda: lambda: detector([picture]), weights_mb),
+            OPTIMIZED: (lambda: partial(detector.optimize(), [picture]), weights_mb),
+        }
         if compile_:
             makers[COMPILED] = (lambda: _compiled(detector, picture), weights_mb)
         for file in exported:

@@ -110,8 +110,10 @@ def measure_case(
 def provider_keys(case: str, pass_: str, with_onnx: bool) -> list[str]:
     """Who computes a case: graphs of ONNX are for inference, other packages' detectors stand beside one like them."""
     left_out = set() if with_onnx and pass_ == "forward" else {ONNXRUNTIME}
-    others = DETECTORS if case == "detector" and pass_ == "forward" else ()
-    return [key for key in (*PROVIDER_KEYS, *others) if key not in left_out]
+    keys = [key for key in PROVIDER_KEYS if key not in left_out]
+    if case in DETECTOR_CASES and pass_ == "forward":
+        keys += ["ours-optimized", *(DETECTORS if case == "detector" else ())]
+    return keys
 
 
 def default_passes(case: str) -> tuple[str, ...]:

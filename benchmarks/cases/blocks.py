@@ -21,6 +21,8 @@ OFFSET_MODE: OffsetMode = "flat"
 class Stack(Exchangeable):
     """The blocks of a head: their parameters, computed by exchangeable operators."""
 
+    projections: None = None  # those of a `DyHead`, in the place of which it may stand
+
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)

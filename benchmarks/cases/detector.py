@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dyzoo
 from dyzoo.model.detector import Detector
+from dyzoo.model.optimization import OptimizedDetector
 
 from ..work import Work, blocks_work, level_shapes
 from .blocks import Stack, stir
@@ -27,7 +28,7 @@ class RawDetector(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector: Detector | OptimizedDetector = detector
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) -> class, box and centerness of every level, in the order of `OUTPUTS`."""

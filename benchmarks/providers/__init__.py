@@ -13,7 +13,7 @@ from ..precision import Precision
 from . import operators as ways
 from .operators import Unavailable
 
-Wrap = Literal["eager", "graph", "compile", "reduce-overhead", "max-autotune"]
+Wrap = Literal["eager", "optimized", "graph", "compile", "reduce-overhead", "max-autotune"]
 COMPILED: tuple[Wrap, ...] = ("compile", "reduce-overhead", "max-autotune")
 WITH_GRAPHS: tuple[Wrap, ...] = ("reduce-overhead", "max-autotune")
 """Ways of `torch.compile` that put what they compile into CUDA graphs."""
@@ -27,7 +27,7 @@ class Provider:
         key: value of the option `--provider`.
         label: name in the rows; {dtype} stands for the case's dtype.
         operators: makes the operators for a chain of steps in the given dtype.
-        wrap: the function that is put around the network.
+        wrap: the function that is put around the network, or what it is made into.
         in_float32: computes in float32 whatever the case's dtype.
         only_half: has nothing of its own to show in a float32 case.
         exact: has to agree with the others; False for a floor that computes something cheaper.
@@ -95,6 +95,7 @@ PROVIDERS = {
     provider.key: provider
     for provider in (
         Provider("ours", "dyhead_kernels", _ours, channels_last=True),
+        Provider("ours-optimized", "dyhead_kernels, optimised", _ours, "optimized", channels_last=True),
         Provider("ours-graph", "dyhead_kernels, CUDA graph", _ours, "graph", channels_last=True),
         Provider("ours-compiled", "dyhead_kernels, compiled", _ours, "compile", channels_last=True),
         Provider(

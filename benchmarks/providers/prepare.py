@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cases import Case
+from ..cases.detector import RawDetector
 from . import COMPILED, WITH_GRAPHS, Provider, Unavailable
 
 Results = dict[str, Tensor]
@@ -33,6 +34,9 @@ def prepare(case: Case, provider: Provider, pass_: str, compile_: bool) -> Run:
     device = case.setup.device
     if provider.wrap == "graph" and device.type != "cuda":
         raise Unavailable("CUDA graphs need a GPU")
+    is_detector = isinstance(case.network, RawDetector)
+    if provider.wrap == "optimized" and not (is_detector and device.type == "cpu" and pass_ == "forward"):
+        raise Unavailable("what is optimised is the forward pass of a detector on a CPU")
     if provider.wrap == "graph" and pass_ != "forward" and case.losses is not None:
         raise Unavailable("the losses choose shapes by their data, which a CUDA graph cannot hold")
     if provider.wrap in COMPILED and not compile_:
@@ -41,7 +45,7 @@ def prepare(case: Case, provider: Provider, pass_: str, compile_: bool) -> Run:
     run = eager(case, provider, pass_, dtype)
     if provider.wrap == "graph":
         return _captured(run)
-    if provider.wrap != "eager":
+    if provider.wrap not in ("eager", "optimized"):
         for _ in range(WARM_UP):
             run()
     return run
@@ -56,6 +60,9 @@ def eager(case: Case, provider: Provider, pass_: str, dtype: torch.dtype) -> Run
     }
     held = dtype.itemsize == 2 and training  # parameters stay in float32, autocast makes copies
     module = case.network_with(provider.operators(dtype), torch.float32 if held else dtype, training)
+    if provider.wrap == "optimized":
+        assert isinstance(module, RawDetector)
+        module.detector = module.detector.optimize()
     network: Callable[..., Sequence[Tensor]] = module
     if provider.wrap in COMPILED:
         mode = None if provider.wrap == "compile" else provider.wrap

@@ -16,6 +16,8 @@ from dyzoo.cli.options import (
     SizeOption,
     load_detector,
     make_folder,
+    optimize_option,
+    optimized,
     parse_size,
     write_json,
 )
@@ -65,6 +67,7 @@ def evaluate(
             show_default="as its weights are",
         ),
     ] = None,
+    optimize: Annotated[bool, optimize_option("no-optimize")] = False,
 ) -> None:
     """Measure a detector on a dataset.
 
@@ -110,7 +113,7 @@ def evaluate(
         note(line)
     if against is not None:
         load_detector(against, "cpu")  # a mistyped name should not cost an evaluation
-    evaluation, card_text = _measure(model, device, dataset, out, {**options, "precision": precision})
+    evaluation, card_text = _measure(model, device, dataset, out, {**options, "precision": precision}, optimize)
     if card is not None and carded is not None:
         write_card(card, card_text, carded, evaluation, data, split)
     if json_path is not None:
@@ -122,7 +125,7 @@ def evaluate(
         comparison = None
     else:
         other, _ = _measure(against, device, dataset, out / AGAINST_NAME, options)
-        first = name if precision is None else f"{name} in {precision}"
+        first = f"{name}{' optimised' if optimize else ''}{f' in {precision}' if precision else ''}"
         comparison = compare(evaluation, other, dataset, draws, names=(first, _called(against)))
         for line in comparison.notes:
             note(line)
@@ -144,7 +147,12 @@ def _called(model: str) -> str:
 
 
 def _measure(
-    model: str, device: str | None, dataset: DetectionDataset, out: Path, options: dict[str, Any]
+    model: str,
+    device: str | None,
+    dataset: DetectionDataset,
+    out: Path,
+    options: dict[str, Any],
+    optimize: bool = False,
 ) -> tuple[Evaluation, str]:
     """The evaluation, saved, and the detector's card without it."""
     from dyzoo.cli.cards import with_reported
@@ -152,10 +160,12 @@ def _measure(
 
     gc.collect()  # the detector before this one, whose memory would be counted with this one's
     detector = load_detector(model, device, dataset.labels)
+    card = detector.model_card(_called(model))
+    detector = optimized(detector, optimize)
     make_folder(out)
     evaluation = with_reported(run_evaluation(detector, dataset, **options), model)
     evaluation.save(out)
-    return evaluation, detector.model_card(_called(model))
+    return evaluation, card
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -51,6 +51,12 @@ DeviceOption = Annotated[str | None, option_of(TrainConfig, "device")]
 SizeOption = Annotated[str | None, option_of(PredictConfig, "size")]
 
 
+def optimize_option(left_open: str) -> Any:
+    """--optimize of a command that optimises `left_open` where neither form is given."""
+    text = "Fold, fuse and pack the weights for a CPU beforehand, which detects the same sooner."
+    return typer.Option("--optimize/--no-optimize", help=text, show_default=left_open)
+
+
 def load_detector(model: str | None, device: str | None, words: Sequence[str] | None = None) -> Detector:
     """The detector that --model and --device name; `words` are its classes, if these are words."""
     from dyzoo.zoo.creation import is_exported_file, load_model
@@ -86,6 +92,18 @@ def load_for_classes(
             f"the model knows no class {unknown[0]!r}: did you mean {', '.join(near)}?", param_hint="--classes"
         )
     return detector, tuple(names)
+
+
+def optimized(detector: Detector, wanted: bool | None, precision: str | None = None) -> Detector:
+    """The detector as --optimize wants it; None: optimised where that is possible and makes it faster."""
+    from dyzoo.model.detector import Detector
+
+    if wanted is None:
+        is_plain = isinstance(detector, Detector) and detector.device.type == "cpu"
+        wanted = is_plain and precision in (None, "fp32")
+    elif wanted and not isinstance(detector, Detector):
+        raise typer.BadParameter("an exported file is run by another runtime", param_hint="--optimize")
+    return cast("Detector", detector.optimize()) if wanted else detector
 
 
 def parse_names(text: str, option: str) -> list[str]:

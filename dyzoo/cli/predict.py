@@ -21,6 +21,8 @@ from dyzoo.cli.options import (
     lift_limit,
     load_for_classes,
     make_folder,
+    optimize_option,
+    optimized,
     parse_size,
     parse_tiles,
 )
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from dyzoo.prediction.screen import Screen
 
 _TABLE_IMAGES, _TABLE_ROWS = 3, 30  # more would scroll away
+
+OPTIMIZED_FROM = 20
+"""Pictures from which on it takes less time to optimise a detector first: that costs the time of some ten."""
 
 
 @takes_settings(PredictConfig)
@@ -83,6 +88,7 @@ def predict(
     size: SizeOption = None,
     tiles: Annotated[str | None, option_of(PredictConfig, "tiles", shown="off")] = None,
     flips: FlipOption = None,
+    optimize: Annotated[bool | None, optimize_option(f"on a CPU, from {OPTIMIZED_FROM} pictures on")] = None,
 ) -> None:
     """Find objects in pictures and films.
 
@@ -122,6 +128,8 @@ def predict(
         raise typer.BadParameter(f"{launched_processes()} processes have no window in common", param_hint="--show")
     screen = _open_screen() if show else None
     detector, kept = load_for_classes(model, device, classes)
+    if optimize is not None:
+        detector = optimized(detector, optimize)
     make_folder(out)
     if "json" in formats:
         _check_json_path(json_path or out / "detections.json", out)
@@ -134,6 +142,9 @@ def predict(
         crops=save_crops, track=track, resume=resume, model_name=model or DEFAULT_MODEL, json_path=json_path,
         outputs=[screen] if screen else [], together=True, **config.given(),
     ) as job:  # fmt: skip
+        count = job.expected() if optimize is None else 0
+        if count is None or count >= OPTIMIZED_FROM:
+            detector = job.model = optimized(detector, None, config.precision)
         tables = _run(job, is_main)
         files = job.finish()
         for detections in filter(len, tables):

@@ -17,6 +17,8 @@ from dyzoo.cli.options import (
     SizeOption,
     lift_limit,
     load_for_classes,
+    optimize_option,
+    optimized,
     parse_size,
     parse_tiles,
 )
@@ -36,6 +38,7 @@ def serve(
     size: SizeOption = None,
     tiles: Annotated[str | None, option_of(ServeConfig, "tiles", shown="off")] = None,
     flips: FlipOption = None,
+    optimize: Annotated[bool | None, optimize_option("on a CPU")] = None,
 ) -> None:
     """Answer HTTP requests with what a detector finds in their pictures.
 
@@ -65,6 +68,7 @@ def serve(
     lift_limit(config.max_pixels)
     with bind_socket(config.host, config.port) as bound:
         detector, kept = load_for_classes(model, device, classes)
+        detector = optimized(detector, optimize, config.precision)
         config = replace(config, classes=kept, threshold=thresholds.for_classes(detector.labels))
         warnings.simplefilter("ignore", MissedWarning)  # the notes say the same of each picture
         logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")

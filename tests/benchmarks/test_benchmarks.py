@@ -24,6 +24,7 @@ from benchmarks.rows import Machine
 from benchmarks.runner import PASSES, Skipped, measure
 from benchmarks.timing import Clock, percentiles, take_turns
 from benchmarks.work import blocks_work, deform_conv_work, level_shapes
+from dyzoo.model.detector import Detector
 
 CPU = torch.device("cpu")
 HERE = Machine("Some CPU", 1, "2.0", "", "abc")
@@ -101,6 +102,25 @@ def test_providers_are_timed_side_by_side(make: Callable[..., Case], pass_: str)
         "dyhead_kernels, compiled": "torch.compile takes part on a CPU only with --compile",
         "dyhead_kernels, reduce-overhead": "torch.compile takes part on a CPU only with --compile",
     }
+
+
+def test_a_detector_takes_part_optimised_too_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = detector(setup(size=64), "dyhead_atss_resnet10t")
+    chosen = [PROVIDERS[key] for key in ("ours", "ours-optimized")]
+    rows, skipped = measured(case, *chosen)
+    assert [row.provider for row in rows] == ["dyhead_kernels", "dyhead_kernels, optimised"]
+    assert skipped == []
+    for other, pass_ in ((tiny(block), "forward"), (case, "training step")):
+        rows, skipped = measured(other, chosen[1], pass_=pass_)
+        assert [entry.reason for entry in skipped] == ["what is optimised is the forward pass of a detector on a CPU"]
+
+    def spoil(model: Detector) -> Detector:
+        torch.nn.init.zeros_(model.head.cls.weight)  # type: ignore[arg-type, union-attr]
+        return model
+
+    monkeypatch.setattr(Detector, "optimize", spoil)
+    rows, skipped = measured(case, chosen[1])
+    assert [entry.wrong for entry in skipped] == [True]
 
 
 @pytest.mark.parametrize("pass_", PASSES)

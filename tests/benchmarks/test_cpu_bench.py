@@ -217,7 +217,9 @@ def test_who_takes_part() -> None:
     assert session.provider_keys("head", "forward", True) == ["ours", "onnxruntime", "official-float32", "dense"]
     assert session.provider_keys("head", "forward", False) == ["ours", "official-float32", "dense"]
     assert session.provider_keys("head", "training step", True) == ["ours", "official-float32", "dense"]
-    assert session.provider_keys("detector", "forward", False)[-3:] == list(DETECTORS)
+    assert session.provider_keys("detector", "forward", False)[-4:] == ["ours-optimized", *DETECTORS]
+    assert session.provider_keys("embedded", "forward", False)[-1] == "ours-optimized"
+    assert "ours-optimized" not in session.provider_keys("detector", "training step", False)
 
 
 def test_options_are_read_and_mistakes_named() -> None:

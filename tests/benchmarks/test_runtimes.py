@@ -22,7 +22,7 @@ def test_runtimes_are_timed_in_turns_and_one_that_fails_is_listed(tmp_path: Path
     measured, skipped = runtimes.measure(
         str(tmp_path / "narrow"), broken, (64, 96), 2, compile_=False, note=noted.append
     )
-    assert [each.runtime for each in measured] == [runtimes.EAGER]
+    assert [each.runtime for each in measured] == [runtimes.EAGER, runtimes.OPTIMIZED]
     assert 0 < measured[0].times.p20 <= measured[0].times.p50 <= measured[0].times.p80
     assert measured[0].size_mb > 1
     assert [line.partition(":")[0] for line in skipped] == [str(path) for path in broken]
@@ -54,4 +54,4 @@ def test_a_detector_is_exported_to_every_runtime_that_is_here(
     assert run(["bench", "runtimes", str(tmp_path / "small"), "--no-compile", "--rounds", "1", "--size", "64x96"]) == 0
     said = capsys.readouterr().out
     rows = {line.split("|")[1].strip(): line for line in said.splitlines() if line.startswith("|")}
-    assert {runtimes.EAGER, "onnxruntime.onnx", "OpenVINO.xml"} <= set(rows), said
+    assert {runtimes.EAGER, runtimes.OPTIMIZED, "onnxruntime.onnx", "OpenVINO.xml"} <= set(rows), said

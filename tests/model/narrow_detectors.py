@@ -7,9 +7,27 @@ from typing import Any
 
 import torch
 
-from dyzoo.config import ATSSConfig, DetectorConfig, DyHeadConfig, FPNConfig
+from dyzoo.config import (
+    ATSSConfig,
+    DetectorConfig,
+    DyHeadConfig,
+    FasterRCNNConfig,
+    FCOSConfig,
+    FPNConfig,
+    GroundedATSSConfig,
+    HeadConfig,
+    RetinaNetConfig,
+)
 from dyzoo.model.detector import Detector
 from dyzoo.zoo.names import model_config
+
+HEADS: dict[str, HeadConfig] = {
+    "atss": ATSSConfig(score_threshold=0.0),
+    "grounded_atss": GroundedATSSConfig(score_threshold=0.0),
+    "retinanet": RetinaNetConfig(num_convs=1, score_threshold=0.0),
+    "fcos": FCOSConfig(score_threshold=0.0),
+    "faster_rcnn": FasterRCNNConfig(hidden_features=32, num_proposals=40, score_threshold=0.0),
+}
 
 SAVED_FILES = {"README.md", "config.json", "model.safetensors", "modeling_dyzoo.py", "preprocessor_config.json"}
 """Names of the files that `save_pretrained` writes."""
@@ -40,3 +58,14 @@ def eager_detector(max_detections: int = 5) -> Detector:
     """A small detector of "red" and "blue" that finds things everywhere, and keeps so many."""
     head = ATSSConfig(prior_probability=0.9, max_detections=max_detections)
     return narrow_detector((64, 128), labels=("red", "blue"), head=head)
+
+
+def detector_with_head(kind: str, form: str = "pyramid") -> Detector:
+    """A small detector of "cat" and "dog" with one of `HEADS`."""
+    return narrow_detector(
+        (96, 160),
+        labels=("cat", "dog"),
+        fpn=FPNConfig(channels=32, **({"finest_stride": 4, "top": "pool"} if kind == "faster_rcnn" else {})),
+        dyhead=DyHeadConfig(channels=32, num_blocks=1, form=form),  # type: ignore[arg-type]
+        head=HEADS[kind],
+    )

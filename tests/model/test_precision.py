@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from dyzoo.config import (
-    ATSSConfig,
-    DyHeadConfig,
-    FasterRCNNConfig,
-    FCOSConfig,
-    FPNConfig,
-    GroundedATSSConfig,
-    HeadConfig,
-    RetinaNetConfig,
-)
 from dyzoo.images.detections import Detections
 from dyzoo.model.boxes import pairwise_iou
 from dyzoo.model.detector import Detector
@@ -28,28 +17,10 @@ from dyzoo.model.precision import Precision
 from dyzoo.model.preprocess import batch_images
 from dyzoo.zoo.catalog import sample_image
 from dyzoo.zoo.creation import load_checkpoint
-from dyzoo.zoo.names import DEFAULT_MODEL, model_config
+from dyzoo.zoo.names import DEFAULT_MODEL
+from tests.model.narrow_detectors import HEADS, detector_with_head
 
-HEADS: dict[str, HeadConfig] = {
-    "atss": ATSSConfig(score_threshold=0.0),
-    "grounded_atss": GroundedATSSConfig(score_threshold=0.0),
-    "retinanet": RetinaNetConfig(num_convs=1, score_threshold=0.0),
-    "fcos": FCOSConfig(score_threshold=0.0),
-    "faster_rcnn": FasterRCNNConfig(hidden_features=32, num_proposals=40, score_threshold=0.0),
-}
 HALVES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def make(kind: str, form: str = "pyramid") -> Detector:
-    torch.manual_seed(0)
-    config = replace(
-        model_config("dyhead_atss_resnet10t"),
-        labels=("cat", "dog"),
-        fpn=FPNConfig(channels=32, **({"finest_stride": 4, "top": "pool"} if kind == "faster_rcnn" else {})),
-        dyhead=DyHeadConfig(channels=32, num_blocks=1, form=form),  # type: ignore[arg-type]
-        head=HEADS[kind],
-    )
-    return Detector(replace(config, preprocess=replace(config.preprocess, shortest_edge=96, longest_edge=160))).eval()
 
 
 def noise() -> np.ndarray:
@@ -67,7 +38,7 @@ def close(found: Detections, wanted: Detections, precision: Precision) -> None:
 @pytest.mark.parametrize("form", ["pyramid", "tensor"])
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_detector_predicts_in_half_precision(kind: str, form: str, precision: Precision) -> None:
-    detector = make(kind, form)
+    detector = detector_with_head(kind, form)
     (wanted,) = detector.predict(noise(), 0.0)
     (computed,) = detector.predict(noise(), 0.0, precision=precision, flips=["horizontal"])
     close(computed, wanted, precision)
@@ -95,7 +66,7 @@ def test_a_trained_detector_finds_the_same_in_half_precision(cells: Detector, pr
 @pytest.mark.parametrize("dtype", HALVES.values(), ids=str)
 def test_boxes_of_large_pictures_lose_no_pixels(dtype: torch.dtype) -> None:
     """From 2048 on float16 counts by twos and from 256 on bfloat16 does: positions stay in float32."""
-    detector = make("atss").to(dtype)
+    detector = detector_with_head("atss").to(dtype)
     levels = [torch.zeros(1, 32, 4, 640 // n, dtype=dtype) for n in (1, 2, 4, 8, 16)]
     raw = detector.head(levels)
     (found,) = detector.head.decode(raw, [(32, 5120)])
@@ -110,7 +81,7 @@ def test_boxes_of_large_pictures_lose_no_pixels(dtype: torch.dtype) -> None:
 
 
 def test_pixels_are_normalised_in_float32_and_cast_last() -> None:
-    config = make("atss").config.preprocess
+    config = detector_with_head("atss").config.preprocess
     image = torch.from_numpy(noise()).permute(2, 0, 1)
     wide, _ = batch_images([image], config, torch.device("cpu"))
     half, _ = batch_images([image], config, torch.device("cpu"), torch.float16)
@@ -138,7 +109,7 @@ def test_threads_compute_each_in_its_own_precision(cells: Detector) -> None:
 
 
 def test_half_weights_compute_in_nothing_else() -> None:
-    detector = make("atss").half()
+    detector = detector_with_head("atss").half()
     (found,) = detector.predict(noise(), 0.0)
     (named,) = detector.predict(noise(), 0.0, precision="fp16")
     assert torch.equal(found.scores, named.scores)
@@ -148,7 +119,7 @@ def test_half_weights_compute_in_nothing_else() -> None:
 
 
 def test_files_of_half_weights_load_as_float32_and_predict(tmp_path: Path) -> None:
-    detector = make("atss").half()
+    detector = detector_with_head("atss").half()
     (wanted,) = detector.predict(noise(), 0.0)
     detector.save_pretrained(tmp_path)
     loaded = Detector.from_pretrained(tmp_path)

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from dyzoo.config.serving import ServeConfig
-from dyzoo.model.detector import Detector
 from dyzoo.model.missed import MissedWarning
+from dyzoo.model.prediction import PredictingModel
 from dyzoo.serving import create_app
 
 ResultT = TypeVar("ResultT")
@@ -46,7 +46,7 @@ def files(*contents: bytes, name: str = "{}.png") -> list[tuple[str, tuple[str, 
     return [("images", (name.format(place), content)) for place, content in enumerate(contents)]
 
 
-def expected(detector: Detector, content: bytes, source: str = "0.png", **settings: Any) -> dict[str, Any]:
+def expected(detector: PredictingModel, content: bytes, source: str = "0.png", **settings: Any) -> dict[str, Any]:
     """The entry of a picture in an answer: what `predict` and `to_dict` give for it alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissedWarning)
@@ -55,7 +55,10 @@ def expected(detector: Detector, content: bytes, source: str = "0.png", **settin
 
 
 def talk(
-    detector: Detector, work: Callable[[httpx.AsyncClient], Awaitable[ResultT]], name: str | None = None, **config: Any
+    detector: PredictingModel,
+    work: Callable[[httpx.AsyncClient], Awaitable[ResultT]],
+    name: str | None = None,
+    **config: Any,
 ) -> ResultT:
     """Let a client work with an application, without a network in between."""
 
@@ -71,7 +74,7 @@ def talk(
     return asyncio.run(run())
 
 
-def post(detector: Detector, url: str = "/predict", name: str | None = None, **given: Any) -> httpx.Response:
+def post(detector: PredictingModel, url: str = "/predict", name: str | None = None, **given: Any) -> httpx.Response:
     """The answer to one request; `config` among what is given are the server's settings."""
     config = given.pop("config", {})
 

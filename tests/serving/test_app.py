@@ -43,6 +43,12 @@ def test_pictures_of_a_form_are_answered_in_order_as_predict_does(detector: Dete
     assert all(len(each) for each in found)
 
 
+def test_an_optimised_detector_is_served(detector: Detector) -> None:
+    optimised = detector.optimize()
+    answer = post(optimised, files=files(*map(picture, range(3))))
+    assert answer.json()["results"] == [expected(optimised, picture(i), f"{i}.png") for i in range(3)]
+
+
 @pytest.mark.parametrize("kind", ["image/png", "image/x-anything", "application/octet-stream", "IMAGE/PNG; a=b"])
 def test_a_picture_may_be_the_whole_body(detector: Detector, kind: str) -> None:
     answer = post(detector, content=picture(1), headers={"content-type": kind})

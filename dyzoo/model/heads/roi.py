@@ -73,7 +73,7 @@ class RegionClassifier(nn.Module):
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1) and deltas (R, K, 4) of features (R, C, roi_size, roi_size) inside boxes."""
-        pooled = pooled.to(self.fc1.weight.dtype)
+        pooled = pooled.to(self.fc1.bias.dtype)
         hidden = self.fc2(self.fc1(pooled.flatten(1)).relu()).relu()
         return self.cls(hidden).float(), self.box(hidden).float().unflatten(1, (self.num_classes, 4))
 
