@@ -202,11 +202,13 @@ def _offsets_forward(a: Arguments) -> Asked:
 
 def _offsets_values_backward(a: Arguments) -> Asked:
     channels, positions = a["BLOCK_C"], a["BLOCK_P"]
-    weights = OFFSETS_AND_MASKS * TAPS * channels * FLOAT
-    grads = OFFSETS_AND_MASKS * (a.tile[0] + 2) * (a.tile[1] + 2) * FLOAT
+    weights = OFFSETS_AND_MASKS * TAPS * channels * a.item("weight_ptr")
+    grads = OFFSETS_AND_MASKS * 3 * (positions + 2) * FLOAT  # of three lines, for all taps once
+    products = 3 if a["SPLIT"] else 1
+    flop = products * a.product(positions, channels, a["BLOCK_O"], not a["SPLIT"])
     return Asked(
         a.programs * (weights + grads) + a.bytes("added_ptr", "grad_values_ptr"),
-        loops=(Repeat(TAPS, flop=a.product(positions, channels, 32, True)),),
+        loops=(Repeat(ceil(OFFSETS_AND_MASKS * TAPS / a["BLOCK_O"]), flop=flop),),
     )
 
 

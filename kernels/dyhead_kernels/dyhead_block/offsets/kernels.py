@@ -2,7 +2,8 @@
 
 Offsets and masks of one image are a float32 buffer in which a level is (27, H, W): 18 offsets, then 9 masks, after the
 sigmoid; levels follow each other, finest first. So every way of reading it, also `flat`, is a start and two strides.
-Positions are sensitive to rounding: products of half-precision maps take the weights as a sum of two halves.
+Positions are sensitive to rounding: products of half-precision maps take the weights as a sum of two halves, and those
+of bfloat16 maps their gradients too; in float16 a gradient may be too large, so that its products are float32's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ...launch.columns import (
     START,
     TILE_COLUMNS,
     TILE_MAP,
+    TILE_X,
     WIDTH,
     aligned_step,
     column,
@@ -228,59 +230,6 @@ def _offsets_backward_kernel(
 
 
 @triton.jit
-def _load_grad(grad_ptr, level_ptr, y, x, inside):
-    """(P, 32) of an image's gradient of the offset convolution at (y, x); zero outside the map."""
-    height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
-    exists = (y >= 0) & (y < height) & (x >= 0) & (x < width) & inside
-    channel = tl.arange(0, PADDED)
-    at = grad_ptr + column(level_ptr, START) * CHANNELS + (channel * height * width)[None, :] + (y * width + x)[:, None]
-    return tl.load(at, mask=exists[:, None] & (channel < CHANNELS)[None, :], other=0.0)
-
-
-@triton.jit
-def _offsets_values_backward_kernel(
-    grad_values_ptr,
-    added_ptr,
-    grad_ptr,
-    weight_ptr,
-    tiles_ptr,
-    levels_ptr,
-    packed_rows,
-    C_IN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    TILE_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Add `added_ptr` to the offset convolution's gradient of the values, float32.
-
-    Grid: (tiles, blocks of channels, images).
-    """
-    image = tl.program_id(2).to(tl.int64)
-    level_ptr, y, x, position, inside = tile_positions(
-        tiles_ptr, levels_ptr, tl.program_id(0), LEVEL_COLUMNS, BLOCK_P, TILE_W
-    )
-    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    exists = channel < C_IN
-    channel_out = tl.arange(0, PADDED)
-    grad_ptr += image * (packed_rows * CHANNELS)
-    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for tap in range(TAPS):
-        grad = _load_grad(grad_ptr, level_ptr, y - tap // 3 + 1, x - tap % 3 + 1, inside)
-        weights = tl.load(
-            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[:, None] + channel[None, :],
-            mask=(channel_out < CHANNELS)[:, None] & exists[None, :],
-            other=0.0,
-        ).to(tl.float32)
-        total = add_product(total, grad, weights, PRECISION)
-    row = image * packed_rows + column(level_ptr, START) + position
-    at = row[:, None] * C_IN + channel[None, :]
-    here = inside[:, None] & exists[None, :]
-    total += tl.load(added_ptr + at, mask=here, other=0.0)
-    tl.store(grad_values_ptr + at, total.to(grad_values_ptr.dtype.element_ty), mask=here)
-
-
-@triton.jit
 def _load_read_by(grad_ptr, image, packed_rows, level_ptr, position, pair):
     """(P, pairs) of an image's gradient of the offset convolution: of each output and tap that reads a position.
 
@@ -297,6 +246,58 @@ def _load_read_by(grad_ptr, image, packed_rows, level_ptr, position, pair):
     start = image.to(tl.int64) * packed_rows + column(level_ptr, START)
     at = grad_ptr + start * CHANNELS + (position[:, None] + shift[None, :])
     return tl.load(at, mask=(taps[:, None] & wanted[None, :]) != 0, other=0.0)
+
+
+@triton.jit
+def _offsets_values_backward_kernel(
+    grad_values_ptr,
+    added_ptr,
+    grad_ptr,
+    weight_ptr,
+    tiles_ptr,
+    levels_ptr,
+    packed_rows,
+    C_IN: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Add `added_ptr` to the offset convolution's gradient of the values, float32. Weight (27, 9, C_IN).
+
+    Grid: (runs, blocks of channels, images).
+    """
+    image = tl.program_id(2)
+    level_ptr = levels_ptr + tl.load(tiles_ptr + tl.program_id(0) * TILE_COLUMNS + TILE_MAP) * LEVEL_COLUMNS
+    position = tl.load(tiles_ptr + tl.program_id(0) * TILE_COLUMNS + TILE_X) + tl.arange(0, BLOCK_P)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    exists = channel < C_IN
+    total = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    for first in range(0, CHANNELS * TAPS, BLOCK_O):
+        pair = first + tl.arange(0, BLOCK_O)
+        grad = _load_read_by(grad_ptr, image, packed_rows, level_ptr, position, pair)
+        weights = tl.load(
+            weight_ptr + pair[:, None] * C_IN + channel[None, :],
+            mask=(pair < CHANNELS * TAPS)[:, None] & exists[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        if SPLIT:
+            high, high_weights = grad.to(tl.bfloat16), weights.to(tl.bfloat16)
+            low, low_weights = (
+                (grad - high.to(tl.float32)).to(tl.bfloat16),
+                (weights - high_weights.to(tl.float32)).to(tl.bfloat16),
+            )
+            total = add_product(total, tl.trans(high_weights), tl.trans(high), PRECISION)
+            total = add_product(total, tl.trans(low_weights), tl.trans(high), PRECISION)
+            total = add_product(total, tl.trans(high_weights), tl.trans(low), PRECISION)
+        else:
+            total = add_product(total, tl.trans(weights), tl.trans(grad), PRECISION)
+    row = image.to(tl.int64) * packed_rows + column(level_ptr, START) + position
+    at = row[:, None] * C_IN + channel[None, :]
+    here = (position < column(level_ptr, HEIGHT) * column(level_ptr, WIDTH))[:, None] & exists[None, :]
+    total = tl.trans(total) + tl.load(added_ptr + at, mask=here, other=0.0)
+    tl.store(grad_values_ptr + at, total.to(grad_values_ptr.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -323,16 +324,16 @@ def _offsets_weight_backward_kernel(
     channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < C_IN
     part_ptr = parts_ptr + tl.program_id(0) * PART_COLUMNS
-    low, high, run_count = column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH), column(part_ptr, PART_TILE_COUNT)
+    begin, end, run_count = column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH), column(part_ptr, PART_TILE_COUNT)
     level = tl.load(tiles_ptr + column(part_ptr, PART_FIRST_TILE) * TILE_COLUMNS + TILE_MAP)
     level_ptr = levels_ptr + level * LEVEL_COLUMNS
     area = column(level_ptr, HEIGHT) * column(level_ptr, WIDTH)
     place = tl.arange(0, BLOCK_P)
 
-    image, first = low // run_count, low % run_count * BLOCK_P
+    image, first = begin // run_count, begin % run_count * BLOCK_P
     following = _load_read_by(grad_ptr, image, packed_rows, level_ptr, first + place, pair)
     total = tl.zeros((BLOCK_C, BLOCK_O), tl.float32)
-    for index in range(low, high):
+    for index in range(begin, end):
         row = image.to(tl.int64) * packed_rows + column(level_ptr, START) + first
         rows = tl.load(
             values_ptr + row * C_IN + (place[:, None] * C_IN + channel[None, :]),
@@ -344,13 +345,13 @@ def _offsets_weight_backward_kernel(
         is_last = first + BLOCK_P >= area
         image, first = image + is_last.to(tl.int32), tl.where(is_last, 0, first + BLOCK_P)
         following = _load_read_by(
-            grad_ptr, image, packed_rows, level_ptr, tl.where(index + 1 < high, first, area) + place, pair
+            grad_ptr, image, packed_rows, level_ptr, tl.where(index + 1 < end, first, area) + place, pair
         )
         if SPLIT:
-            rounded = grad.to(rows.dtype)
-            rest = (grad - rounded.to(tl.float32)).to(rows.dtype)
-            total = add_product(total, tl.trans(rows), rounded, PRECISION)
-            total = add_product(total, tl.trans(rows), rest, PRECISION)
+            high = grad.to(rows.dtype)
+            low = (grad - high.to(tl.float32)).to(rows.dtype)
+            total = add_product(total, tl.trans(rows), high, PRECISION)
+            total = add_product(total, tl.trans(rows), low, PRECISION)
         else:
             total = add_product(total, tl.trans(rows.to(tl.float32)), grad, PRECISION)
     at = (tl.program_id(0) * (CHANNELS * TAPS) + pair)[None, :] * C_IN + channel[:, None]

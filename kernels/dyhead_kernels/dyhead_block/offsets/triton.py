@@ -91,6 +91,7 @@ def values_backward(plan: BlockTables, grad: Tensor, values: Tensor, weight: Ten
         table.maps,
         plan.packed_rows,
         C_IN=channels,
+        SPLIT=values.dtype == torch.bfloat16,
         PRECISION=dot_precision(exact=True),
         **options,
     )
