@@ -153,14 +153,14 @@ class Problem:
         """`convolution_backward`, kept."""
         return self.convolution_backward(False)
 
-    def offsets_backward(self) -> Tensor:
-        """The gradient of the offset convolution's output."""
+    def offsets_backward(self) -> tuple[Tensor, Tensor]:
+        """The gradient of the offset convolution's output, and its sums over each tile."""
         return offsets.backward(self.plan, self.grad_branches[1], self.operands.offset)
 
     @cached_property
     def grad_logits(self) -> Tensor:
         """`offsets_backward`, kept."""
-        return self.offsets_backward()
+        return self.offsets_backward()[0]
 
 
 Results = tuple[Tensor, ...]
@@ -206,7 +206,8 @@ def _attention_backward(problem: Problem) -> Results:
 
 
 def _offsets_both_ways(problem: Problem) -> Results:
-    return offsets.forward(problem.plan, problem.values, problem.parameters), problem.offsets_backward()
+    grad_logits, tile_sums = problem.offsets_backward()
+    return offsets.forward(problem.plan, problem.values, problem.parameters), grad_logits, tile_sums.sum(dim=1)
 
 
 def _offsets_values_backward(problem: Problem) -> Results:
@@ -244,7 +245,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "offsets_pointwise": Operation(_offsets_both_ways, ("offsets_resize", "offsets_backward")),
     "offsets_values_backward": Operation(_offsets_values_backward, ("offsets_values_backward",)),
     "offsets_weight_backward": Operation(
-        lambda problem: offsets.weight_backward(problem.plan, problem.grad_logits, problem.values),
+        lambda problem: (offsets.weight_backward(problem.plan, problem.grad_logits, problem.values),),
         ("offsets_weight_backward",),
     ),
 }

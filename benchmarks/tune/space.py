@@ -120,12 +120,25 @@ SPACES: dict[str, Space] = {
     ),
     "offsets_pointwise": Space({"BLOCK_P": (16, 32, 64, 128), "num_warps": (2, 4, 8)}, TILES, every_dtype=True),
     "offsets_values_backward": Space(
-        {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)},
-        TILES,
+        {
+            "BLOCK_P": (32, 64, 128),
+            "BLOCK_O": (16, 32, 64),
+            "BLOCK_C": (64, 128, 256),
+            "num_warps": (4, 8),
+            "num_stages": (1, 2),
+        },
         sums=("BLOCK_P", "BLOCK_C"),
     ),
     "offsets_weight_backward": Space(
-        {"BLOCK_P": (32, 64), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2)}, TILES
+        {
+            "BLOCK_P": (16, 32, 64),
+            "BLOCK_O": (64, 128),
+            "BLOCK_C": (64, 128, 256),
+            "num_warps": (4, 8, 16),
+            "num_stages": (1, 2, 3),
+        },
+        {"PARTS": (12, 16, 24, 31, 62), "maxnreg": (None, 128)},
+        sums=("BLOCK_O", "BLOCK_C"),
     ),
 }
 """Spaces in the order of tuning: what a kernel reads, and how it is cut into tiles, is settled before it."""

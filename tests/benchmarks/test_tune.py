@@ -209,7 +209,8 @@ def test_every_kernel_of_the_default_table_can_be_tuned(monkeypatch: pytest.Monk
     others = {}
     for kernel, space in SPACES.items():
         start = next(iter(DEFAULT[kernel].values()))
-        axes = {"BLOCK_P": (16,), "TILE_W": (4,)} if "BLOCK_P" in start else {"num_warps": (1,)}
+        cuts = {name: (value,) for name, value in (("BLOCK_P", 16), ("TILE_W", 4)) if name in start}
+        axes = cuts or {"num_warps": (1,)}
         others[kernel] = {name: values[0] for name, values in axes.items()}
         monkeypatch.setitem(SPACES, kernel, replace(space, axes=axes, later={}))
     timer = FakeTimer(lambda has: sum(has.get(name, 0) for name in ("BLOCK_P", "TILE_W", "num_warps")))

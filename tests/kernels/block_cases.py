@@ -91,7 +91,7 @@ def tiles(block_p: int, tile_w: int, **changes: int) -> tuning.Table:
     tiled = {kernel: kinds for kernel, kinds in default.items() if "BLOCK_P" in next(iter(kinds.values()))}
     return {
         kernel: {
-            kind: {**p, "BLOCK_P": block_p, "TILE_W": tile_w, **{n: v for n, v in changes.items() if n in p}}
+            kind: {n: {"BLOCK_P": block_p, "TILE_W": tile_w, **changes}.get(n, v) for n, v in p.items()}
             for kind, p in kinds.items()
         }
         for kernel, kinds in tiled.items()

@@ -73,6 +73,12 @@ def test_loads_for_the_next_iteration_are_waited_for_in_this_one() -> None:
     assert loop.own.loads == 1
 
 
+def test_loads_before_a_loop_are_waited_for_once() -> None:
+    code = code_of(_listing("LDG.E R8, desc[UR4][R2.64]", "FADD R9, R8, R8", "BRA 0x10"))
+    (loop,) = code.loops
+    assert (code.own.loads, loop.own.loads) == (1, 0)
+
+
 def test_what_a_branch_leaves_out_is_told_apart() -> None:
     (loop,) = code_of(_listing("FADD R1, R1, R1", "BRA 0x30", "FADD R1, R1, R1", "FADD R1, R1, R1", "BRA 0x0")).loops
     assert (loop.own.instructions, loop.skipped.instructions) == (5, 1)

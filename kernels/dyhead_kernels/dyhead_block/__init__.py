@@ -28,8 +28,8 @@ mix_branches_backward         grad_mixed, grad_moments, convolved,         grad_
 deform_conv_backward          grad_convolved, values, offset_mask          gradients of offsets and masks; part of
                                                                            grad_values
 deform_conv_weight_backward   grad_convolved, values, offset_mask          gradient of conv_weight
-offsets_backward              gradients of offsets and masks, offset_mask  grad_logits
-offsets_weight_backward       grad_logits, values                          gradients of offset_*
+offsets_backward              gradients of offsets and masks, offset_mask  grad_logits; gradient of offset_bias by tile
+offsets_weight_backward       grad_logits, values                          gradient of offset_weight
 offsets_values_backward       grad_logits, part of grad_values             grad_values
 
 Where launch tables say `WINDOWED`, as for sums in fixed point, deform_conv_backward is launched for each stride, and

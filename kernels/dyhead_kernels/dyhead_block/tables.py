@@ -157,10 +157,12 @@ class BlockTables:
         return self.cache.made(key, lambda: int_table(self.cache, rows, 1))
 
     def launch_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Tables]:
-        """Launch parameters, the block of channels no larger than needed, and the levels' tiles."""
+        """Launch parameters, the block of channels no larger than needed, and the levels' tiles, or runs."""
         options = parameters(kernel, like)
         if "BLOCK_C" in options:
             options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
+        if "TILE_W" not in options:
+            return options, self.levels.runs(options["BLOCK_P"])
         return options, self.levels.tables(options["BLOCK_P"] // options["TILE_W"], options["TILE_W"])
 
     def _mean_weights(self) -> Tensor:

@@ -114,9 +114,10 @@ def backward(
         grads["conv_weight"] = grad_weight.transpose(2, 3).reshape(parameters.conv_weight.shape)
     del grad_convolved
 
-    grad_logits = offsets.backward(plan, grad_branches, offset_mask)
+    grad_logits, tile_sums = offsets.backward(plan, grad_branches, offset_mask)
     if parameters_needed:
-        grads["offset_weight"], grads["offset_bias"] = offsets.weight_backward(plan, grad_logits, values)
+        grads["offset_weight"] = offsets.weight_backward(plan, grad_logits, values)
+        grads["offset_bias"] = tile_sums.sum(dim=(0, 1))
     grad_values = None
     if total is not None:
         grad_values = offsets.values_backward(plan, grad_logits, values, parameters.offset_weight, total.total())

@@ -108,14 +108,14 @@ class Parts:
     of_group: tuple[slice, ...]
 
 
-def parts_table(cache: DeviceCache, groups: tuple[tuple[int, int], ...], images: int) -> Parts:
-    """Divide the tiles (first, end) of each group, over all images, into parts of about the same length."""
-    return cache.made((parts_table, groups, images), lambda: _parts_table(cache, groups, images))
+def parts_table(cache: DeviceCache, groups: tuple[tuple[int, int], ...], images: int, most: int = MOST_PARTS) -> Parts:
+    """Divide the tiles (first, end) of each group, over all images, into some `most` parts of about the same length."""
+    return cache.made((parts_table, groups, images, most), lambda: _parts_table(cache, groups, images, most))
 
 
-def _parts_table(cache: DeviceCache, groups: tuple[tuple[int, int], ...], images: int) -> Parts:
+def _parts_table(cache: DeviceCache, groups: tuple[tuple[int, int], ...], images: int, most: int) -> Parts:
     total = images * sum(end - first for first, end in groups)
-    length = max(1, -(-total // MOST_PARTS))
+    length = max(1, -(-total // most))
     rows: list[tuple[int, int, int, int]] = []
     of_group = []
     for first, end in groups:

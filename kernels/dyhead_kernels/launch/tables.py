@@ -103,12 +103,16 @@ class Maps:
         key = (Maps.tables, self, tile_height, tile_width)
         return self.cache.made(key, lambda: self._tables(tile_height, tile_width))
 
-    def _tables(self, tile_height: int, tile_width: int) -> Tables:
+    def runs(self, length: int) -> Tables:
+        """Cut every map into runs of so many positions, which go on in the next line: tiles of the map as one line."""
+        return self.cache.made((Maps.runs, self, length), lambda: self._tables(1, length, flat=True))
+
+    def _tables(self, tile_height: int, tile_width: int, flat: bool = False) -> Tables:
         rows: list[tuple[int, int, int]] = []
         first_tile = [0]
         for index, each in enumerate(self.maps):
-            lines, columns = range(0, each.height, tile_height), range(0, each.width, tile_width)
-            rows += ((index, y, x) for y in lines for x in columns)
+            height, width = (1, each.height * each.width) if flat else (each.height, each.width)
+            rows += ((index, y, x) for y in range(0, height, tile_height) for x in range(0, width, tile_width))
             first_tile.append(len(rows))
         return Tables(
             int_table(self.cache, [astuple(each) for each in self.maps], len(fields(self.maps[0]))),

@@ -89,17 +89,23 @@ def disassembled(cubin: bytes) -> str:
 def code_of(text: str) -> Code:
     """The loops of `disassembled` text; of a text without instructions, nothing."""
     found: list[tuple[int, Counts]] = []
+    instructions = list(_instructions(text))
+    targets = [_target(address, name, operands) for address, name, _, operands in instructions]
     ends: dict[int, int] = {}
     skips: list[tuple[int, int]] = []
-    pending: set[int] = set()  # registers that loads are still to fill
-    multiplied = False  # since the first of those loads
-    for address, name, suffix, operands in _instructions(text):
-        targets = re.findall(r"0x([0-9a-f]+)", operands) if name == "BRA" else []
-        target = int(targets[-1], 16) if targets else address  # a jump to itself is the trap behind the end
+    for (address, *_), target in zip(instructions, targets, strict=True):
         if target < address:
             ends[target] = max(address, ends.get(target, 0))
         elif target > address:
             skips.append((address, target))
+    pending: set[int] = set()  # registers that loads are still to fill
+    multiplied = False  # since the first of those loads
+    for (address, name, suffix, operands), target in zip(instructions, targets, strict=True):
+        if address in ends and pending:  # what is loaded before a loop is waited for once, not in every iteration
+            before, counts = found[-1]
+            found[-1] = before, counts + Counts(loads=not multiplied)
+            pending.clear()
+            multiplied = False
         read_or_written = map(int, re.findall(r"\bR(\d+)", operands))
         waits = bool(pending) and (target < address or not pending.isdisjoint(read_or_written))
         multiplied |= _matrix_flop(name, suffix) > 0
@@ -118,6 +124,12 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str, str]]:
         match = _INSTRUCTION.match(line)
         if match and match[2] != "NOP":
             yield int(match[1], 16), match[2], match[3], match[4]
+
+
+def _target(address: int, name: str, operands: str) -> int:
+    """The address that a jump leads to; else the instruction's own, as of the trap behind the end."""
+    targets = re.findall(r"0x([0-9a-f]+)", operands) if name == "BRA" else []
+    return int(targets[-1], 16) if targets else address
 
 
 def _nest(

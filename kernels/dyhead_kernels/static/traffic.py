@@ -202,20 +202,27 @@ def _offsets_forward(a: Arguments) -> Asked:
 
 def _offsets_values_backward(a: Arguments) -> Asked:
     channels, positions = a["BLOCK_C"], a["BLOCK_P"]
-    weights = OFFSETS_AND_MASKS * TAPS * channels * FLOAT
-    grads = OFFSETS_AND_MASKS * (a.tile[0] + 2) * (a.tile[1] + 2) * FLOAT
+    weights = OFFSETS_AND_MASKS * TAPS * channels * a.item("weight_ptr")
+    grads = OFFSETS_AND_MASKS * 3 * (positions + 2) * FLOAT  # of three lines, for all taps once
+    products = 3 if a["SPLIT"] else 1
+    flop = products * a.product(positions, channels, a["BLOCK_O"], not a["SPLIT"])
     return Asked(
         a.programs * (weights + grads) + a.bytes("added_ptr", "grad_values_ptr"),
-        loops=(Repeat(TAPS, flop=a.product(positions, channels, 32, True)),),
+        loops=(Repeat(ceil(OFFSETS_AND_MASKS * TAPS / a["BLOCK_O"]), flop=flop),),
     )
 
 
 def _offsets_weight_backward(a: Arguments) -> Asked:
-    tiles, parts = len(a["tiles_ptr"]), a.launch.grid[0]
-    each = a["BLOCK_P"] * (OFFSETS_AND_MASKS * FLOAT + a["BLOCK_C"] * a.item("values_ptr"))
+    tiles, levels, (parts, *blocks) = len(a["tiles_ptr"]), len(a["levels_ptr"]), a.launch.grid
+    outputs = min(OFFSETS_AND_MASKS, a["BLOCK_O"] // TAPS + 1)
+    grads = outputs * 3 * (a["BLOCK_P"] + 2) * FLOAT  # of three lines, for all taps once
+    values = a["BLOCK_P"] * a["BLOCK_C"] * a.item("values_ptr")
+    products = 2 if a["SPLIT"] else 1
+    flop = products * a.product(a["BLOCK_O"], a["BLOCK_C"], a["BLOCK_P"], not a["SPLIT"])
+    longest = ceil(tiles / max(1, parts - levels + 1))  # the last part of each level may be a short one
     return Asked(
-        tiles * a.launch.grid[1] * each + a.bytes("grad_weight_ptr"),
-        loops=(Repeat(tiles / parts, flop=a.product(32, a["BLOCK_C"], a["BLOCK_P"], True)),),
+        tiles * prod(blocks) * (grads + values) + a.bytes("grad_weight_ptr"),
+        loops=(Repeat(tiles / parts, longest, flop=flop),),
     )
 
 
@@ -225,7 +232,7 @@ def _offsets_resize(a: Arguments) -> Asked:
 
 def _offsets_backward(a: Arguments) -> Asked:
     loops = (Repeat(9),) if a["MODE"] == "resize" else ()
-    return Asked(a.bytes("grad_ptr", "branch_ptr", "offset_mask_ptr"), loops=loops)
+    return Asked(a.bytes("grad_ptr", "sums_ptr", "branch_ptr", "offset_mask_ptr"), loops=loops)
 
 
 def _attention_moments(a: Arguments) -> Asked:

@@ -2,7 +2,8 @@
 
 Offsets and masks of one image are a float32 buffer in which a level is (27, H, W): 18 offsets, then 9 masks, after the
 sigmoid; levels follow each other, finest first. So every way of reading it, also `flat`, is a start and two strides.
-Positions are sensitive to rounding: products of half-precision maps take the weights as a sum of two halves.
+Positions are sensitive to rounding: products of half-precision maps take the weights as a sum of two halves, and those
+of bfloat16 maps their gradients too; in float16 a gradient may be too large, so that its products are float32's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from ...launch.columns import (
     PART_LOW,
     PART_TILE_COUNT,
     START,
+    TILE_COLUMNS,
+    TILE_MAP,
+    TILE_X,
     WIDTH,
     aligned_step,
     column,
@@ -153,6 +157,7 @@ def _per_pixel(channel, height, width, fine_height, fine_width):
 @triton.jit
 def _offsets_backward_kernel(
     grad_ptr,
+    sums_ptr,
     branch_ptr,
     offset_mask_ptr,
     tiles_ptr,
@@ -166,7 +171,8 @@ def _offsets_backward_kernel(
 ):
     """The gradient before the sigmoid, laid out like the offsets, from those of each branch's own offsets and masks.
 
-    Of each image `branch_ptr` holds high, mid and low one after the other. Grid: (tiles, images).
+    Of each image `branch_ptr` holds high, mid and low one after the other. Sums over each tile: (images, tiles, 27).
+    Grid: (tiles, images).
     """
     image = tl.program_id(1).to(tl.int64)
     level_ptr, y, x, position, inside = tile_positions(
@@ -219,16 +225,27 @@ def _offsets_backward_kernel(
     mask = tl.load(at, mask=exists & (channel >= OFFSETS)[None, :], other=0.0)
     grad = tl.where((channel < OFFSETS)[None, :], grad, grad * mask * (1 - mask))
     tl.store(grad_ptr + image * (packed_rows * CHANNELS) + start * CHANNELS + in_level, grad, mask=exists)
+    sums_ptr += (image * tl.num_programs(0) + tl.program_id(0)) * CHANNELS
+    tl.store(sums_ptr + channel, tl.sum(grad, axis=0), mask=channel < CHANNELS)
 
 
 @triton.jit
-def _load_grad(grad_ptr, level_ptr, y, x, inside):
-    """(P, 32) of an image's gradient of the offset convolution at (y, x); zero outside the map."""
+def _load_read_by(grad_ptr, image, packed_rows, level_ptr, position, pair):
+    """(P, pairs) of an image's gradient of the offset convolution: of each output and tap that reads a position.
+
+    Pairs count taps of the first output, then of the second; those past the last are 0, as where no output reads.
+    """
     height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
-    exists = (y >= 0) & (y < height) & (x >= 0) & (x < width) & inside
-    channel = tl.arange(0, PADDED)
-    at = grad_ptr + column(level_ptr, START) * CHANNELS + (channel * height * width)[None, :] + (y * width + x)[:, None]
-    return tl.load(at, mask=exists[:, None] & (channel < CHANNELS)[None, :], other=0.0)
+    channel_out, tap = pair // TAPS, pair % TAPS
+    y, x = position // width, position % width
+    lines = tl.where(y + 1 < height, 0b000000111, 0) | 0b000111000 | tl.where(y > 0, 0b111000000, 0)
+    columns = tl.where(x + 1 < width, 0b001001001, 0) | 0b010010010 | tl.where(x > 0, 0b100100100, 0)
+    taps = tl.where(y < height, lines & columns, 0)  # a bit for each tap
+    wanted = tl.where(channel_out < CHANNELS, 1 << tap, 0)
+    shift = channel_out * (height * width) - (tap // 3 - 1) * width - (tap % 3 - 1)
+    start = image.to(tl.int64) * packed_rows + column(level_ptr, START)
+    at = grad_ptr + start * CHANNELS + (position[:, None] + shift[None, :])
+    return tl.load(at, mask=(taps[:, None] & wanted[None, :]) != 0, other=0.0)
 
 
 @triton.jit
@@ -241,43 +258,51 @@ def _offsets_values_backward_kernel(
     levels_ptr,
     packed_rows,
     C_IN: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    TILE_W: tl.constexpr,
+    BLOCK_O: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Add `added_ptr` to the offset convolution's gradient of the values, float32.
+    """Add `added_ptr` to the offset convolution's gradient of the values, float32. Weight (27, 9, C_IN).
 
-    Grid: (tiles, blocks of channels, images).
+    Grid: (runs, blocks of channels, images).
     """
-    image = tl.program_id(2).to(tl.int64)
-    level_ptr, y, x, position, inside = tile_positions(
-        tiles_ptr, levels_ptr, tl.program_id(0), LEVEL_COLUMNS, BLOCK_P, TILE_W
-    )
+    image = tl.program_id(2)
+    level_ptr = levels_ptr + tl.load(tiles_ptr + tl.program_id(0) * TILE_COLUMNS + TILE_MAP) * LEVEL_COLUMNS
+    position = tl.load(tiles_ptr + tl.program_id(0) * TILE_COLUMNS + TILE_X) + tl.arange(0, BLOCK_P)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < C_IN
-    channel_out = tl.arange(0, PADDED)
-    grad_ptr += image * (packed_rows * CHANNELS)
-    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for tap in range(TAPS):
-        grad = _load_grad(grad_ptr, level_ptr, y - tap // 3 + 1, x - tap % 3 + 1, inside)
+    total = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    for first in range(0, CHANNELS * TAPS, BLOCK_O):
+        pair = first + tl.arange(0, BLOCK_O)
+        grad = _load_read_by(grad_ptr, image, packed_rows, level_ptr, position, pair)
         weights = tl.load(
-            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[:, None] + channel[None, :],
-            mask=(channel_out < CHANNELS)[:, None] & exists[None, :],
+            weight_ptr + pair[:, None] * C_IN + channel[None, :],
+            mask=(pair < CHANNELS * TAPS)[:, None] & exists[None, :],
             other=0.0,
         ).to(tl.float32)
-        total = add_product(total, grad, weights, PRECISION)
-    row = image * packed_rows + column(level_ptr, START) + position
+        if SPLIT:
+            high, high_weights = grad.to(tl.bfloat16), weights.to(tl.bfloat16)
+            low, low_weights = (
+                (grad - high.to(tl.float32)).to(tl.bfloat16),
+                (weights - high_weights.to(tl.float32)).to(tl.bfloat16),
+            )
+            total = add_product(total, tl.trans(high_weights), tl.trans(high), PRECISION)
+            total = add_product(total, tl.trans(low_weights), tl.trans(high), PRECISION)
+            total = add_product(total, tl.trans(high_weights), tl.trans(low), PRECISION)
+        else:
+            total = add_product(total, tl.trans(weights), tl.trans(grad), PRECISION)
+    row = image.to(tl.int64) * packed_rows + column(level_ptr, START) + position
     at = row[:, None] * C_IN + channel[None, :]
-    here = inside[:, None] & exists[None, :]
-    total += tl.load(added_ptr + at, mask=here, other=0.0)
+    here = (position < column(level_ptr, HEIGHT) * column(level_ptr, WIDTH))[:, None] & exists[None, :]
+    total = tl.trans(total) + tl.load(added_ptr + at, mask=here, other=0.0)
     tl.store(grad_values_ptr + at, total.to(grad_values_ptr.dtype.element_ty), mask=here)
 
 
 @triton.jit
 def _offsets_weight_backward_kernel(
     grad_weight_ptr,
-    grad_bias_ptr,
     grad_ptr,
     values_ptr,
     parts_ptr,
@@ -285,36 +310,49 @@ def _offsets_weight_backward_kernel(
     levels_ptr,
     packed_rows,
     C_IN: tl.constexpr,
+    SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    TILE_W: tl.constexpr,
+    BLOCK_O: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Sums over parts of the tiles: (parts, 27, 9, C_IN) and (parts, 27) float32. Grid: (parts, taps x blocks)."""
-    tap, block = tl.program_id(1) % TAPS, tl.program_id(1) // TAPS
-    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    """Sums over parts of the runs: (parts, 27, 9, C_IN) float32.
+
+    Grid: (parts, blocks of outputs and taps, blocks of channels).
+    """
+    pair = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    channel = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     exists = channel < C_IN
     part_ptr = parts_ptr + tl.program_id(0) * PART_COLUMNS
-    first_tile, tile_count = column(part_ptr, PART_FIRST_TILE), column(part_ptr, PART_TILE_COUNT)
-    total = tl.zeros((PADDED, BLOCK_C), tl.float32)
-    bias = tl.zeros((PADDED,), tl.float32)
-    for index in range(column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH)):
-        image = (index // tile_count).to(tl.int64)
-        level_ptr, y, x, _, inside = tile_positions(
-            tiles_ptr, levels_ptr, first_tile + index % tile_count, LEVEL_COLUMNS, BLOCK_P, TILE_W
-        )
-        grad = _load_grad(grad_ptr + image * (packed_rows * CHANNELS), level_ptr, y, x, inside)
-        height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
-        source_y, source_x = y + tap // 3 - 1, x + tap % 3 - 1
-        seen = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width) & inside
-        row = image * packed_rows + column(level_ptr, START) + source_y * width + source_x
+    begin, end, run_count = column(part_ptr, PART_LOW), column(part_ptr, PART_HIGH), column(part_ptr, PART_TILE_COUNT)
+    level = tl.load(tiles_ptr + column(part_ptr, PART_FIRST_TILE) * TILE_COLUMNS + TILE_MAP)
+    level_ptr = levels_ptr + level * LEVEL_COLUMNS
+    area = column(level_ptr, HEIGHT) * column(level_ptr, WIDTH)
+    place = tl.arange(0, BLOCK_P)
+
+    image, first = begin // run_count, begin % run_count * BLOCK_P
+    following = _load_read_by(grad_ptr, image, packed_rows, level_ptr, first + place, pair)
+    total = tl.zeros((BLOCK_C, BLOCK_O), tl.float32)
+    for index in range(begin, end):
+        row = image.to(tl.int64) * packed_rows + column(level_ptr, START) + first
         rows = tl.load(
-            values_ptr + row[:, None] * C_IN + channel[None, :], mask=seen[:, None] & exists[None, :], other=0.0
-        ).to(tl.float32)
-        total = add_product(total, tl.trans(grad), rows, PRECISION)
-        bias += tl.sum(grad, axis=0)
-    channel_out = tl.arange(0, PADDED)
-    at = (tl.program_id(0) * CHANNELS + channel_out)[:, None] * (TAPS * C_IN) + tap * C_IN + channel[None, :]
-    tl.store(grad_weight_ptr + at, total, mask=(channel_out < CHANNELS)[:, None] & exists[None, :])
-    if tl.program_id(1) == 0:
-        tl.store(grad_bias_ptr + tl.program_id(0) * CHANNELS + channel_out, bias, mask=channel_out < CHANNELS)
+            values_ptr + row * C_IN + (place[:, None] * C_IN + channel[None, :]),
+            mask=(first + place < area)[:, None] & exists[None, :],
+            other=0.0,
+        )
+        # The next run's gradients are gathered during this one's product; behind the part's last run is none.
+        grad = following
+        is_last = first + BLOCK_P >= area
+        image, first = image + is_last.to(tl.int32), tl.where(is_last, 0, first + BLOCK_P)
+        following = _load_read_by(
+            grad_ptr, image, packed_rows, level_ptr, tl.where(index + 1 < end, first, area) + place, pair
+        )
+        if SPLIT:
+            high = grad.to(rows.dtype)
+            low = (grad - high.to(tl.float32)).to(rows.dtype)
+            total = add_product(total, tl.trans(rows), high, PRECISION)
+            total = add_product(total, tl.trans(rows), low, PRECISION)
+        else:
+            total = add_product(total, tl.trans(rows.to(tl.float32)), grad, PRECISION)
+    at = (tl.program_id(0) * (CHANNELS * TAPS) + pair)[None, :] * C_IN + channel[:, None]
+    tl.store(grad_weight_ptr + at, total, mask=(pair < CHANNELS * TAPS)[None, :] & exists[:, None])

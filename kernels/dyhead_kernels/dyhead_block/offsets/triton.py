@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -47,14 +49,19 @@ def forward(plan: BlockTables, values: Tensor, parameters: BlockParameters) -> T
     return offset_mask
 
 
-def backward(plan: BlockTables, grad_branches: Tensor, offset_mask: Tensor) -> Tensor:
-    """Gradients of each branch's offsets and masks -> of the offset convolution (N, 27 * S), laid out alike."""
+def backward(plan: BlockTables, grad_branches: Tensor, offset_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of each branch's offsets and masks -> of the offset convolution (N, 27 * S), laid out alike.
+
+    With it its sums over each tile (N, tiles, 27): added up they are the bias's gradient.
+    """
     options, table = plan.launch_options("offsets_pointwise", offset_mask)
     grad = offset_mask.new_empty(len(offset_mask), OFFSETS_AND_MASKS * plan.packed_rows)
+    sums = offset_mask.new_empty(len(offset_mask), table.tile_count, OFFSETS_AND_MASKS)
     launch(
         kernels._offsets_backward_kernel,
         (table.tile_count, len(offset_mask)),
         grad,
+        sums,
         grad_branches,
         offset_mask,
         table.tiles,
@@ -65,7 +72,7 @@ def backward(plan: BlockTables, grad_branches: Tensor, offset_mask: Tensor) -> T
         MODE=plan.offset_mode,
         **options,
     )
-    return grad
+    return grad, sums
 
 
 def values_backward(plan: BlockTables, grad: Tensor, values: Tensor, weight: Tensor, added: Tensor) -> Tensor:
@@ -84,24 +91,23 @@ def values_backward(plan: BlockTables, grad: Tensor, values: Tensor, weight: Ten
         table.maps,
         plan.packed_rows,
         C_IN=channels,
+        SPLIT=values.dtype == torch.bfloat16,
         PRECISION=dot_precision(exact=True),
         **options,
     )
     return total
 
 
-def weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the offset convolution's weight (27, C_in, 3, 3) and bias (27,), float32."""
+def weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> Tensor:
+    """The gradient of the offset convolution's weight (27, C_in, 3, 3), float32."""
     options, table = plan.launch_options("offsets_weight_backward", values)
     channels = values.shape[2]
-    parts = parts_table(plan.cache, ((0, table.tile_count),), len(values)).table
+    parts = parts_table(plan.cache, tuple(pairwise(table.first_tile)), len(values), options.pop("PARTS")).table
     weights = grad.new_empty(len(parts), OFFSETS_AND_MASKS, TAPS, channels)
-    biases = grad.new_empty(len(parts), OFFSETS_AND_MASKS)
     launch(
         kernels._offsets_weight_backward_kernel,
-        (len(parts), TAPS * -(-channels // options["BLOCK_C"])),
+        (len(parts), -(-OFFSETS_AND_MASKS * TAPS // options["BLOCK_O"]), -(-channels // options["BLOCK_C"])),
         weights,
-        biases,
         grad,
         values,
         parts,
@@ -109,10 +115,11 @@ def weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> tuple[Te
         table.maps,
         plan.packed_rows,
         C_IN=channels,
+        SPLIT=values.dtype == torch.bfloat16,
         PRECISION=dot_precision(exact=True),
         **options,
     )
-    return weights.sum(dim=0).transpose(1, 2).unflatten(2, (3, 3)), biases.sum(dim=0)
+    return weights.sum(dim=0).transpose(1, 2).unflatten(2, (3, 3))
 
 
 def _taps_before_channels(weight: Tensor) -> Tensor:
