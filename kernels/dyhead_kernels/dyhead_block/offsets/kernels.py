@@ -47,6 +47,7 @@ def _offsets_forward_kernel(
     levels_ptr,
     values_image,
     offset_mask_image,
+    TAPS: tl.constexpr,
     C_IN: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -77,16 +78,14 @@ def _offsets_forward_kernel(
     total = tl.zeros((BLOCK_P, COLUMNS), tl.float32)
     rows = _load_tap(values_ptr, 0, 0, row, width, seen, C_IN, BLOCK_C)
     for step in range(STEPS):
-        block = step // TAPS
-        channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+        channel = step // TAPS * BLOCK_C + tl.arange(0, BLOCK_C)
         weights = tl.load(
-            weight_ptr + (step - block * TAPS) * C_IN + (weight_row[None, :] + channel[:, None]),
+            weight_ptr + step % TAPS * C_IN + (weight_row[None, :] + channel[:, None]),
             mask=(output % PADDED < CHANNELS)[None, :] & (channel < C_IN)[:, None],
             other=0.0,
         )
         # The next step's, on their way while this one's are multiplied; after the last step none.
-        block = (step + 1) // TAPS
-        ahead = _load_tap(values_ptr, step + 1 - block * TAPS, block, row, width, seen, C_IN, BLOCK_C)
+        ahead = _load_tap(values_ptr, (step + 1) % TAPS, (step + 1) // TAPS, row, width, seen, C_IN, BLOCK_C)
         total = add_product(total, rows, weights, PRECISION)
         rows = ahead
     if SPLIT:

@@ -31,6 +31,7 @@ def forward(plan: BlockTables, values: Tensor, parameters: BlockParameters) -> T
         strips.maps,
         plan.packed_rows * values.shape[2],
         plan.offset_mask_size,
+        TAPS=TAPS,
         C_IN=values.shape[2],
         SPLIT=is_split,
         PRECISION=dot_precision(exact=True),
