@@ -21,7 +21,7 @@ from dyhead_kernels.dyhead_block.offsets import triton as offsets
 from dyhead_kernels.dyhead_block.parameters import OFFSETS_AND_MASKS, OffsetMode
 from dyhead_kernels.dyhead_block.tables import BlockTables, block_tables
 from dyhead_kernels.launch.launching import Launch, launch, recording
-from dyhead_kernels.launch.tables import Tables
+from dyhead_kernels.launch.tables import Strips, Tables
 from torch import Tensor
 
 from ..work import NORM_GROUPS, TAPS
@@ -78,9 +78,9 @@ class Problem:
         return deform_conv.Convolution(self.channels, self.channels)
 
     @property
-    def conv_tables(self) -> Tables:
+    def strips(self) -> Strips:
         """Tiles of the forward convolution, as now in force."""
-        return deform_conv.forward_tables(self.convolution, self.operands)
+        return deform_conv.forward_strips(self.convolution, self.operands)
 
     @cached_property
     def operands(self) -> deform_conv.Operands:
@@ -102,7 +102,7 @@ class Problem:
 
     def attend(self, partial: Tensor) -> Attention:
         """Statistics of tiles to moments and coefficients."""
-        return attention.forward(self.plan, partial, self.conv_tables, self.parameters, NORM_GROUPS)
+        return attention.forward(self.plan, partial, self.strips, self.parameters, NORM_GROUPS)
 
     @cached_property
     def attended(self) -> Attention:
@@ -120,9 +120,7 @@ class Problem:
 
     def attention_backward(self, sums: Tensor, tables: Tables) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the moments and of parameters."""
-        return attention.backward(
-            self.plan, sums, tables, self.conv_tables, self.attended, self.parameters, NORM_GROUPS
-        )
+        return attention.backward(self.plan, sums, tables, self.strips, self.attended, self.parameters, NORM_GROUPS)
 
     @cached_property
     def grad_moments(self) -> Tensor:
@@ -218,7 +216,9 @@ def _offsets_values_backward(problem: Problem) -> Results:
 
 OPERATIONS: Mapping[str, Operation] = {
     "offsets_forward": Operation(
-        lambda problem: (offsets.forward(problem.plan, problem.values, problem.parameters),), ("offsets_forward",)
+        lambda problem: (offsets.forward(problem.plan, problem.values, problem.parameters),),
+        ("offsets_forward",),
+        ("offsets_split",),
     ),
     "deform_conv_forward": Operation(_convolve, ("deform_conv_forward",), ("attention_moments",)),
     "attention_moments": Operation(lambda problem: problem.attend(problem.convolved[1]), ("attention_moments",)),

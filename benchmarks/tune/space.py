@@ -43,7 +43,8 @@ TILES: Axes = {"TILE_W": (4, 8, 16, 32)}
 
 SPACES: dict[str, Space] = {
     "offsets_forward": Space(
-        {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2, 3)}, TILES
+        {"BLOCK_P": (32, 64, 128), "BLOCK_C": (32, 64, 128), "num_warps": (4, 8), "num_stages": (1, 2, 3)},
+        {**TILES, "maxnreg": (None, 128)},
     ),
     "deform_conv_forward": Space(
         {

@@ -101,7 +101,7 @@ def test_what_launches_ask_for_adds_up() -> None:
     launches = {launch.name: launch for each in passes.values() for launch in each.launches}
     positions = sum(height * width for height, width in jobs.SHAPES)
     convolved = positions + 2 * (positions - 100 * 168)
-    forward = traffic.asked(launches["deform_conv_forward"], 1.9e5)
+    forward = traffic.asked(launches["deform_conv_forward"], (256 - 64) * 1024)  # of an H100, less shared memory
     programs = launches["deform_conv_forward"].grid[0]
     assert forward is not None
     weights = programs * 9 * 256 * 256 * 2

@@ -5,14 +5,15 @@ A step has the same name everywhere: in its folder here (`../deform_conv/packed/
 kernels, entries of launch tables, tests and timings begin with its name.
 
 Launches of one block, in order, with what each reads and writes. Parameters are read where a step needs them; a
-bracketed launch is made for some offset modes only.
+bracketed launch is made for some dtypes or offset modes only.
 
 forward                       reads                                        writes
 ----------------------------  -------------------------------------------  ----------------------------------------
+[offsets_split]               offset_weight                                its parts in half precision
 offsets_forward               values                                       offset_mask
 [offsets_resize]              offset_mask                                  offset_mask, on the coarser levels' grids
-deform_conv_forward           values, offset_mask                          convolved, statistics of its tiles
-attention_moments             statistics of tiles                          moments
+deform_conv_forward           values, offset_mask                          convolved, statistics of its pieces
+attention_moments             statistics of pieces                         moments
 attention_forward             moments                                      coefficients, hidden
 mix_forward                   convolved, moments, coefficients             output
 

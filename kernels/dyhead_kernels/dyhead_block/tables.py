@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..device_cache import DeviceCache, cached_on_device
 from ..launch.launching import block_size, parameters
-from ..launch.tables import MOST_LAYOUTS, Level, Maps, Segment, Tables, int_table
+from ..launch.tables import MOST_LAYOUTS, Level, Maps, Segment, Strips, Tables, int_table, strip_order
 from .layout import BRANCHES, HIGH, LOW, MID, BranchLayout, line_weights
 from .parameters import OFFSETS, OFFSETS_AND_MASKS, OffsetMode
 
@@ -142,14 +142,13 @@ class BlockTables:
         """Weight of each line and each column of every segment in the mean of what is added to its level; float32."""
         return self.cache.made(BlockTables.mean_weights, lambda: self.cache.tensor(self._mean_weights().float()))
 
-    def tile_mean_weights(self, conv_tables: Tables) -> Tensor:
-        """Weight of each tile in that mean: (tiles,) float32."""
-        key = (BlockTables.tile_mean_weights, conv_tables)
-        return self.cache.made(key, lambda: self._tile_mean_weights(conv_tables))
+    def pieces(self, strips: Strips) -> Tensor:
+        """(pieces, 2) float32, the positions of each piece, and its weight in that mean."""
+        return self.cache.made((BlockTables.pieces, strips), lambda: self._pieces(strips))
 
-    def merges(self, conv_tables: Tables) -> Tensor:
-        """(L * 3, 2) int32, first tile and end of the segment of each level and branch; (0, 0) where there is none."""
-        return self.cache.made((BlockTables.merges, conv_tables), lambda: self._merges(conv_tables))
+    def merges(self, strips: Strips) -> Tensor:
+        """(L * 3, 2) int32, first piece and end of the segment of each level and branch; (0, 0) where there is none."""
+        return self.cache.made((BlockTables.merges, strips), lambda: self._merges(strips))
 
     def first_tiles(self, level_tables: Tables) -> Tensor:
         """(L + 1, 1) int32, the first tile of each level, and the number of tiles."""
@@ -158,12 +157,16 @@ class BlockTables:
 
     def launch_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Tables]:
         """Launch parameters, the block of channels no larger than needed, and the levels' tiles, or runs."""
-        options = parameters(kernel, like)
-        if "BLOCK_C" in options:
-            options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
+        options = _options(kernel, like)
         if "TILE_W" not in options:
             return options, self.levels.runs(options["BLOCK_P"])
         return options, self.levels.tables(options["BLOCK_P"] // options["TILE_W"], options["TILE_W"])
+
+    def strip_options(self, kernel: str, like: Tensor) -> tuple[dict[str, int], Strips]:
+        """As `launch_options` for tiles of strips, whose width the table says."""
+        options = _options(kernel, like)
+        width = options.pop("TILE_W")
+        return options, self.levels.strips(options["BLOCK_P"] // width, width)
 
     def _mean_weights(self) -> Tensor:
         parts = []
@@ -172,23 +175,29 @@ class BlockTables:
             parts += [line_weights(small, large if branch == HIGH else small) for small, large in sizes]
         return torch.cat(parts)
 
-    def _tile_mean_weights(self, conv_tables: Tables) -> Tensor:
-        weights, found = self._mean_weights().tolist(), []
-        for segment in (self._segment(*place) for place in self.branch_levels):
-            lines, columns = (
-                [sum(weights[start + first : start + min(first + step, size)]) for first in range(0, size, step)]
-                for start, size, step in (
-                    (segment.mean_weight_y, segment.height, conv_tables.tile_height),
-                    (segment.mean_weight_x, segment.width, conv_tables.tile_width),
-                )
-            )
-            found += [line * column for line in lines for column in columns]
-        return self.cache.tensor(torch.tensor(found, dtype=torch.float32, device="cpu"))
+    def _pieces(self, strips: Strips) -> Tensor:
+        weights, parts = self._mean_weights(), []
+        for segment in self.segments.maps:
+            assert isinstance(segment, Segment)
+            lines = weights[segment.mean_weight_y :][: segment.height]
+            columns = weights[segment.mean_weight_x :][: segment.width]
+            order = strip_order(segment.height, segment.width, strips.width)
+            parts.append(torch.outer(lines, columns).flatten()[order])
+        each = torch.stack([part.sum() for part in torch.cat(parts).split(strips.piece_sizes)])
+        sizes = torch.tensor(strips.piece_sizes, dtype=torch.float32, device="cpu")
+        return self.cache.tensor(torch.stack([sizes, each.float()], dim=1))
 
-    def _merges(self, conv_tables: Tables) -> Tensor:
-        spans = dict(zip(self.branch_levels, pairwise(conv_tables.first_tile), strict=True))
+    def _merges(self, strips: Strips) -> Tensor:
+        spans = dict(zip(self.branch_levels, pairwise(strips.first_piece), strict=True))
         places = ((branch, level) for level in self.layout.levels for branch in BRANCHES)
         return int_table(self.cache, [spans.get(place, (0, 0)) for place in places], 2)
+
+
+def _options(kernel: str, like: Tensor) -> dict[str, int]:
+    options = parameters(kernel, like)
+    if "BLOCK_C" in options:
+        options["BLOCK_C"] = block_size(options["BLOCK_C"], like.shape[-1])
+    return options
 
 
 @cached_on_device(MOST_LAYOUTS)

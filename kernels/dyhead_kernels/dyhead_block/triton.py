@@ -68,8 +68,8 @@ def forward(
     operands = _operands(plan, values, offset_mask, parameters)
     convolution = _convolution(values, parameters)
     partial = deform_conv.forward(convolution, operands, None, convolved, plan.mean_weights())
-    conv_tables = deform_conv.forward_tables(convolution, operands)
-    attended = attention.forward(plan, partial, conv_tables, parameters, norm_groups)
+    strips = deform_conv.forward_strips(convolution, operands)
+    attended = attention.forward(plan, partial, strips, parameters, norm_groups)
     output = values.new_empty(*values.shape[:2], channels)
     mix.forward(plan, convolved, attended, output)
     return output, [offset_mask, convolved, *attended]
@@ -98,11 +98,11 @@ def backward(
     offset_mask, convolved, *rest = State(*state)
     plan, attended = block_tables(values.device, layout, offset_mode), Attention(*rest)
     convolution, operands = _convolution(values, parameters), _operands(plan, values, offset_mask, parameters)
-    conv_tables = deform_conv.forward_tables(convolution, operands)
+    strips = deform_conv.forward_strips(convolution, operands)
 
     grad_output = grad_output.to(values.dtype).contiguous()
     grad_mixed, sums, level_tables = mix.backward(plan, grad_output, convolved, attended)
-    grad_moments, grads = attention.backward(plan, sums, level_tables, conv_tables, attended, parameters, norm_groups)
+    grad_moments, grads = attention.backward(plan, sums, level_tables, strips, attended, parameters, norm_groups)
     grad_convolved = mix.branches_backward(plan, grad_mixed, convolved, attended, grad_moments)
     del grad_mixed, sums
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 import triton
 import triton.language as tl
 
-from .tables import PART, STATISTICS, TILE, Level, Segment
+from .tables import PART, PLACE, STATISTICS, STRIP_TILE, TILE, Level, Segment
 
 _SEGMENT = [field.name for field in fields(Segment)]
 _LEVEL = [field.name for field in fields(Level)]
@@ -37,10 +37,18 @@ MEAN_WEIGHT_X = tl.constexpr(_SEGMENT.index("mean_weight_x"))
 TILE_COLUMNS = tl.constexpr(len(TILE))
 TILE_MAP, TILE_Y, TILE_X = (tl.constexpr(TILE.index(name)) for name in ("map", "y", "x"))
 
+PLACE_ROWS = tl.constexpr(len(PLACE))
+PLACE_MAP, PLACE_LINE, PLACE_COLUMN = (tl.constexpr(PLACE.index(name)) for name in ("map", "line", "column"))
+
+STRIP_TILE_COLUMNS = tl.constexpr(len(STRIP_TILE))
+STRIP_TILE_MAP, STRIP_TILE_MAPS, STRIP_TILE_PIECE = (
+    tl.constexpr(STRIP_TILE.index(name)) for name in ("map", "maps", "piece")
+)
+
 STATISTICS_ROWS = tl.constexpr(len(STATISTICS))
-TILE_MEAN = tl.constexpr(STATISTICS.index("mean"))
-TILE_SQUARES = tl.constexpr(STATISTICS.index("squares"))
-TILE_WEIGHTED = tl.constexpr(STATISTICS.index("weighted"))
+PIECE_MEAN = tl.constexpr(STATISTICS.index("mean"))
+PIECE_SQUARES = tl.constexpr(STATISTICS.index("squares"))
+PIECE_WEIGHTED = tl.constexpr(STATISTICS.index("weighted"))
 
 PART_COLUMNS = tl.constexpr(len(PART))
 PART_FIRST_TILE = tl.constexpr(PART.index("first_tile"))
@@ -69,6 +77,19 @@ def tile_positions(tiles_ptr, maps_ptr, tile, COLUMNS: tl.constexpr, BLOCK_P: tl
     width = column(map_ptr, WIDTH)
     inside = (y < column(map_ptr, HEIGHT)) & (x < width)
     return map_ptr, y, x, y * width + x, inside
+
+
+@triton.jit
+def strip_positions(places_ptr, tile, BLOCK_P: tl.constexpr):
+    """Map, line and column of each position of a tile of `Strips`, and whether it exists; (BLOCK_P,) each.
+
+    Where no position is, the map is one of its weight all the same.
+    """
+    at = places_ptr + tile * (PLACE_ROWS * BLOCK_P) + tl.arange(0, BLOCK_P)
+    map_ = tl.load(at + PLACE_MAP * BLOCK_P).to(tl.int32)
+    y = tl.load(at + PLACE_LINE * BLOCK_P).to(tl.int32)
+    x = tl.load(at + PLACE_COLUMN * BLOCK_P).to(tl.int32)
+    return map_, y, x, y >= 0
 
 
 @triton.jit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,12 +18,18 @@ from ..device_cache import DeviceCache
 TILE = ("map", "y", "x")
 """Columns of the table of tiles: the map, the first line, the first column."""
 
+PLACE = ("map", "line", "column")
+"""Rows of the table of places: each position's map, line and column; a line of -1 where a tile has no position."""
+
+STRIP_TILE = ("map", "maps", "piece")
+"""Columns of the table of tiles of strips: the first map, the number of maps, the number of the first piece."""
+
 STATISTICS = ("mean", "squares", "weighted")
-"""Rows of C values that a convolution leaves for each tile of its output: the mean, then the sum of squared and the
+"""Rows of C values that a convolution leaves for each piece of its output: the mean, then the sum of squared and the
 weighted sum of deviations from it."""
 
 MOST_LAYOUTS = 128
-"""Layouts whose tables are kept, 80 KiB each for images of 800x1344: training at many scales meets ever new ones."""
+"""Layouts whose tables are kept, 0.5 MiB each for images of 800x1344: training at many scales meets ever new ones."""
 
 PART = ("first_tile", "tile_count", "low", "high")
 """Columns of the table of parts of a sum: the tiles of its group, and the part's range of tiles times images."""
@@ -61,6 +68,7 @@ class Segment:
 class Level:
     """A level of a packed pyramid, and the level coarser than it (of no size after the last one)."""
 
+    weight: ClassVar[int] = 0  # all levels are multiplied by the same
     height: int
     width: int
     start: int  # first packed row
@@ -89,6 +97,45 @@ class Tables:
     def tile_count(self) -> int:
         """Tiles of all maps."""
         return self.first_tile[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Strips:
+    """Tables of one launch whose tiles have so many positions each, whatever the sizes of the maps.
+
+    Maps are cut into vertical strips. Positions go through a strip line by line, through a map from its first strip to
+    its last, and on to the next map of the same weight: only the last tile of a weight lacks some. The part of a tile
+    that lies on one map is a piece.
+
+    Attributes:
+        maps: (number of maps, fields) int32.
+        places: (number of tiles, 3, lines, columns) int16, see `PLACE`; lines and columns of a tile within one strip.
+            Int32 where a map is too large.
+        tiles: (number of tiles, 3) int32, see `STRIP_TILE`.
+        piece_sizes: positions of each piece, in the order of tiles and of maps.
+        first_piece: index of each map's first piece, and the number of pieces at the end.
+    """
+
+    maps: Tensor
+    places: Tensor
+    tiles: Tensor
+    piece_sizes: tuple[int, ...]
+    first_piece: tuple[int, ...]
+
+    @property
+    def tile_count(self) -> int:
+        """Tiles of all maps."""
+        return len(self.places)
+
+    @property
+    def width(self) -> int:
+        """Columns of a strip; the last of a map may have less."""
+        return self.places.shape[3]
+
+    @property
+    def piece_count(self) -> int:
+        """Pieces of all maps."""
+        return len(self.piece_sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +168,50 @@ class Maps:
             tile_height,
             tile_width,
         )
+
+    def strips(self, height: int, width: int) -> Strips:
+        """Cut every map into strips of so many columns, and those into tiles of `height * width` positions."""
+        key = (Maps.strips, self, height, width)
+        return self.cache.made(key, lambda: self._strips(height, width))
+
+    def _strips(self, height: int, width: int) -> Strips:
+        tiles: list[list[int]] = []
+        sizes: list[int] = []
+        first_piece = [0]
+        places: list[Tensor] = []
+        free, weight = 0, None
+        for index, each in enumerate(self.maps):
+            if each.weight != weight:
+                places.append(torch.tensor([[index], [-1], [-1]], device="cpu").expand(-1, free))
+                free, weight = 0, each.weight
+            order = strip_order(each.height, each.width, width)
+            places.append(torch.stack([torch.full_like(order, index), order // each.width, order % each.width]))
+            left = each.height * each.width
+            while left:
+                if not free:
+                    tiles.append([index, 0, len(sizes)])
+                    free = height * width
+                sizes.append(min(free, left))
+                free, left = free - sizes[-1], left - sizes[-1]
+                tiles[-1][STRIP_TILE.index("maps")] += 1
+            first_piece.append(len(sizes))
+        places.append(torch.tensor([[len(self.maps) - 1], [-1], [-1]], device="cpu").expand(-1, free))
+        largest = max(max(each.height, each.width) for each in self.maps)
+        dtype = torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32
+        by_tile = torch.cat(places, dim=1).to(dtype).view(len(PLACE), -1, height, width).transpose(0, 1)
+        return Strips(
+            int_table(self.cache, [astuple(each) for each in self.maps], len(fields(self.maps[0]))),
+            self.cache.tensor(by_tile.contiguous()),
+            int_table(self.cache, tiles, len(STRIP_TILE)),
+            tuple(sizes),
+            tuple(first_piece),
+        )
+
+
+def strip_order(height: int, width: int, strip: int) -> Tensor:
+    """(height * width,) int64, the positions of a map in the order of its strips, on the host."""
+    numbers = torch.arange(height * width, device="cpu").view(height, width)
+    return torch.cat([part.flatten() for part in numbers.split(strip, dim=1)])
 
 
 def int_table(cache: DeviceCache, rows: Sequence[Sequence[int]], columns: int) -> Tensor:

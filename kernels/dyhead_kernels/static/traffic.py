@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 REACH_PX = 2
 """How far from its tap a sample lies, nearly always: offsets are of a pixel or two."""
+ON_IN_NEXT = 0.27
+"""Share of the tiles of strips that go on in the next strip or map: of those of 128 positions over 800x1344."""
 FLOAT = 4
 OFFSETS_AND_MASKS, TAPS = 27, 9
 
@@ -97,7 +99,10 @@ class Arguments:
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Lines and columns of a tile."""
+        """Lines and columns of a tile, of strips where it lies within one."""
+        if "places_ptr" in self.named:
+            _, _, height, width = self["places_ptr"].shape
+            return height, width
         return self["BLOCK_P"] // self["TILE_W"], self["TILE_W"]
 
     @property
@@ -118,7 +123,8 @@ def _window(arguments: Arguments, taps: int, channels: int, item: int) -> float:
     one = min(4 * height * width, (height + around) * (width + around))
     if taps == 1:
         return one * channels * item
-    together = (height + around + 2) * (width + around + 2)
+    parts = 1 + (ON_IN_NEXT if "places_ptr" in arguments.named else 0)
+    together = (height + parts * (around + 2)) * (width + around + 2)
     return (together if together * channels * item <= arguments.l1_bytes else taps * one) * channels * item
 
 
@@ -131,7 +137,10 @@ def _deform_conv_forward(a: Arguments) -> Asked:
     written = a.bytes("output_ptr", "statistics_ptr")
     runs, blocks = conv.group_in // conv.run, ceil(conv.run / block)
     inner = Repeat(conv.taps * blocks, flop=a.product(positions, outputs, block, item == FLOAT), share=1 / blocks)
-    return Asked(a.programs * (weights + corners + offsets) + written, loops=(Repeat(runs, loops=(inner,)),))
+    loops = [Repeat(runs, loops=(inner,))]
+    if a["HAS_STATISTICS"]:
+        loops.append(Repeat(max(1.01, a["piece_count"] / len(a["places_ptr"])), longest=2))
+    return Asked(a.programs * (weights + corners + offsets) + written, loops=tuple(loops))
 
 
 def _each(times: float, *loops: Repeat) -> Repeat:
@@ -189,15 +198,17 @@ def _deform_conv_weight_backward(a: Arguments) -> Asked:
 
 
 def _offsets_forward(a: Arguments) -> Asked:
-    channels, item, positions = a["C_IN"], a.item("values_ptr"), a["BLOCK_P"]
-    blocks, columns = ceil(channels / a["BLOCK_C"]), 64 if a["SPLIT"] else 32
-    once = (a.tile[0] + 2) * (a.tile[1] + 2)
-    read = TAPS * positions if a["num_stages"] > 1 else once  # copies go past the first cache
-    weights = OFFSETS_AND_MASKS * TAPS * channels * FLOAT
-    return Asked(
-        a.programs * (read * channels * item + weights + OFFSETS_AND_MASKS * positions * FLOAT),
-        loops=(Repeat(TAPS * blocks, flop=a.product(positions, columns, a["BLOCK_C"], item == FLOAT)),),
-    )
+    channels, item, positions, block = a["C_IN"], a.item("values_ptr"), a["BLOCK_P"], a["BLOCK_C"]
+    height, width = a.tile
+    once = (height + 2 * (1 + ON_IN_NEXT)) * (width + 2)
+    read = once if once * block * item <= a.l1_bytes else TAPS * positions
+    each = read * channels * item + a.bytes("weight_ptr") + OFFSETS_AND_MASKS * positions * FLOAT
+    flop = a.product(positions, 64 if a["SPLIT"] else 32, block, item == FLOAT)
+    return Asked(a.programs * each, loops=(Repeat(TAPS * ceil(channels / block), flop=flop),))
+
+
+def _offsets_split(a: Arguments) -> Asked:
+    return Asked(a.bytes("weight_ptr", "split_ptr"))
 
 
 def _offsets_values_backward(a: Arguments) -> Asked:
@@ -237,9 +248,9 @@ def _offsets_backward(a: Arguments) -> Asked:
 
 def _attention_moments(a: Arguments) -> Asked:
     places, images = a.launch.grid[0], a.launch.grid[2]
-    tiles = len(a["tiles_ptr"])
-    longest = ceil(tiles / 2 / a["BLOCK_T"])  # the finest level's own branch has half of all tiles
-    loop = Repeat(tiles / places / a["BLOCK_T"], longest)
+    pieces = a["piece_count"]
+    longest = ceil(pieces / 2 / a["BLOCK_T"])  # the finest level's own branch has half of all pieces
+    loop = Repeat(pieces / places / a["BLOCK_T"], longest)
     partial = a.bytes("partial_ptr")
     return Asked(partial + partial / 3 + images * places * a["C"] * 3 * FLOAT, loops=(loop, loop))
 
@@ -251,13 +262,17 @@ def _attention_sums(a: Arguments) -> Asked:
     return Asked(a.bytes("partial_ptr", "sums_ptr"), loops=(loop,))
 
 
-def _attention_matrices(a: Arguments) -> Asked:
-    """Both kernels read two matrices; how many rows of them at a time says how often the loops run."""
+def _attention_forward(a: Arguments) -> Asked:
+    """Every program reads the first matrix and its own rows of the second."""
+    sizes, rows = a["SIZES"], a["MATRIX_ROWS"]
+    read = sizes.hidden * (sizes.channels + rows) * FLOAT
+    return Asked(a.programs * read, loops=(Repeat(ceil(sizes.hidden / rows)),))
+
+
+def _attention_backward(a: Arguments) -> Asked:
+    """Every program reads both matrices; how many rows of them at a time says how often the loop runs."""
     sizes = a["SIZES"]
-    hidden_loops = Repeat(ceil(sizes.hidden / a["MATRIX_ROWS"]))
-    loops: tuple[Repeat, ...] = (hidden_loops,)
-    if "BLOCK_H" in a.named:
-        loops = (hidden_loops, Repeat(4 * sizes.channels / a["MATRIX_ROWS"]))
+    loops = (Repeat(ceil(sizes.hidden / a["MATRIX_ROWS"])),)
     return Asked(a.programs * 5 * sizes.hidden * sizes.channels * FLOAT, loops=loops)
 
 
@@ -284,15 +299,16 @@ def _mix_branches_backward(a: Arguments) -> Asked:
 
 
 FORMULAS: dict[str, Callable[[Arguments], Asked]] = {
+    "offsets_split": _offsets_split,
     "offsets_forward": _offsets_forward,
     "offsets_resize": _offsets_resize,
     "deform_conv_forward": _deform_conv_forward,
     "attention_moments": _attention_moments,
-    "attention_forward": _attention_matrices,
+    "attention_forward": _attention_forward,
     "mix_forward": _mix_forward,
     "mix_backward": _mix_backward,
     "attention_sums": _attention_sums,
-    "attention_backward": _attention_matrices,
+    "attention_backward": _attention_backward,
     "mix_branches_backward": _mix_branches_backward,
     "deform_conv_backward": _deform_conv_backward,
     "deform_conv_window_backward": _deform_conv_window_backward,

@@ -26,7 +26,7 @@ from ...launch.columns import (
 
 
 class Corners(NamedTuple):
-    """Places that one tap of P output positions samples, each of shape (P,) but `next_line`.
+    """Places that one tap of P output positions samples, each of shape (P,).
 
     Attributes:
         line, pixel: line and column of the top left corner; it may lie outside the map.
@@ -73,15 +73,32 @@ def find_corners(
     offset_group,
     CONV: tl.constexpr,
 ):
-    """`Corners` of one tap of the output positions (y, x); `offset_ptr` and `mask_ptr` point to the image."""
+    """`Corners` of one tap of the output positions (y, x); `offset_ptr` and `mask_ptr` point to the image.
+
+    `segment_ptr` is one segment's for all positions, or (P,), each position's own.
+    """
+    places = offset_places(segment_ptr, y, x)
+    return corners_at(places, offset_ptr, mask_ptr, segment_ptr, y, x, inside, tap, offset_group, CONV)
+
+
+@triton.jit
+def offset_places(segment_ptr, y, x):
+    """Elements before the first channel's offset and mask of each position, and from one channel to the next."""
     place = y * column(segment_ptr, OFFSET_LINE) + x
-    channel_step = column(segment_ptr, OFFSET_CHANNEL)
+    offset_at, mask_at = column(segment_ptr, OFFSET_START) + place, column(segment_ptr, MASK_START) + place
+    return offset_at, mask_at, column(segment_ptr, OFFSET_CHANNEL)
+
+
+@triton.jit
+def corners_at(places, offset_ptr, mask_ptr, segment_ptr, y, x, inside, tap, offset_group, CONV: tl.constexpr):
+    """`find_corners` for which `offset_places` has been called before."""
+    offset_at, mask_at, channel_step = places
     tap_channel = (offset_group * CONV.taps + tap).to(tl.int64)
-    at = offset_ptr + column(segment_ptr, OFFSET_START) + 2 * tap_channel * channel_step + place
+    at = offset_ptr + 2 * tap_channel * channel_step + offset_at
     dy = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     dx = tl.load(at + channel_step, mask=inside, other=0.0).to(tl.float32)
     if CONV.has_mask:
-        at = mask_ptr + column(segment_ptr, MASK_START) + tap_channel * channel_step + place
+        at = mask_ptr + tap_channel * channel_step + mask_at
         modulation = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     else:
         modulation = inside.to(tl.float32)
@@ -98,7 +115,7 @@ def find_corners(
         line,
         column_,
         row,
-        source_width,
+        source_width + tl.zeros_like(row),
         top & left,
         top & right_,
         bottom & left,
@@ -118,7 +135,7 @@ def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.cons
 @triton.jit
 def blend(image_ptr, corners, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
     """The modulated bilinear samples, (P, K) float32."""
-    return blended(corners, _load_corners(image_ptr, corners, channel, channel_exists, CHANNELS, EVEN))
+    return blended(corner_weights(corners), _load_corners(image_ptr, corners, channel, channel_exists, CHANNELS, EVEN))
 
 
 @triton.jit
@@ -140,31 +157,54 @@ def load_block(
 
 
 @triton.jit
-def blended(corners, loaded):
-    """The modulated bilinear samples, (P, K) float32, of channels at the four corners."""
+def corner_weights(corners):
+    """Modulated bilinear weights of the top left, top right, bottom left and bottom right corners, (P,) each."""
     below = corners.below * corners.modulation
     above, left, right = (1 - corners.below) * corners.modulation, 1 - corners.right, corners.right
-    value = _widened(loaded[0]) * (above * left)[:, None]
-    value += _widened(loaded[1]) * (above * right)[:, None]
-    value += _widened(loaded[2]) * (below * left)[:, None]
-    return value + _widened(loaded[3]) * (below * right)[:, None]
+    return above * left, above * right, below * left, below * right
+
+
+@triton.jit
+def blended(weights, loaded):
+    """The modulated bilinear samples, (P, K) float32, of channels at the four corners."""
+    if loaded[0].dtype == tl.int32:
+        # Either half by itself, so that weights and channels have one layout of threads, not one each.
+        even = _blended(weights, _even(loaded[0]), _even(loaded[1]), _even(loaded[2]), _even(loaded[3]))
+        odd = _blended(weights, _odd(loaded[0]), _odd(loaded[1]), _odd(loaded[2]), _odd(loaded[3]))
+        value = tl.reshape(tl.join(even, odd), (even.shape[0], 2 * even.shape[1]))
+    else:
+        value = _blended(weights, _widened(loaded[0]), _widened(loaded[1]), _widened(loaded[2]), _widened(loaded[3]))
+    return value
+
+
+@triton.jit
+def _blended(weights, top_left, top_right, bottom_left, bottom_right):
+    value = top_left * weights[0][:, None]
+    value += top_right * weights[1][:, None]
+    value += bottom_left * weights[2][:, None]
+    return value + bottom_right * weights[3][:, None]
 
 
 @triton.jit
 def _load_corners(image_ptr, corners, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
     """Channels at the top left, top right, bottom left and bottom right corners, as they are in memory."""
-    row, next_line = corners.row, corners.next_line
-    top_left = _load_rows(image_ptr, row, corners.top_left, channel, channel_exists, CHANNELS, EVEN)
-    top_right = _load_rows(image_ptr, row + 1, corners.top_right, channel, channel_exists, CHANNELS, EVEN)
-    row += next_line
-    bottom_left = _load_rows(image_ptr, row, corners.bottom_left, channel, channel_exists, CHANNELS, EVEN)
-    bottom_right = _load_rows(image_ptr, row + 1, corners.bottom_right, channel, channel_exists, CHANNELS, EVEN)
+    at = image_ptr + corners.row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    low = at + corners.next_line.to(tl.int64)[:, None] * CHANNELS
+    top_left = _load_block(at, corners.top_left, channel_exists, EVEN)
+    top_right = _load_block(at + CHANNELS, corners.top_right, channel_exists, EVEN)
+    bottom_left = _load_block(low, corners.bottom_left, channel_exists, EVEN)
+    bottom_right = _load_block(low + CHANNELS, corners.bottom_right, channel_exists, EVEN)
     return top_left, top_right, bottom_left, bottom_right
 
 
 @triton.jit
 def _load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
     at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    return _load_block(at, exists, channel_exists, EVEN)
+
+
+@triton.jit
+def _load_block(at, exists, channel_exists, EVEN: tl.constexpr):
     if EVEN:
         block = tl.load(at, mask=exists[:, None], other=0, cache_modifier=".ca")
     else:
@@ -174,16 +214,23 @@ def _load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.con
 
 @triton.jit
 def _widened(block):
-    """The same numbers as float32, pairs of bfloat16 in an int32 side by side.
+    """The same numbers as float32.
 
     A bfloat16 is the upper half of a float32: said in integers, widening is one instruction an element, else two.
     """
-    if block.dtype == tl.int32:
-        even, odd = block << 16, block & -65536
-        bits = tl.reshape(tl.join(even, odd), (block.shape[0], 2 * block.shape[1]))
-        numbers = bits.to(tl.float32, bitcast=True)
-    elif block.dtype == tl.bfloat16:
+    if block.dtype == tl.bfloat16:
         numbers = (block.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:
         numbers = block.to(tl.float32)
     return numbers
+
+
+@triton.jit
+def _even(pair):
+    """The first bfloat16 of each pair in an int32, as float32."""
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _odd(pair):
+    return (pair & -65536).to(tl.float32, bitcast=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...launch.launching import block_size, dot_precision, launch, parameters, parts_table
-from ...launch.tables import STATISTICS, Maps, Tables
+from ...launch.tables import STATISTICS, Maps, Strips, Tables
 from . import kernels, kernels_backward, kernels_window
 from .arguments import NO_WINDOWS, Constants, Gradients, Sampling
 from .windows import windows_by_stride
@@ -77,7 +77,7 @@ class Operands:
     weight: Tensor
     segments: Maps
 
-    def sampling(self, tables: Tables) -> Sampling:
+    def sampling(self, tables: Tables | Strips) -> Sampling:
         """The argument of a kernel whose programs take the tiles of `tables`."""
         return Sampling(
             values_ptr=self.values,
@@ -96,16 +96,17 @@ def forward(
 ) -> Tensor:
     """Write `output`, rows of C_out channels in the dtype of `values`.
 
-    With `mean_weights`, of lines and columns in the weighted means, also give the `STATISTICS` of each tile of
-    `forward_tables`, (N, tiles, 3, C_out) float32. Else an empty tensor.
+    With `mean_weights`, of lines and columns in the weighted means, also give the `STATISTICS` of each piece of
+    `forward_strips`, (N, pieces, 3, C_out) float32. Else an empty tensor.
     """
     if operands.values.data_ptr() % PAIR_BYTES:
         operands = replace(operands, values=operands.values.clone())
     values = operands.values
     options = _options("deform_conv_forward", conv, operands)
-    table = _tables(operands, options)
-    tiles = 0 if mean_weights is None else table.tile_count
-    statistics = values.new_empty(len(values), tiles, len(STATISTICS), conv.out_channels, dtype=torch.float32)
+    table = operands.segments.strips(*_tile(options))
+    del options["TILE_W"]  # the table says it
+    pieces = 0 if mean_weights is None else table.piece_count
+    statistics = values.new_empty(len(values), pieces, len(STATISTICS), conv.out_channels, dtype=torch.float32)
     blocks = -(-conv.out_channels // conv.groups // options["BLOCK_O"])
     launch(
         kernels._deform_conv_forward_kernel,
@@ -115,6 +116,8 @@ def forward(
         operands.weight,
         output if bias is None else bias,
         table.maps if mean_weights is None else mean_weights,
+        table.places,
+        pieces,
         operands.sampling(table),
         CONV=conv.constants,
         HAS_BIAS=bias is not None,
@@ -125,9 +128,9 @@ def forward(
     return statistics
 
 
-def forward_tables(conv: Convolution, operands: Operands) -> Tables:
+def forward_strips(conv: Convolution, operands: Operands) -> Strips:
     """The tiles of `forward`."""
-    return _tables(operands, _options("deform_conv_forward", conv, operands))
+    return operands.segments.strips(*_tile(_options("deform_conv_forward", conv, operands)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ...launch.columns import if_any
 from .arguments import Attention, ParameterPointers
 from .reference import GROUP_NORM_EPS
 from .rows import (
@@ -86,16 +87,19 @@ def _attention_forward_kernel(
     parameters: ParameterPointers,
     SIZES: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    BLOCK_H: tl.constexpr,
     BLOCK_G: tl.constexpr,
     MATRIX_ROWS: tl.constexpr,
 ):
-    """Grid: (levels, images). `merges_ptr`, (L, 3, 2): first tile and end of each branch, equal if it is absent."""
+    """Grid: (levels, blocks of the dynamic ReLU's 4 C outputs, images); each program finds what its block reads.
+
+    `merges_ptr`, (L, 3, 2): first piece and end of each branch, equal if it is absent.
+    """
     C: tl.constexpr = SIZES.channels
     HIDDEN: tl.constexpr = SIZES.hidden
     GROUPS: tl.constexpr = SIZES.norm_groups
     level = tl.program_id(0)
-    place = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + level
+    is_first = (tl.program_id(1) == 0).to(tl.int32)  # of those that find the same, one writes it
+    place = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + level
     coefficients_ptr = found.coefficients + place * (COEFFICIENTS * C)
     moments_ptr = found.moments + place * (BRANCHES * MOMENTS * C)
     hidden_ptr = found.hidden + place * HIDDEN
@@ -126,32 +130,29 @@ def _attention_forward_kernel(
             gain = kappa * scale
             shift += kappa * at_mean
             pooled += kappa * normed
-        tl.store(coefficients_ptr + (GAIN + branch) * C + channel, gain, mask=exists)
-    tl.store(coefficients_ptr + SHIFT * C + channel, shift, mask=exists)
+        tl.store(coefficients_ptr + (GAIN + branch) * C + channel, gain, mask=if_any(exists, is_first))
+    tl.store(coefficients_ptr + SHIFT * C + channel, shift, mask=if_any(exists, is_first))
 
+    row = tl.program_id(1) * MATRIX_ROWS + tl.arange(0, MATRIX_ROWS)
+    logit = _vector(parameters.relu_bias2_ptr, row, row < 4 * C)
     for start in range(0, HIDDEN, MATRIX_ROWS):
-        row = start + tl.arange(0, MATRIX_ROWS)
-        here = (row < HIDDEN)[:, None] & exists[None, :]
-        matrix = tl.load(parameters.relu_weight1_ptr + row[:, None] * C + channel[None, :], mask=here, other=0.0).to(
+        unit = start + tl.arange(0, MATRIX_ROWS)
+        here = (unit < HIDDEN)[:, None] & exists[None, :]
+        matrix = tl.load(parameters.relu_weight1_ptr + unit[:, None] * C + channel[None, :], mask=here, other=0.0).to(
             tl.float32
         )
-        activation = tl.sum(matrix * pooled[None, :], axis=1) + _vector(parameters.relu_bias1_ptr, row, row < HIDDEN)
-        tl.store(hidden_ptr + row, tl.maximum(activation, 0.0), mask=row < HIDDEN)
-    tl.debug_barrier()  # every thread reads what all have written
-    unit = tl.arange(0, BLOCK_H)
-    hidden = tl.load(hidden_ptr + unit, mask=unit < HIDDEN, other=0.0)
-    for start in range(0, 4 * C, MATRIX_ROWS):
-        row = start + tl.arange(0, MATRIX_ROWS)
+        activation = tl.sum(matrix * pooled[None, :], axis=1) + _vector(parameters.relu_bias1_ptr, unit, unit < HIDDEN)
+        activation = tl.maximum(activation, 0.0)
+        tl.store(hidden_ptr + unit, activation, mask=if_any(unit < HIDDEN, is_first))
         here = (row < 4 * C)[:, None] & (unit < HIDDEN)[None, :]
         matrix = tl.load(parameters.relu_weight2_ptr + row[:, None] * HIDDEN + unit[None, :], mask=here, other=0.0).to(
             tl.float32
         )
-        theta = _hard_sigmoid(
-            tl.sum(matrix * hidden[None, :], axis=1) + _vector(parameters.relu_bias2_ptr, row, row < 4 * C)
-        )
-        which = row // C  # slope1, shift1, slope2, shift2
-        value = tl.where(which % 2 == 1, theta - 0.5, tl.where(which == 0, 2 * theta, 2 * theta - 1))
-        tl.store(coefficients_ptr + SLOPE1 * C + row, value, mask=row < 4 * C)
+        logit += tl.sum(matrix * activation[None, :], axis=1)
+    theta = _hard_sigmoid(logit)
+    which = row // C  # slope1, shift1, slope2, shift2
+    value = tl.where(which % 2 == 1, theta - 0.5, tl.where(which == 0, 2 * theta, 2 * theta - 1))
+    tl.store(coefficients_ptr + SLOPE1 * C + row, value, mask=row < 4 * C)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...launch.launching import block_size, launch, parameters, power_of_two
-from ...launch.tables import Tables
+from ...launch.tables import Strips, Tables
 from ..layout import BRANCHES
 from ..parameters import BlockParameters
 from ..tables import BlockTables
@@ -20,37 +20,33 @@ MEMBERS = 4096  # elements of the matrix that says which channel is in which gro
 MATRIX_VALUES = 16384  # of a weight matrix that a program holds at a time: 64 for each thread of eight warps
 
 
-def forward(plan: BlockTables, partial: Tensor, conv_tables: Tables, p: BlockParameters, norm_groups: int) -> Attention:
-    """Moments and coefficients from the statistics of the convolutions' tiles, (N, tiles, 3, C)."""
+def forward(plan: BlockTables, partial: Tensor, strips: Strips, p: BlockParameters, norm_groups: int) -> Attention:
+    """Moments and coefficients from the statistics of the convolutions' pieces, (N, pieces, 3, C)."""
     images, levels, channels = len(partial), len(plan.layout.shapes), partial.shape[3]
     found = Attention.empty(partial, levels, channels, len(p.relu_bias1))
     options = parameters("attention_moments", partial)
     options["BLOCK_C"] = block_size(options["BLOCK_C"], channels)
-    merges = plan.merges(conv_tables)
+    merges = plan.merges(strips)
     launch(
         tile_kernels._attention_moments_kernel,
         (len(BRANCHES) * levels, -(-channels // options["BLOCK_C"]), images),
         found.moments,
         partial,
         merges,
-        conv_tables.tiles,
-        plan.tile_mean_weights(conv_tables),
-        conv_tables.maps,
-        conv_tables.tile_count,
+        plan.pieces(strips),
+        strips.piece_count,
         C=channels,
-        TILE_H=conv_tables.tile_height,
-        TILE_W=conv_tables.tile_width,
         **options,
     )
+    matrix_options = _matrix_options("attention_forward", partial, channels, 4 * channels)
     launch(
         kernels._attention_forward_kernel,
-        (levels, images),
+        (levels, -(-4 * channels // matrix_options["MATRIX_ROWS"]), images),
         merges,
         found,
         ParameterPointers.of(p),
-        BLOCK_H=power_of_two(len(p.relu_bias1)),
         **_constants(p, channels, norm_groups),
-        **_matrix_options("attention_forward", partial, channels, 4 * channels),
+        **matrix_options,
     )
     return found
 
@@ -59,7 +55,7 @@ def backward(
     plan: BlockTables,
     partial: Tensor,
     level_tables: Tables,
-    conv_tables: Tables,
+    strips: Strips,
     found: Attention,
     p: BlockParameters,
     norm_groups: int,
@@ -94,7 +90,7 @@ def backward(
         rows,
         pooled,
         sums,
-        plan.merges(conv_tables),
+        plan.merges(strips),
         found,
         ParameterPointers.of(p),
         **_constants(p, channels, norm_groups),

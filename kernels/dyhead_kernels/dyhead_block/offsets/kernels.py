@@ -29,6 +29,7 @@ from ...launch.columns import (
     aligned_step,
     column,
     if_any,
+    strip_positions,
     tile_positions,
 )
 from ...launch.products import add_product
@@ -46,61 +47,91 @@ def _offsets_forward_kernel(
     values_ptr,
     weight_ptr,
     bias_ptr,
-    tiles_ptr,
+    places_ptr,
     levels_ptr,
     values_image,
     offset_mask_image,
+    TAPS: tl.constexpr,
     C_IN: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    TILE_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """3x3 convolution to 27 channels, sigmoid of the last 9. Weight (27, 9, C_IN). Grid: (tiles, images)."""
-    COLUMNS: tl.constexpr = 2 * PADDED if SPLIT else PADDED
-    BLOCKS: tl.constexpr = (C_IN + BLOCK_C - 1) // BLOCK_C
-    image = tl.program_id(1).to(tl.int64)
-    level_ptr, y, x, position, inside = tile_positions(
-        tiles_ptr, levels_ptr, tl.program_id(0), LEVEL_COLUMNS, BLOCK_P, TILE_W
-    )
-    height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
-    values_ptr += image * values_image
-    output = tl.arange(0, COLUMNS)
-    channel_out = output % PADDED
+    """3x3 convolution to 27 channels, sigmoid of the last 9. Grid: (tiles of strips, images).
 
-    total = tl.zeros((BLOCK_P, COLUMNS), tl.float32)
-    for step in range(TAPS * BLOCKS):
-        tap = step // BLOCKS
-        channel = step % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    Weight (27, 9, C_IN); SPLIT: (2, 27, 9, C_IN), rounded, and what rounding left. Steps go through the taps of a block
+    of channels, then the next block's, so that taps find each other's rows in the first cache.
+    """
+    COLUMNS: tl.constexpr = 2 * PADDED if SPLIT else PADDED
+    STEPS: tl.constexpr = (C_IN + BLOCK_C - 1) // BLOCK_C * TAPS
+    image = tl.program_id(1).to(tl.int64)
+    level, y, x, inside = strip_positions(places_ptr, tl.program_id(0), BLOCK_P)
+    level_ptr = levels_ptr + level * LEVEL_COLUMNS
+    height, width = column(level_ptr, HEIGHT), column(level_ptr, WIDTH)
+    row = column(level_ptr, START) + y * width + x
+    seen = tl.zeros((BLOCK_P,), tl.int32)  # a bit of each tap: whether it is on the map
+    for tap in tl.static_range(TAPS):
         source_y, source_x = y + tap // 3 - 1, x + tap % 3 - 1
         exists = (source_y >= 0) & (source_y < height) & (source_x >= 0) & (source_x < width) & inside
-        row = (start + source_y * width + source_x).to(tl.int64)
-        block = tl.load(
-            values_ptr + row[:, None] * C_IN + channel[None, :],
-            mask=exists[:, None] & (channel < C_IN)[None, :],
+        seen |= exists.to(tl.int32) << tap
+    values_ptr += image * values_image
+    output = tl.arange(0, COLUMNS)
+    weight_row = (output // PADDED * CHANNELS + output % PADDED) * (TAPS * C_IN)
+
+    total = tl.zeros((BLOCK_P, COLUMNS), tl.float32)
+    rows = _load_tap(values_ptr, 0, 0, row, width, seen, C_IN, BLOCK_C)
+    for step in range(STEPS):
+        channel = step // TAPS * BLOCK_C + tl.arange(0, BLOCK_C)
+        weights = tl.load(
+            weight_ptr + step % TAPS * C_IN + (weight_row[None, :] + channel[:, None]),
+            mask=(output % PADDED < CHANNELS)[None, :] & (channel < C_IN)[:, None],
             other=0.0,
         )
-        weights = tl.load(
-            weight_ptr + (channel_out * (TAPS * C_IN) + tap * C_IN)[None, :] + channel[:, None],
-            mask=(channel_out < CHANNELS)[None, :] & (channel < C_IN)[:, None],
-            other=0.0,
-        ).to(tl.float32)
-        if SPLIT:
-            rounded = weights.to(block.dtype)
-            rest = (weights - rounded.to(tl.float32)).to(block.dtype)
-            weights = tl.where((output < PADDED)[None, :], rounded, rest)
-        total = add_product(total, block, weights, PRECISION)
+        # The next step's, on their way while this one's are multiplied; after the last step none.
+        ahead = _load_tap(values_ptr, (step + 1) % TAPS, (step + 1) // TAPS, row, width, seen, C_IN, BLOCK_C)
+        total = add_product(total, rows, weights, PRECISION)
+        rows = ahead
     if SPLIT:
         total = tl.sum(tl.reshape(total, (BLOCK_P, 2, PADDED)), axis=1)
 
+    tl.debug_barrier()  # positions are read once more, and not kept in registers that the loop needs
+    level, y, x, inside = strip_positions(places_ptr, tl.program_id(0), BLOCK_P)
+    level_ptr = levels_ptr + level * LEVEL_COLUMNS
+    height, width, start = column(level_ptr, HEIGHT), column(level_ptr, WIDTH), column(level_ptr, START)
     channel_out = tl.arange(0, PADDED)
     exists = channel_out < CHANNELS
     total += tl.load(bias_ptr + channel_out, mask=exists, other=0.0).to(tl.float32)[None, :]
     total = tl.where((channel_out < OFFSETS)[None, :], total, tl.sigmoid(total))
-    at = offset_mask_ptr + image * offset_mask_image + start * CHANNELS
-    at += (channel_out * height * width)[None, :] + position[:, None]
+    at = offset_mask_ptr + image * offset_mask_image + (start * CHANNELS + y * width + x)[:, None]
+    at += channel_out[None, :] * (height * width)[:, None]
     tl.store(at, total, mask=inside[:, None] & exists[None, :])
+
+
+@triton.jit
+def _load_tap(values_ptr, tap, block, row, width, seen, C_IN: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Rows (P, BLOCK_C) that a tap reads of a block of channels; zero beyond the level and the channels."""
+    exists = (seen >> tap) & 1 != 0
+    source = (row + (tap // 3 - 1) * width + tap % 3 - 1).to(tl.int64)
+    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    at = values_ptr + source[:, None] * C_IN + channel[None, :]
+    return tl.load(at, mask=exists[:, None] & (channel < C_IN)[None, :], other=0.0)
+
+
+@triton.jit
+def _offsets_split_kernel(split_ptr, weight_ptr, count, C_IN: tl.constexpr, BLOCK: tl.constexpr):
+    """Weight (27, C_IN, 9) -> (2, 27, 9, C_IN), each a sum of two numbers of the dtype of `split_ptr`.
+
+    `count`: elements of the weight. Grid: (blocks of them,).
+    """
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # where it goes
+    exists = at < count
+    row, channel = at // C_IN, at % C_IN
+    weight = tl.load(weight_ptr + row // TAPS * (C_IN * TAPS) + channel * TAPS + row % TAPS, mask=exists, other=0.0)
+    weight = weight.to(tl.float32)
+    rounded = weight.to(split_ptr.dtype.element_ty)
+    tl.store(split_ptr + at, rounded, mask=exists)
+    tl.store(split_ptr + count + at, (weight - rounded.to(tl.float32)).to(split_ptr.dtype.element_ty), mask=exists)
 
 
 @triton.jit

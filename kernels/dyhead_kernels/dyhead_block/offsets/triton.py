@@ -12,24 +12,30 @@ from ..parameters import OFFSETS_AND_MASKS, TAPS, BlockParameters
 from ..tables import BlockTables
 from . import kernels
 
+SPLIT_BLOCK = 256
+"""Weights that a program splits."""
+
 
 def forward(plan: BlockTables, values: Tensor, parameters: BlockParameters) -> Tensor:
     """(N, S, C_in) -> offsets and masks (N, size), float32, laid out as `BlockTables` says."""
-    options, table = plan.launch_options("offsets_forward", values)
+    options, strips = plan.strip_options("offsets_forward", values)
     offset_mask = values.new_empty(len(values), plan.offset_mask_size, dtype=torch.float32)
+    is_split = values.dtype != torch.float32
+    weight = parameters.offset_weight
     launch(
         kernels._offsets_forward_kernel,
-        (table.tile_count, len(values)),
+        (strips.tile_count, len(values)),
         offset_mask,
         values,
-        _taps_before_channels(parameters.offset_weight),
+        _split(weight, values.dtype) if is_split else _taps_before_channels(weight),
         parameters.offset_bias,
-        table.tiles,
-        table.maps,
+        strips.places,
+        strips.maps,
         plan.packed_rows * values.shape[2],
         plan.offset_mask_size,
+        TAPS=TAPS,
         C_IN=values.shape[2],
-        SPLIT=values.dtype != torch.float32,
+        SPLIT=is_split,
         PRECISION=dot_precision(exact=True),
         **options,
     )
@@ -125,3 +131,18 @@ def weight_backward(plan: BlockTables, grad: Tensor, values: Tensor) -> Tensor:
 def _taps_before_channels(weight: Tensor) -> Tensor:
     """(27, C_in, 3, 3) -> (27, 9, C_in), contiguous."""
     return weight.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+
+
+def _split(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(27, C_in, 3, 3) -> (2, 27, 9, C_in), two numbers of `dtype` whose sum each weight is."""
+    split = weight.new_empty(2, OFFSETS_AND_MASKS, TAPS, weight.shape[1], dtype=dtype)
+    launch(
+        kernels._offsets_split_kernel,
+        (-(-weight.numel() // SPLIT_BLOCK),),
+        split,
+        weight.contiguous(),
+        weight.numel(),
+        C_IN=weight.shape[1],
+        BLOCK=SPLIT_BLOCK,
+    )
+    return split
