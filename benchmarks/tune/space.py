@@ -112,7 +112,7 @@ SPACES: dict[str, Space] = {
             "BLOCK_P": (32, 64),
             "BLOCK_C": (32, 64, 128),
             "BLOCK_O": (64, 128, 256),
-            "num_warps": (4, 8),
+            "num_warps": (4, 8, 16),
             "num_stages": (1, 2, 3),
         },
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
