@@ -72,23 +72,23 @@ SPACES: dict[str, Space] = {
         {
             "BLOCK_P": (32, 64, 128),
             "BLOCK_C": (16, 32, 64),
-            "BLOCK_O": (32, 64, 128),
+            "BLOCK_O": (32, 64, 128, 256),
             "num_warps": (4, 8, 16),
             "num_stages": (1, 2),
         },
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_C"),
-        favoured=WIDE,
+        favoured=({"BLOCK_P": 128, "BLOCK_C": 16, "BLOCK_O": 256, "num_warps": 16, "num_stages": 2},),
     ),
     "deform_conv_backward_fixed_point": Space(
-        {"BLOCK_P": (32, 64), "BLOCK_C": (16, 32), "BLOCK_O": (32, 64), "num_warps": (4, 8), "num_stages": (1, 2)},
+        {"BLOCK_P": (32, 64), "BLOCK_C": (16, 32), "BLOCK_O": (32, 64, 256), "num_warps": (4, 8), "num_stages": (1, 2)},
         {"TILE_W": (8, 16), "maxnreg": (None, 128)},
         sums=("BLOCK_P", "BLOCK_C"),
     ),
     "deform_conv_window_backward": Space(
         {
             "BLOCK_P": (32, 64),
-            "BLOCK_C": (32, 64),
+            "BLOCK_C": (32, 64, 128),
             "BLOCK_O": (32, 64, 128, 256),
             "num_warps": (4, 8, 16),
             "num_stages": (1, 2, 3),
