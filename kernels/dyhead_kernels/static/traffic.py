@@ -136,10 +136,6 @@ def _deform_conv_forward(a: Arguments) -> Asked:
     return Asked(a.programs * (weights + corners + offsets) + written, loops=(Repeat(runs, loops=(inner,)),))
 
 
-def _each(times: float, *loops: Repeat) -> Repeat:
-    return Repeat(times, loops=loops)
-
-
 def _deform_conv_backward(a: Arguments) -> Asked:
     conv, item = a["CONV"], a.item("weight_ptr")
     positions, block, outputs = a["BLOCK_P"], min(a["BLOCK_C"], conv.run), a["BLOCK_O"]
