@@ -107,10 +107,11 @@ def test_what_launches_ask_for_adds_up() -> None:
     weights = programs * 9 * 256 * 256 * 2
     assert weights < forward.l2_bytes < 1.5 * weights
     assert programs * launches["deform_conv_forward"].constants["BLOCK_P"] >= convolved
-    if "deform_conv_backward" in launches:
-        backward = traffic.asked(launches["deform_conv_backward"], 1.5e5)
-        assert backward is not None
-        assert backward.atomic_bytes == convolved * 9 * 4 * 256 * 4
+    # In float32 a launch adds every corner to memory, and windows none.
+    whole = jobs.recorded("float32", 256, "sm_90")["backward"].launches
+    backward = traffic.asked(next(each for each in whole if each.name == "deform_conv_backward"), 1.5e5)
+    assert backward is not None
+    assert backward.atomic_bytes == convolved * 9 * 4 * 256 * 4
     mixed = Arguments(launches["mix_forward"]).memory_bytes
     assert mixed == pytest.approx((convolved + positions) * 256 * 2, rel=0.02)
     copies = passes["forward"].aside
@@ -127,7 +128,6 @@ def predictions() -> list[dict[str, Any]]:
 
 
 def test_the_model_counts_every_launch(predictions: list[dict[str, Any]]) -> None:
-    found = {each["launch"]: each for each in predictions}
     launches = [launch.name for each in jobs.recorded("bfloat16", 256, "sm_90").values() for launch in each.launches]
     assert [each["launch"] for each in predictions if not each["launch"].startswith("(")] == launches
     for each in predictions:
@@ -136,7 +136,8 @@ def test_the_model_counts_every_launch(predictions: list[dict[str, Any]]) -> Non
         assert each["formula"]
     # What the convolution has to multiply, and at most half as much again for tiles' ends.
     for name in ("deform_conv_forward", "deform_conv_backward", "deform_conv_weight_backward"):
-        assert name not in found or 39.6e9 <= found[name]["matrix_flop"] <= 1.5 * 39.6e9, name
+        flop = sum(each["matrix_flop"] for each in predictions if each["launch"] == name)  # each stride may be one
+        assert 39.6e9 <= flop <= 1.5 * 39.6e9, name
 
 
 def test_a_kernel_without_a_formula_is_counted_by_its_tensors() -> None:

@@ -20,6 +20,8 @@ REACH_PX = 2
 """How far from its tap a sample lies, nearly always: offsets are of a pixel or two."""
 ON_IN_NEXT = 0.27
 """Share of the tiles of strips that go on in the next strip or map: of those of 128 positions over 800x1344."""
+SHARE_OUTSIDE = 0.14
+"""Tiles' taps that have corners outside the tiles' windows, with offsets of a standard deviation of 1.5 px."""
 FLOAT = 4
 OFFSETS_AND_MASKS, TAPS = 27, 9
 
@@ -143,10 +145,6 @@ def _deform_conv_forward(a: Arguments) -> Asked:
     return Asked(a.programs * (weights + corners + offsets) + written, loops=tuple(loops))
 
 
-def _each(times: float, *loops: Repeat) -> Repeat:
-    return Repeat(times, loops=loops)
-
-
 def _deform_conv_backward(a: Arguments) -> Asked:
     conv, item = a["CONV"], a.item("weight_ptr")
     positions, block, outputs = a["BLOCK_P"], min(a["BLOCK_C"], conv.run), a["BLOCK_O"]
@@ -161,12 +159,14 @@ def _deform_conv_backward(a: Arguments) -> Asked:
     rows = a["grad_output_ptr"].numel() / conv.out_channels  # those that a tile has too many add nothing
     adds = a["NEEDS_VALUES"] and not a["WINDOWS"].height  # windows reach as far as samples nearly always lie
     added = 4 * conv.taps * rows * conv.in_channels * a.item("gradients.values_ptr") if adds else 0
-    inner = Repeat(output_blocks, flop=a.product(positions, block, outputs, item == FLOAT))
-    return Asked(
-        a.programs * (grads + weights + corners + small),
-        added,
-        (_each(channel_blocks, inner),),
-    )
+    flop = a.product(positions, block, outputs, item == FLOAT)
+    share = SHARE_OUTSIDE if a["WINDOWS"].height else 1
+    blocks = ceil(conv.run / block)
+    if output_blocks == 1:
+        loop = Repeat(blocks, flop=flop, share=share)
+    else:
+        loop = Repeat(blocks, loops=(Repeat(output_blocks, flop=flop),), share=share)
+    return Asked(a.programs * (grads + weights + corners + small), added, (Repeat(own // conv.run, loops=(loop,)),))
 
 
 def _deform_conv_window_backward(a: Arguments) -> Asked:

@@ -128,7 +128,7 @@ def corners_at(places, offset_ptr, mask_ptr, segment_ptr, y, x, inside, tap, off
 
 @triton.jit
 def load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
-    """Channels (K,) of packed rows (P,) -> (P, K) float32; zero where a row or channel does not exist."""
+    """Channels (K,) of packed rows (...) -> (..., K) float32; zero where a row or channel does not exist."""
     return _widened(_load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS, EVEN))
 
 
@@ -199,16 +199,17 @@ def _load_corners(image_ptr, corners, channel, channel_exists, CHANNELS: tl.cons
 
 @triton.jit
 def _load_rows(image_ptr, row, exists, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
-    at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    at = image_ptr + tl.expand_dims(row.to(tl.int64), -1) * CHANNELS + channel
     return _load_block(at, exists, channel_exists, EVEN)
 
 
 @triton.jit
 def _load_block(at, exists, channel_exists, EVEN: tl.constexpr):
+    exists = tl.expand_dims(exists, -1)
     if EVEN:
-        block = tl.load(at, mask=exists[:, None], other=0, cache_modifier=".ca")
+        block = tl.load(at, mask=exists, other=0, cache_modifier=".ca")
     else:
-        block = tl.load(at, mask=exists[:, None] & channel_exists[None, :], other=0)
+        block = tl.load(at, mask=exists & channel_exists, other=0)
     return block
 
 

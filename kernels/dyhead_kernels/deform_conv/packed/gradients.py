@@ -21,7 +21,6 @@ from ...launch.columns import (
     column,
 )
 from .arguments import Gradients
-from .corners import load_rows
 
 
 @triton.jit
@@ -109,47 +108,44 @@ def load_weights(weight_ptr, group, output_block, channel, channel_exists, CONV:
 
 
 @triton.jit
-def corner_sums(values_ptr, corners, grad, channel, channel_exists, CHANNELS: tl.constexpr, EVEN: tl.constexpr):
-    """s_ij of channels (K,), four of shape (P,): top left, top right, bottom left, bottom right. `grad` is G (P, K)."""
-    row, low = corners.row, corners.row + corners.next_line
-    corner = load_rows(values_ptr, row, corners.top_left, channel, channel_exists, CHANNELS, EVEN)
-    top_left = tl.sum(grad * corner, axis=1)
-    corner = load_rows(values_ptr, row + 1, corners.top_right, channel, channel_exists, CHANNELS, EVEN)
-    top_right = tl.sum(grad * corner, axis=1)
-    corner = load_rows(values_ptr, low, corners.bottom_left, channel, channel_exists, CHANNELS, EVEN)
-    bottom_left = tl.sum(grad * corner, axis=1)
-    corner = load_rows(values_ptr, low + 1, corners.bottom_right, channel, channel_exists, CHANNELS, EVEN)
-    return top_left, top_right, bottom_left, tl.sum(grad * corner, axis=1)
+def each_corner(top_left, top_right, bottom_left, bottom_right):
+    """Four tensors (P,) as one, (P, 4)."""
+    corner = tl.arange(0, 4)[None, :]
+    top = tl.where(corner == 0, top_left[:, None], top_right[:, None])
+    return tl.where(corner < 2, top, tl.where(corner == 2, bottom_left[:, None], bottom_right[:, None]))
+
+
+@triton.jit
+def corner_rows(corners):
+    """Packed rows of the corners, (P, 4), in the order of `each_corner`."""
+    corner = tl.arange(0, 4)[None, :]
+    return corners.row[:, None] + (corner % 2 + corner // 2 * corners.next_line[:, None])
+
+
+@triton.jit
+def bilinear_weights(corners):
+    """Bilinear weights of the corners, (P, 4)."""
+    below, right = corners.below, corners.right
+    above, left = 1 - below, 1 - right
+    return each_corner(above * left, above * right, below * left, below * right)
 
 
 @triton.jit
 def store_offset_gradients(
-    gradients: Gradients,
-    segment_ptr,
-    image,
-    tap_channel,
-    position,
-    inside,
-    corners,
-    top_left,
-    top_right,
-    bottom_left,
-    bottom_right,
-    HAS_MASK: tl.constexpr,
+    gradients: Gradients, segment_ptr, image, tap_channel, position, inside, corners, sums, HAS_MASK: tl.constexpr
 ):
-    """Write the gradients of one tap's offsets and masks from the sums s_ij."""
+    """Write the gradients of one tap's offsets and masks from the sums s_ij (P, 4)."""
     below, right = corners.below, corners.right
     above, left = 1 - below, 1 - right
-    grad_y = left * (bottom_left - top_left) + right * (bottom_right - top_right)
-    grad_x = above * (top_right - top_left) + below * (bottom_right - bottom_left)
+    grad_y = tl.sum(sums * each_corner(-left, -right, left, right), axis=1)
+    grad_x = tl.sum(sums * each_corner(-above, above, -below, below), axis=1)
     channel_step = column(segment_ptr, HEIGHT) * column(segment_ptr, WIDTH)
     at = gradients.offset_ptr + image * gradients.offset_image + column(segment_ptr, GRAD_OFFSET_START)
     at += 2 * tap_channel * channel_step + position
     tl.store(at, grad_y * corners.modulation, mask=inside)
     tl.store(at + channel_step, grad_x * corners.modulation, mask=inside)
     if HAS_MASK:
-        grad_mask = above * (left * top_left + right * top_right)
-        grad_mask += below * (left * bottom_left + right * bottom_right)
+        grad_mask = tl.sum(sums * bilinear_weights(corners), axis=1)
         at = gradients.mask_ptr + image * gradients.mask_image + column(segment_ptr, GRAD_MASK_START)
         at += tap_channel * channel_step + position
         tl.store(at, grad_mask, mask=inside)
@@ -159,37 +155,8 @@ def store_offset_gradients(
 def add_rows(
     image_ptr, row, exists, rows, scale, channel, channel_exists, CHANNELS: tl.constexpr, FIXED_POINT: tl.constexpr
 ):
-    """Add (P, K) to packed rows (P,); as multiples of 1 / scale in int64, which add up to the same in any order."""
-    at = image_ptr + row.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    """Add (..., K) to packed rows (...); as multiples of 1 / scale in int64, which add up to the same in any order."""
+    at = image_ptr + tl.expand_dims(row.to(tl.int64), -1) * CHANNELS + channel
     if FIXED_POINT:
         rows = (rows * scale).to(tl.int64)
-    tl.atomic_add(at, rows, mask=exists[:, None] & channel_exists[None, :], sem="relaxed")
-
-
-@triton.jit
-def add_corners(
-    image_ptr,
-    corners,
-    top_left,
-    top_right,
-    bottom_left,
-    bottom_right,
-    grad,
-    scale,
-    channel,
-    channel_exists,
-    CHANNELS: tl.constexpr,
-    FIXED_POINT: tl.constexpr,
-):
-    """Add the modulated G (P, K) to the corners that the four conditions (P,) name, times their bilinear weights."""
-    row, low = corners.row, corners.row + corners.next_line
-    below, right = corners.below, corners.right
-    above, left = 1 - below, 1 - right
-    rows = grad * (above * left)[:, None]
-    add_rows(image_ptr, row, top_left, rows, scale, channel, channel_exists, CHANNELS, FIXED_POINT)
-    rows = grad * (above * right)[:, None]
-    add_rows(image_ptr, row + 1, top_right, rows, scale, channel, channel_exists, CHANNELS, FIXED_POINT)
-    rows = grad * (below * left)[:, None]
-    add_rows(image_ptr, low, bottom_left, rows, scale, channel, channel_exists, CHANNELS, FIXED_POINT)
-    rows = grad * (below * right)[:, None]
-    add_rows(image_ptr, low + 1, bottom_right, rows, scale, channel, channel_exists, CHANNELS, FIXED_POINT)
+    tl.atomic_add(at, rows, mask=tl.expand_dims(exists, -1) & channel_exists, sem="relaxed")

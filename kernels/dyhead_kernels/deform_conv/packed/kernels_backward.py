@@ -19,10 +19,12 @@ from ...launch.columns import (
 )
 from ...launch.products import add_product
 from .arguments import Gradients, Sampling
-from .corners import blend, find_corners
+from .corners import blend, find_corners, load_rows
 from .gradients import (
-    add_corners,
-    corner_sums,
+    add_rows,
+    bilinear_weights,
+    corner_rows,
+    each_corner,
     load_grad_output,
     load_weights,
     outside_windows,
@@ -60,6 +62,7 @@ def _deform_conv_backward_kernel(
     GROUP_IN: tl.constexpr = CONV.group_in
     GROUP_OUT: tl.constexpr = CONV.group_out
     OFFSET_RUN: tl.constexpr = C_IN // CONV.offset_groups
+    OUT_BLOCKS: tl.constexpr = (GROUP_OUT + BLOCK_O - 1) // BLOCK_O
     RUN_BLOCKS: tl.constexpr = (RUN + BLOCK_C - 1) // BLOCK_C
     EVEN: tl.constexpr = RUN % BLOCK_C == 0
     tap = tl.program_id(0) % TAPS
@@ -85,54 +88,44 @@ def _deform_conv_backward_kernel(
         CONV,
     )
     scale = tl.load(gradients.scale_ptr) if FIXED_POINT else 1.0
-    top_left, top_right = corners.top_left, corners.top_right
-    bottom_left, bottom_right = corners.bottom_left, corners.bottom_right
-    any_outside, blocks = 1, OFFSET_RUN // RUN * RUN_BLOCKS
+    rows, shares = corner_rows(corners), bilinear_weights(corners) * corners.modulation[:, None]
+    exist = each_corner(corners.top_left, corners.top_right, corners.bottom_left, corners.bottom_right)
+    outside, any_outside, runs = exist, 1, OFFSET_RUN // RUN
     if WINDOWS.height > 0:
         top_left, top_right, bottom_left, bottom_right = outside_windows(corners, segment_ptr, y, x, CONV, WINDOWS)
+        outside = each_corner(top_left, top_right, bottom_left, bottom_right)
         any_outside = tl.max((top_left | top_right | bottom_left | bottom_right).to(tl.int32), axis=0)
         if not NEEDS_OFFSET:
-            blocks *= any_outside
+            runs *= any_outside
 
-    sum_top_left = tl.zeros((BLOCK_P,), tl.float32)
-    sum_top_right = tl.zeros((BLOCK_P,), tl.float32)
-    sum_bottom_left = tl.zeros((BLOCK_P,), tl.float32)
-    sum_bottom_right = tl.zeros((BLOCK_P,), tl.float32)
-    for block in range(blocks):
-        run_start = offset_group * OFFSET_RUN + block // RUN_BLOCKS * RUN
-        run_channel = block % RUN_BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
-        channel = run_start + run_channel
-        channel_exists = run_channel < RUN
+    sums = tl.zeros((BLOCK_P, 4), tl.float32)
+    for run in range(runs):
+        run_start = offset_group * OFFSET_RUN + run * RUN
         group = run_start // GROUP_IN
+        if OUT_BLOCKS == 1:  # dY serves all channels
+            grad_output = load_grad_output(grad_output_ptr, output_row, inside, group, 0, CONV, BLOCK_O)
+        for block in range(RUN_BLOCKS):
+            run_channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+            channel, channel_exists = run_start + run_channel, run_channel < RUN
+            grad = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+            if OUT_BLOCKS == 1:
+                weights = load_weights(weight_ptr, group, 0, channel, channel_exists, CONV, BLOCK_O)
+                grad = add_product(grad, grad_output, weights, PRECISION)
+            else:
+                for output_block in range(OUT_BLOCKS):
+                    grad_output = load_grad_output(
+                        grad_output_ptr, output_row, inside, group, output_block, CONV, BLOCK_O
+                    )
+                    weights = load_weights(weight_ptr, group, output_block, channel, channel_exists, CONV, BLOCK_O)
+                    grad = add_product(grad, grad_output, weights, PRECISION)
 
-        grad = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-        for output_block in range((GROUP_OUT + BLOCK_O - 1) // BLOCK_O):
-            grad_output = load_grad_output(grad_output_ptr, output_row, inside, group, output_block, CONV, BLOCK_O)
-            weights = load_weights(weight_ptr, group, output_block, channel, channel_exists, CONV, BLOCK_O)
-            grad = add_product(grad, grad_output, weights, PRECISION)
-
-        if NEEDS_OFFSET:
-            sums = corner_sums(values_ptr, corners, grad, channel, channel_exists, C_IN, EVEN)
-            sum_top_left += sums[0]
-            sum_top_right += sums[1]
-            sum_bottom_left += sums[2]
-            sum_bottom_right += sums[3]
-        if NEEDS_VALUES:  # noqa: SIM102  (the first condition is the compiler's)
-            if any_outside > 0:
-                add_corners(
-                    grad_values_ptr,
-                    corners,
-                    top_left,
-                    top_right,
-                    bottom_left,
-                    bottom_right,
-                    grad * corners.modulation[:, None],
-                    scale,
-                    channel,
-                    channel_exists,
-                    C_IN,
-                    FIXED_POINT,
-                )
+            if NEEDS_OFFSET:
+                values = load_rows(values_ptr, rows, exist, channel, channel_exists, C_IN, EVEN)
+                sums += tl.sum(grad[:, None, :] * values, axis=2)
+            if NEEDS_VALUES:  # noqa: SIM102  (the first condition is the compiler's)
+                if any_outside > 0:
+                    added = grad[:, None, :] * shares[:, :, None]
+                    add_rows(grad_values_ptr, rows, outside, added, scale, channel, channel_exists, C_IN, FIXED_POINT)
 
     if NEEDS_OFFSET:
         store_offset_gradients(
@@ -143,10 +136,7 @@ def _deform_conv_backward_kernel(
             position,
             inside,
             corners,
-            sum_top_left,
-            sum_top_right,
-            sum_bottom_left,
-            sum_bottom_right,
+            sums,
             CONV.has_mask,
         )
 
