@@ -175,5 +175,6 @@ def test_the_table_is_markdown(predictions: list[dict[str, Any]]) -> None:
     lines = tables([Prediction(**each) for each in predictions]).splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert lines[-1].startswith("block forward ")
-    unknown = tables([Prediction(**{**predictions[0], "formula": False})]).splitlines()
-    assert unknown[-1].startswith("No byte formula in static/traffic.py: offsets_forward;")
+    first = predictions[0]
+    unknown = tables([Prediction(**{**first, "formula": False})]).splitlines()
+    assert unknown[-1].startswith(f"No byte formula in static/traffic.py: {first['launch']};")
