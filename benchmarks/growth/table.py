@@ -57,4 +57,4 @@ def growth_table(rows: Iterable[Row]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return "" if value is None else f"{round(value, 2) + 0.0:.2f}"  # a negative zero is none

@@ -14,10 +14,10 @@ from dyhead_kernels.launch.launching import Launch, recording
 SIZES = ((9, 6), (5, 3), (3, 2))
 
 
-def recorded_launches(sizes: tuple[tuple[int, int], ...] = SIZES) -> list[Launch]:
-    """Forward and backward of 16 channels in float32, one image, offsets resized."""
+def recorded_launches(sizes: tuple[tuple[int, int], ...] = SIZES, dtype: torch.dtype = torch.float32) -> list[Launch]:
+    """Forward and backward of 16 channels, one image, offsets resized."""
     layout = BranchLayout(sizes)
-    values = torch.empty(1, layout.starts[-1], 16, device="meta")
+    values = torch.empty(1, layout.starts[-1], 16, dtype=dtype, device="meta")
     shapes = parameter_shapes(16, 16, 4)
     parameters = BlockParameters(**{name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
     with recording() as launches:

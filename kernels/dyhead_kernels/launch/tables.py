@@ -111,21 +111,27 @@ class Strips:
         maps: (number of maps, fields) int32.
         places: (number of tiles, 3, lines, columns) int16, see `PLACE`; lines and columns of a tile within one strip.
             Int32 where a map is too large.
-        tiles: (number of tiles, 3) int32, see `STRIP_TILE`.
+        tile_rows: of each tile, see `STRIP_TILE`.
         piece_sizes: positions of each piece, in the order of tiles and of maps.
         first_piece: index of each map's first piece, and the number of pieces at the end.
     """
 
     maps: Tensor
     places: Tensor
-    tiles: Tensor
+    tile_rows: tuple[tuple[int, int, int], ...]
     piece_sizes: tuple[int, ...]
     first_piece: tuple[int, ...]
+    cache: DeviceCache
+
+    @property
+    def tiles(self) -> Tensor:
+        """(number of tiles, 3) int32, see `STRIP_TILE`: for launches that write pieces."""
+        return self.cache.made((Strips, self), lambda: int_table(self.cache, self.tile_rows, len(STRIP_TILE)))
 
     @property
     def tile_count(self) -> int:
         """Tiles of all maps."""
-        return len(self.places)
+        return len(self.tile_rows)
 
     @property
     def width(self) -> int:
@@ -202,9 +208,10 @@ class Maps:
         return Strips(
             int_table(self.cache, [astuple(each) for each in self.maps], len(fields(self.maps[0]))),
             self.cache.tensor(by_tile.contiguous()),
-            int_table(self.cache, tiles, len(STRIP_TILE)),
+            tuple((first, count, piece) for first, count, piece in tiles),
             tuple(sizes),
             tuple(first_piece),
+            self.cache,
         )
 
 
