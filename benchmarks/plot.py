@@ -34,6 +34,9 @@ COLORS = {
     "deformops-compiled": "#1c6b3c",
     "mmcv": "#b5579b",
     "dense": "#9aa0a6",
+    "onnxruntime": "#5f6b73",
+    "torchvision FCOS, ResNet-50": "#c9b79c",
+    "torchvision RetinaNet, ResNet-50": "#8a7350",
 }
 FORMER_NAMES = {
     "dyhead_kernels reference": "reference",
@@ -184,4 +187,4 @@ def _label(name: str) -> str:
 
 
 def _color(name: str) -> str:
-    return COLORS.get(_key(name) or "", "#5f6b73")
+    return COLORS.get(_key(name) or name, "#d4d8db")
