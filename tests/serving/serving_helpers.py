@@ -20,6 +20,8 @@ from dyzoo.serving import create_app
 
 ResultT = TypeVar("ResultT")
 
+PNG = {"content-type": "image/png"}
+
 SIZES = ((64, 64), (64, 96), (96, 64), (80, 60))
 """(width, height) of pictures, some of which differ in the network, too."""
 

@@ -21,15 +21,7 @@ from dyzoo.errors import SettingError
 from dyzoo.model.detector import Detector
 from dyzoo.serving import app as application
 from dyzoo.serving import create_app
-from tests.model.narrow_detectors import eager_detector
-from tests.serving.serving_helpers import bomb, error_of, expected, files, picture, post, talk
-
-PNG = {"content-type": "image/png"}
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return eager_detector()
+from tests.serving.serving_helpers import PNG, bomb, error_of, expected, files, picture, post, talk
 
 
 def test_pictures_of_a_form_are_answered_in_order_as_predict_does(detector: Detector) -> None:

@@ -1,4 +1,4 @@
-"""What strangers may send to the application, and where it stops: sizes, times, forms, addresses."""
+"""Strangers send too much, too slowly, or what is none: the application stops at its limits and says so."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ from dyzoo.errors import ImageError
 from dyzoo.model.detector import Detector
 from dyzoo.model.pipeline import Pipeline
 from dyzoo.serving import app as application
-from tests.model.narrow_detectors import eager_detector
-from tests.serving.serving_helpers import error_of, expected, files, picture, post, talk
-
-PNG = {"content-type": "image/png"}
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return eager_detector()
+from tests.serving.serving_helpers import PNG, error_of, expected, files, picture, post, talk
 
 
 def test_forms_are_bounded_in_pictures_and_fields(detector: Detector) -> None:

@@ -25,15 +25,9 @@ from dyzoo.model.pipeline import Pipeline
 from dyzoo.serving.engine import Engine
 from dyzoo.serving.metrics import Metrics
 from dyzoo.serving.refusals import Refusal
-from tests.model.narrow_detectors import eager_detector
 from tests.serving.serving_helpers import assert_same, expected, picture
 
 SMALL, WIDE = (64, 64), (96, 48)
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return eager_detector()
 
 
 @contextmanager

@@ -29,10 +29,10 @@ import psutil
 from dyzoo.cli import run
 from dyzoo.model.detector import Detector
 from tests.model.narrow_detectors import eager_detector
-from tests.serving.serving_helpers import assert_same, bomb, error_of, expected, files, picture
+from tests.serving.serving_helpers import PNG, assert_same, bomb, error_of, expected, files, picture
 
 CLIENTS = 200
-PNG = {"content-type": "image/png"}
+
 UNFINISHED = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 90000\r\n\r\nabc"
 
 

@@ -154,12 +154,15 @@ class _PackedConv2d(_Packed):
     def _find_order(self, size: torch.Size) -> Tensor:
         """The weights for maps of a size: those of another size where the order is the same, and so are the bytes."""
         packed = self._pack(self.weight, size)
-        packed = next((known for known in tuple(self._orders) if torch.equal(_bytes(known), _bytes(packed))), packed)
+        for known in tuple(self._orders):
+            if torch.equal(_bytes(known), _bytes(packed)):
+                packed = known
+                break
+        else:
+            self._orders.append(packed)
         if len(self._order_for) >= MOST_SIZES:
             self._order_for.clear()
         self._order_for[size] = packed
-        if not any(packed is known for known in tuple(self._orders)):
-            self._orders.append(packed)
         return packed
 
     def _compute_plainly(self, x: Tensor) -> Tensor:

@@ -119,6 +119,13 @@ def _load_tap(values_ptr, tap, block, row, width, seen, C_IN: tl.constexpr, BLOC
 
 
 @triton.jit
+def _two_parts(numbers, DTYPE: tl.constexpr):
+    """Float32 numbers as sums of two of a smaller dtype: rounded, and what rounding left."""
+    rounded = numbers.to(DTYPE)
+    return rounded, (numbers - rounded.to(tl.float32)).to(DTYPE)
+
+
+@triton.jit
 def _offsets_split_kernel(split_ptr, weight_ptr, count, C_IN: tl.constexpr, BLOCK: tl.constexpr):
     """Weight (27, C_IN, 9) -> (2, 27, 9, C_IN), each a sum of two numbers of the dtype of `split_ptr`.
 
@@ -129,9 +136,9 @@ def _offsets_split_kernel(split_ptr, weight_ptr, count, C_IN: tl.constexpr, BLOC
     row, channel = at // C_IN, at % C_IN
     weight = tl.load(weight_ptr + row // TAPS * (C_IN * TAPS) + channel * TAPS + row % TAPS, mask=exists, other=0.0)
     weight = weight.to(tl.float32)
-    rounded = weight.to(split_ptr.dtype.element_ty)
+    rounded, rest = _two_parts(weight, split_ptr.dtype.element_ty)
     tl.store(split_ptr + at, rounded, mask=exists)
-    tl.store(split_ptr + count + at, (weight - rounded.to(tl.float32)).to(split_ptr.dtype.element_ty), mask=exists)
+    tl.store(split_ptr + count + at, rest, mask=exists)
 
 
 @triton.jit
@@ -314,11 +321,8 @@ def _offsets_values_backward_kernel(
             other=0.0,
         ).to(tl.float32)
         if SPLIT:
-            high, high_weights = grad.to(tl.bfloat16), weights.to(tl.bfloat16)
-            low, low_weights = (
-                (grad - high.to(tl.float32)).to(tl.bfloat16),
-                (weights - high_weights.to(tl.float32)).to(tl.bfloat16),
-            )
+            high, low = _two_parts(grad, tl.bfloat16)
+            high_weights, low_weights = _two_parts(weights, tl.bfloat16)
             total = add_product(total, tl.trans(high_weights), tl.trans(high), PRECISION)
             total = add_product(total, tl.trans(low_weights), tl.trans(high), PRECISION)
             total = add_product(total, tl.trans(high_weights), tl.trans(low), PRECISION)
@@ -379,8 +383,7 @@ def _offsets_weight_backward_kernel(
             grad_ptr, image, packed_rows, level_ptr, tl.where(index + 1 < end, first, area) + place, pair
         )
         if SPLIT:
-            high = grad.to(rows.dtype)
-            low = (grad - high.to(tl.float32)).to(rows.dtype)
+            high, low = _two_parts(grad, rows.dtype)
             total = add_product(total, tl.trans(rows), high, PRECISION)
             total = add_product(total, tl.trans(rows), low, PRECISION)
         else:
